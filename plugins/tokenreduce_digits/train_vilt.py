@@ -1,0 +1,152 @@
+"""Train the embedded ViLT: ``python -m tokenreduce_digits.train_vilt --out DIR``.
+
+Stopped at any time it continues from the last checkpoint in ``--out`` when started again with the same
+line. The learning rate rises, stays, and falls over the last fifth of ``--scenes``. Beside the answer,
+two heads on the patches of the middle layer learn which digit and which colour each patch shows; they
+make a transformer of this size learn at all, and are not part of the saved model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .evaluate import accuracy_by_kind
+from .model import build
+from .scenes import GRID, KINDS, SceneFactory, collate, patch_labels
+from .words import COLOURS
+
+MIDDLE = 6
+BACKGROUND_WEIGHT = 0.05
+
+
+class PatchHeads(nn.Module):
+    """The auxiliary loss: digit and colour of every patch, background weighted down."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.digit = nn.Linear(width, 11)
+        self.colour = nn.Linear(width, len(COLOURS) + 1)
+
+    def forward(self, patches: Tensor, digit: Tensor, colour: Tensor) -> Tensor:
+        """patches (S, N, C); digit, colour (S, N)."""
+        patches = self.norm(patches)
+        loss = patches.new_zeros(())
+        for head, target in ((self.digit, digit), (self.colour, colour)):
+            weight = torch.ones(head.out_features)
+            weight[-1] = BACKGROUND_WEIGHT
+            loss = loss + F.cross_entropy(head(patches).flatten(0, 1).float(), target.flatten(), weight=weight)
+        return loss
+
+
+def raster_embeds(vilt: nn.Module, pixels: Tensor) -> Tensor:
+    """Image embeddings in raster order (S, 1 + GRID * GRID, C); ViLT's own embedder shuffles its patches."""
+    parts = vilt.embeddings
+    patches = parts.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+    return torch.cat([parts.cls_token.expand(len(patches), -1, -1), patches], 1) + parts.position_embeddings
+
+
+def rate(step: int, steps: int, warmup: int = 200) -> float:
+    """Learning-rate factor: linear rise, constant, linear fall over the last fifth."""
+    return min(1.0, (step + 1) / warmup, max(0.01, (steps - step) / (0.2 * steps)))
+
+
+def main() -> None:
+    """Parse the options, then train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=224_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--aux", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=200)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run from the last checkpoint, or from the start, to the end."""
+    torch.manual_seed(args.seed)
+    model = build().train()
+    heads = PatchHeads(model.config.hidden_size)
+    params = [*model.parameters(), *heads.parameters()]
+    groups = [
+        {"params": [p for p in params if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    checkpoint, start, steps = args.out / "checkpoint.pt", 0, args.scenes // args.batch
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+        print(f"continuing at step {start} of {steps}", flush=True)
+    factory, seen, begun = SceneFactory("train", args.seed), 0, time.time()
+    mean: Tensor | None = None
+    for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * rate(step, steps)
+        scenes = [factory(step * args.batch + i) for i in range(args.batch)]
+        values = torch.stack(losses(model, heads, scenes, args.bf16))
+        (values[0] + args.aux * values[1]).backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += args.batch
+        mean = values.detach() if mean is None else 0.98 * mean + 0.02 * values.detach()
+        if (step + 1) % 50 == 0:
+            pace = seen / (time.time() - begun)
+            left = (steps - step - 1) * args.batch / pace / 60
+            print(
+                f"step {step + 1}/{steps} answer {mean[0]:.3f} patches {mean[1]:.3f} "
+                f"{pace:.0f} scenes/s {left:.0f} min left",
+                flush=True,
+            )
+        if (step + 1) % args.save_every == 0 or step + 1 == steps:
+            save(args.out, model, heads, optimizer, step + 1)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            score = accuracy_by_kind(model, samples=500 if step + 1 < steps else 4000)
+            print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
+
+
+def losses(model: nn.Module, heads: PatchHeads, scenes: list, bf16: bool) -> list[Tensor]:
+    """Answer loss and patch loss of one batch."""
+    batch = collate(scenes)
+    digit, colour = patch_labels(scenes)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            image_embeds=raster_embeds(model.vilt, batch["pixel_values"]),
+            pixel_mask=torch.ones(len(scenes), 1 + GRID * GRID, dtype=torch.long),
+            output_hidden_states=True,
+        )
+        patches = output.hidden_states[MIDDLE][:, -GRID * GRID :]
+        return [F.cross_entropy(output.logits.float(), batch["answer"]), heads(patches, digit, colour)]
+
+
+def save(out: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write the checkpoint and the weights, each whole or not at all."""
+    state = {"model": model.state_dict(), "heads": heads.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**state, "step": step}, out / "checkpoint.tmp")
+    (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, out / "weights.tmp", metadata={"format": "pt", "step": str(step), "kinds": ",".join(KINDS)})
+    (out / "weights.tmp").replace(out / "vilt.safetensors")
+
+
+if __name__ == "__main__":
+    main()

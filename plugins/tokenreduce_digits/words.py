@@ -1,0 +1,33 @@
+"""The words of the task: questions, answers and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta")
+ANSWERS = tuple(str(d) for d in range(10)) + COLOURS + ("yes", "no")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+WORDS = ("what", "digit", "is", "colour", "the", "there", "a", "how", "many", "digits")
+VOCABULARY = SPECIAL + WORDS + COLOURS + tuple(str(d) for d in range(10))
+TEXT_LENGTH = 8
+
+_INDEX = {word: i for i, word in enumerate(VOCABULARY)}
+
+
+def encode(questions: Sequence[str], length: int = TEXT_LENGTH) -> tuple[Tensor, Tensor]:
+    """Questions to ``input_ids`` and ``attention_mask``, each (S, length), padded at the right.
+
+    Raises:
+        ValueError: a question has more words than fit between [CLS] and [SEP].
+    """
+    ids = torch.full((len(questions), length), _INDEX["[PAD]"])
+    for row, question in enumerate(questions):
+        words = question.lower().replace("?", " ").split()
+        if len(words) > length - 2:
+            raise ValueError(f"at most {length - 2} words fit, got {len(words)}: {question!r}")
+        tokens = ["[CLS]", *words, "[SEP]"]
+        ids[row, : len(tokens)] = torch.tensor([_INDEX.get(t, _INDEX["[UNK]"]) for t in tokens])
+    return ids, (ids != _INDEX["[PAD]"]).long()

@@ -1,0 +1,110 @@
+"""tokenreduce: one registry of token-reduction methods for transformers that look at images.
+
+    import tokenreduce
+    handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model outside
+    print(handle)
+    handle.detach()                               # the model as it was, bit for bit
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    AlreadyAttachedError,
+    LayerError,
+    NoForwardError,
+    OptionError,
+    PluginError,
+    TokenReduceError,
+    UnfitReducerError,
+    UnknownNameError,
+    UnknownOptionError,
+    UnsupportedCallError,
+    UnsupportedModelError,
+)
+from .hookspecs import hookimpl
+from .registry import Registry, default_registry
+from .spec import AdapterSpec, ReducerSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from .adapter import Adapter, BlockView, Projected, Stack
+    from .attaching import attach, attachment
+    from .handle import Attachment
+    from .lab.runner import ablate
+    from .lab.task import Task
+    from .measure.macs import count_macs
+    from .reducer import Reducer
+    from .reduction import Reduction
+    from .streams import Signals, Site, Stream, Streams
+    from .tokens import Tokens
+
+__version__ = "0.1.0"
+
+_LAZY = {  # imported on first use: these need torch
+    "Adapter": "adapter",
+    "Attachment": "handle",
+    "BlockView": "adapter",
+    "Projected": "adapter",
+    "Reducer": "reducer",
+    "Reduction": "reduction",
+    "Signals": "streams",
+    "Site": "streams",
+    "Stack": "adapter",
+    "Stream": "streams",
+    "Streams": "streams",
+    "Task": "lab.task",
+    "Tokens": "tokens",
+    "ablate": "lab.runner",
+    "attach": "attaching",
+    "attachment": "attaching",
+    "count_macs": "measure.macs",
+}
+
+__all__ = [
+    "Adapter",
+    "AdapterSpec",
+    "AlreadyAttachedError",
+    "Attachment",
+    "BlockView",
+    "LayerError",
+    "NoForwardError",
+    "OptionError",
+    "PluginError",
+    "Projected",
+    "Reducer",
+    "ReducerSpec",
+    "Reduction",
+    "Registry",
+    "Signals",
+    "Site",
+    "Stack",
+    "Stream",
+    "Streams",
+    "Task",
+    "TaskSpec",
+    "TokenReduceError",
+    "Tokens",
+    "UnfitReducerError",
+    "UnknownNameError",
+    "UnknownOptionError",
+    "UnsupportedCallError",
+    "UnsupportedModelError",
+    "ablate",
+    "attach",
+    "attachment",
+    "count_macs",
+    "default_registry",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

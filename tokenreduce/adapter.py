@@ -1,0 +1,159 @@
+"""What an adapter supplies: which models it takes, their stacks, and a view of each block.
+
+An adapter knows one model family and no method. It writes three small things:
+
+    class MyView(BlockView):            # one block's parts, residuals included
+        def project(self, x): ...       # tokens -> query, key, value
+        def attend(self, x, context, projected): ...
+        def mlp(self, x): ...
+
+    class MyStack(Stack):               # one tower of blocks
+        def view(self, block): ...
+        def forward(self, run, x): ...  # what the tower's forward does, blocks run by ``run``
+
+    class MyAdapter(Adapter):
+        def accepts(self, model): ...
+        def stacks(self, model): ...
+
+``attach`` proves each view against the block it stands for, so a view that drops a part is refused.
+
+Axes: B batch, N tokens, C width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from .errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from .engine import Run
+
+Ending = Literal["none", "expand", "text", "full"]
+
+
+@dataclass
+class Projected:
+    """Query, key and value (B, H, N, d) of one attention, and whatever ``attend`` needs again."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    extra: Any = None
+
+
+class BlockView:
+    """One block in parts; the engine runs attention between :meth:`project` and :meth:`attend`.
+
+    Attributes:
+        scale: factor on query-key products, None for 1/sqrt(d).
+        dropout: attention dropout in training.
+        attention_parts, mlp_parts: the modules of each half, for counting multiply-adds.
+    """
+
+    scale: float | None = None
+    dropout: float = 0.0
+    attention_parts: Sequence[nn.Module] = ()
+    mlp_parts: Sequence[nn.Module] = ()
+
+    def project(self, x: Tensor) -> Projected:
+        """Tokens (B, N, C) to query, key and value, norm included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define project(x)")
+
+    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        """Block input (B, N, C) and attention output (B, N, H * d) to the tokens after attention, residual included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define attend(x, context, projected)")
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The second half of the block, residual included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define mlp(x)")
+
+
+class Stack:
+    """One tower of blocks of one model.
+
+    Attributes:
+        name: ``"encoder"``, ``"vision"``, ``"cross"`` ...
+        module: the module whose ``forward`` is replaced while attached.
+        blocks: the blocks in order.
+        prefix: protected tokens at the front of each stream; its keys are the streams in sequence order.
+        reader: index in the sequence of the token that the head reads, None where it reads all.
+        ending: what the rest of the model expects at the end: ``"none"`` (fewer tokens are fine),
+            ``"expand"`` (it pools: repeat merged tokens by their size), ``"text"`` (text tokens at their
+            places), ``"full"`` (every token at its place).
+        padded: whether sequences may hold padding.
+    """
+
+    name: str = "encoder"
+    module: nn.Module
+    blocks: Sequence[nn.Module]
+    prefix: Mapping[str, int]
+    reader: int | None = None
+    ending: Ending = "none"
+    padded: bool = False
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """The signals that this stack can give for its image stream."""
+        names = {"keys"}
+        if self.reader is not None:
+            names.add("class_attention")
+        if "text" in self.prefix:
+            names.add("text_attention")
+        return frozenset(names)
+
+    def view(self, block: nn.Module) -> BlockView:
+        """The view of a block.
+
+        Raises:
+            UnsupportedModelError: no exact view of this kind of block is possible, and why.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} does not define view(block)")
+
+    def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
+        """What ``module.forward`` does: ``run.start(x, lengths, real)``, ``run(x)``, return what is expected."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define forward(run, ...)")
+
+    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+        """What the block itself makes of tokens (B, N, C) and, where ``padded``, of the mask ``real`` (B, N)."""
+        return block.forward(x)
+
+    def pack(self, x: Tensor) -> Any:
+        """Tokens in the form that a block of this family returns them."""
+        return x
+
+    def unpack(self, returned: Any) -> Tensor:
+        """Tokens out of what a block of this family returns."""
+        tokens: Tensor = returned
+        return tokens
+
+    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
+        """The gradient-checkpointing function to run the block with now, or None."""
+        return None
+
+    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+        """Further replacements: (module, attribute, picklable callable). Undone by ``detach``."""
+        return []
+
+    def prove(self) -> None:
+        """Check what :meth:`patches` replaces against the original; raise UnsupportedModelError if it differs."""
+
+
+class Adapter:
+    """One model family."""
+
+    def accepts(self, model: nn.Module) -> bool:
+        """Whether the model is of this family at all."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define accepts(model)")
+
+    def stacks(self, model: nn.Module) -> dict[str, Stack]:
+        """The stacks of a model of this family by name; the first one is the default.
+
+        Raises:
+            UnsupportedModelError: of this family, but one that cannot be done, and why.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} does not define stacks(model)")

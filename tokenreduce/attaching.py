@@ -1,0 +1,240 @@
+"""``attach``: settle everything, prove it, and only then touch the model."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from .adapter import Adapter, Stack
+from .engine import BlockForward, Bound, StackForward
+from .errors import (
+    AlreadyAttachedError,
+    LayerError,
+    OptionError,
+    UnfitReducerError,
+    UnknownOptionError,
+    UnsupportedModelError,
+    nearest,
+)
+from .handle import Attachment, Patch
+from .proof import prove
+from .reducer import Backbone, Reducer
+from .registry import Registry, default_registry
+from .spec import ReducerSpec, Spec
+from .streams import Site
+
+
+def attach(
+    model: nn.Module,
+    reducer: str | Reducer | Mapping[str, Any],
+    *,
+    layers: Sequence[int] | None = None,
+    adapter: str | None = None,
+    trace: bool = False,
+    restore: bool | None = None,
+    replace: bool = False,
+    **options: Any,
+) -> Attachment:
+    """Make a model drop and merge tokens inside, until ``detach()``.
+
+    Args:
+        model: a model that an adapter takes (``tokenreduce list``).
+        reducer: a name, a :class:`Reducer`, or one of these (or ``{"reducer": name, **options}``) per stack.
+        layers: zero-based blocks where it acts; the method's default if None.
+        adapter: name of the adapter, if not to be found.
+        trace: keep for each pass where every input token went (``handle.trace()``).
+        restore: True: every token back at its place at the end of the stack; False: leave the tokens as they
+            are; None: what the model's head expects.
+        replace: detach what is attached already.
+        **options: the reducer's options (``tokenreduce info NAME``).
+
+    Raises:
+        UnknownNameError, OptionError, UnknownOptionError, LayerError: a name or value that is not valid.
+        UnsupportedModelError: no adapter takes the model, or a block has no exact view.
+        UnfitReducerError: the backbone cannot feed the reducer.
+        AlreadyAttachedError: there is an attachment already.
+        PluginError: the plugin is broken.
+
+    The model is untouched after any of them.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"attach expects a torch.nn.Module, got {type(model).__name__}")
+    registry = default_registry()
+    plan = _plan(registry, reducer, layers, options)
+    old = attachment(model)
+    if old is None:
+        return _attach(registry, model, plan, adapter, trace, restore)
+    if not replace:
+        raise AlreadyAttachedError(
+            f"{type(old.model).__name__} already has {old.config['reducer']!r}; call .detach() on its handle "
+            "(tokenreduce.attachment(model) finds it), or pass replace=True"
+        )
+    old.detach()
+    try:
+        return _attach(registry, model, plan, adapter, trace, restore)
+    except BaseException:
+        old.install()
+        raise
+
+
+def attachment(model: nn.Module) -> Attachment | None:
+    """The attachment that a model, or a part of it, carries; None if there is none. Works on a deepcopy too."""
+    for module in model.modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, StackForward):
+            return forward.bound.handle
+    return None
+
+
+Plan = dict[str | None, tuple[Reducer, str, Sequence[int] | None]]
+
+
+def _plan(
+    registry: Registry, reducer: str | Reducer | Mapping[str, Any], layers: Sequence[int] | None, options: dict[str, Any]
+) -> Plan:
+    """Reducers by stack (None: the default stack), each with its name and layers."""
+    if not isinstance(reducer, Mapping):
+        return {None: (*make_reducer(registry, reducer, options), layers)}
+    if options or layers is not None:
+        given = ", ".join([*options, *(["layers"] if layers is not None else [])])
+        raise OptionError(f"with a reducer per stack, put {given} inside: {{stack: {{'reducer': name, ...}}}}")
+    if not reducer:
+        raise OptionError("a reducer per stack needs at least one stack, got {}")
+    plan: Plan = {}
+    for stack, value in reducer.items():
+        own = dict(value) if isinstance(value, Mapping) else {"reducer": value}
+        if "reducer" not in own:
+            raise OptionError(f"stack {stack!r} needs {{'reducer': name, ...}}, got {value!r}")
+        own_layers = own.pop("layers", None)
+        plan[stack] = (*make_reducer(registry, own.pop("reducer"), own), own_layers)
+    return plan
+
+
+def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -> tuple[Reducer, str]:
+    """A reducer and the name that stands for it in a config.
+
+    Args:
+        reducer: a registered name, ``"module:attribute"``, or a :class:`Reducer` (then without options).
+    """
+    if isinstance(reducer, Reducer):
+        if options:
+            raise UnknownOptionError(
+                f"{', '.join(options)}: options go to the constructor of {type(reducer).__name__} when it is given ready"
+            )
+        target = f"{type(reducer).__module__}:{type(reducer).__qualname__}"
+        names = [name for name, entry in registry.reducers.items() if entry.spec.target == target]
+        return reducer, names[0] if names else target
+    if not isinstance(reducer, str):
+        raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {type(reducer).__name__}")
+    made = Spec("x", reducer, "").load() if ":" in reducer else registry.load("reducer", reducer)
+    if not (inspect.isclass(made) and issubclass(made, Reducer)):
+        raise OptionError(f"{reducer!r} stands for {made!r}, which is not a subclass of tokenreduce.Reducer")
+    valid = made.option_defaults()
+    for name in options:
+        if name not in valid:
+            raise UnknownOptionError(f"{reducer} has no option {name!r}.{nearest(name, valid)}")
+    return made(**options), reducer
+
+
+def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple[str, dict[str, Stack]]:
+    """The adapter that takes the model, and the model's stacks.
+
+    Raises:
+        UnsupportedModelError: none does, or it says why not.
+    """
+    for candidate in [name] if name else registry.adapters:
+        library = getattr(registry.entry("adapter", candidate).spec, "library", "")
+        if not name and library and library not in sys.modules:
+            continue  # no model of a library that was never imported
+        adapter: Adapter = registry.load("adapter", candidate)()
+        if adapter.accepts(model):
+            return candidate, adapter.stacks(model)
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if name:
+        raise UnsupportedModelError(f"adapter {name!r} does not take {kind}; leave adapter= out to search all")
+    wrapped = [key for key in ("_orig_mod", "module") if isinstance(getattr(model, key, None), nn.Module)]
+    hint = f" It is a wrapper: attach to model.{wrapped[0]} before wrapping." if wrapped else ""
+    known = "; ".join(f"{n}: {getattr(e.spec, 'models', '') or e.spec.description}" for n, e in registry.adapters.items())
+    raise UnsupportedModelError(f"no adapter takes {kind}.{hint} Supported: {known or '(no adapters installed)'}.")
+
+
+def _attach(
+    registry: Registry, model: nn.Module, plan: Plan, adapter: str | None, trace: bool, restore: bool | None
+) -> Attachment:
+    adapter, stacks = find_stacks(registry, model, adapter)
+    bounds, patches, configs = [], [], {}
+    for wanted, (reducer, name, layers) in plan.items():
+        if wanted is not None and wanted not in stacks:
+            raise UnsupportedModelError(f"{type(model).__name__} has no stack {wanted!r}.{nearest(wanted, stacks)}")
+        stack = stacks[wanted] if wanted is not None else next(iter(stacks.values()))
+        bound, chosen = _bind(registry, model, stack, reducer, name, layers, trace, restore)
+        prove(stack)
+        patches += _patches(bound)
+        bounds.append(bound)
+        configs[wanted] = {"reducer": name, "layers": chosen, **reducer.options()}
+    common = {"adapter": adapter, "trace": trace, "restore": restore}
+    config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
+    handle = Attachment(model, bounds, config, patches)
+    handle.install()
+    return handle
+
+
+def _bind(
+    registry: Registry,
+    model: nn.Module,
+    stack: Stack,
+    reducer: Reducer,
+    name: str,
+    layers: Sequence[int] | None,
+    trace: bool,
+    restore: bool | None,
+) -> tuple[Bound, list[int]]:
+    depth = len(stack.blocks)
+    if len({id(block) for block in stack.blocks}) < depth:
+        raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} uses one block several times")
+    backbone = Backbone(
+        stack.name, depth, tuple(stack.prefix), stack.provides, len(stack.prefix) > 1, type(model).__name__
+    )
+    try:
+        settled = reducer.bind(backbone)
+    except UnfitReducerError as error:
+        fit = [
+            n
+            for n, e in registry.reducers.items()
+            if isinstance(e.spec, ReducerSpec) and set(e.spec.needs) <= stack.provides and n != name
+        ]
+        raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
+    chosen = check_layers(reducer.layers(depth) if layers is None else layers, depth, stack.name)
+    settled.check_sites(len(chosen))
+    sites = [Site(stack.name, layer, i, len(chosen), depth) for i, layer in enumerate(chosen)]
+    views = [stack.view(block) for block in stack.blocks]
+    ending = stack.ending if restore is None else "full" if restore else "none"
+    return Bound(stack, views, settled, sites, ending, trace), chosen
+
+
+def check_layers(layers: Any, depth: int, stack: str) -> list[int]:
+    """Sorted distinct layers.
+
+    Raises:
+        LayerError: one lies outside the stack. OptionError: no layers, or not whole numbers.
+    """
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layers!r}")
+    for layer in layers:
+        if not isinstance(layer, int) or isinstance(layer, bool):
+            raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layer!r} in it")
+        if not 0 <= layer < depth:
+            raise LayerError(f"layer {layer} is outside stack {stack!r}; its blocks are 0..{depth - 1}")
+    if not layers:
+        raise OptionError(f"layers is empty, so nothing would be reduced; name some of 0..{depth - 1}")
+    return sorted(set(layers))
+
+
+def _patches(bound: Bound) -> list[Patch]:
+    patches: list[Patch] = [(bound.stack.module, "forward", StackForward(bound))]
+    patches += [(block, "forward", BlockForward(bound, block, i)) for i, block in enumerate(bound.stack.blocks)]
+    return patches + bound.stack.patches()

@@ -1,0 +1,179 @@
+"""The handle that ``attach`` returns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from .engine import Bound
+from .errors import NoForwardError, TokenReduceError, UnsupportedCallError
+from .measure.blocks import block_macs
+from .streams import Site
+from .trace import Trace
+
+Patch = tuple[nn.Module, str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """Tokens of one stream before and after one site, in the last forward pass."""
+
+    stack: str
+    layer: int
+    stream: str
+    tokens_in: int
+    tokens_out: int
+
+
+class Attachment:
+    """A reducer on a model. Made by :func:`tokenreduce.attach`; also a context manager that detaches at the end.
+
+    Attributes:
+        model: the model.
+        config: JSON-able; ``tokenreduce.attach(model, **handle.config)`` repeats the attachment.
+        sites: the places where the reducer acts.
+        notes: remarks of the reducers about this backbone.
+    """
+
+    def __init__(self, model: nn.Module, bounds: list[Bound], config: dict[str, Any], patches: list[Patch]) -> None:
+        self.model, self._bounds, self._config, self._patches = model, bounds, config, patches
+        self._previous: list[Any] = []
+        for bound in bounds:
+            bound.handle = self
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return copy.deepcopy(self._config)
+
+    @property
+    def sites(self) -> list[Site]:
+        return [site for bound in self._bounds for site in bound.sites.values()]
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for bound in self._bounds for note in bound.reducer.notes]
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model carries this attachment now."""
+        return bool(self._previous)
+
+    def install(self) -> None:
+        """Put the attachment on the model; ``attach`` has done so already."""
+        if self.attached:
+            return
+        for module, attribute, replacement in self._patches:
+            self._previous.append(vars(module).get(attribute, _ABSENT))
+            setattr(module, attribute, replacement)
+
+    def detach(self) -> None:
+        """Give the model back as it was, bit for bit. Detaching again does nothing.
+
+        Raises:
+            UnsupportedCallError: something else replaced a forward after attach.
+        """
+        if not self.attached:
+            return
+        for module, attribute, replacement in self._patches:
+            if vars(module).get(attribute) is not replacement:
+                raise UnsupportedCallError(
+                    f"{attribute} of {type(module).__name__} was replaced after attach; undo that first, then detach"
+                )
+        for (module, attribute, _), previous in zip(self._patches, self._previous, strict=True):
+            if previous is _ABSENT:
+                delattr(module, attribute)
+            else:
+                setattr(module, attribute, previous)
+        self._previous = []
+
+    def report(self) -> list[SiteReport]:
+        """Tokens in and out of the last forward pass, one entry per site and stream.
+
+        Raises:
+            NoForwardError: no forward pass yet.
+        """
+        rows = []
+        for bound in self._bounds:
+            if bound.last is None:
+                raise NoForwardError("no forward pass yet; call model(...) once, then handle.report()")
+            rows += [SiteReport(bound.stack.name, *row) for row in bound.last.counts]
+        return rows
+
+    def trace(self, stack: str | None = None) -> Trace:
+        """For each final token of the last forward pass, the input tokens that it stands for.
+
+        Raises:
+            NoForwardError: attached without ``trace=True``, or no forward pass yet.
+        """
+        bound = self._bound(stack)
+        if not bound.trace:
+            raise NoForwardError("no trace is kept; attach with trace=True (replace=True replaces this attachment)")
+        if bound.last is None or bound.last.assignment is None:
+            raise NoForwardError("no forward pass yet; call model(...) once, then handle.trace()")
+        last = bound.last
+        assert last.assignment is not None
+        return Trace(last.assignment, last.size, last.first, last.lengths)
+
+    def macs(self) -> tuple[int, int]:
+        """Multiply-adds of the blocks for one sample, without and with reduction, from the last forward's counts.
+
+        Linear layers and the two attention products; the reducer's own work is not counted
+        (:func:`tokenreduce.count_macs` counts that too).
+        """
+        before = after = 0
+        for bound in self._bounds:
+            if bound.last is None:
+                raise NoForwardError("no forward pass yet; call model(...) once, then handle.macs()")
+            lengths = bound.last.layers
+            for layer, view in enumerate(bound.views):
+                before += block_macs(view, lengths[0], lengths[0])
+                after += block_macs(view, lengths[layer], lengths[layer + 1])
+        return before, after
+
+    def _bound(self, stack: str | None) -> Bound:
+        names = [bound.stack.name for bound in self._bounds]
+        if stack is None and len(names) == 1:
+            return self._bounds[0]
+        if stack not in names:
+            raise UnsupportedCallError(f"name one of the reduced stacks: {', '.join(names)}; got {stack!r}")
+        return self._bounds[names.index(stack)]
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __str__(self) -> str:
+        lines = [f"{type(self.model).__name__} with {', '.join(repr(b.reducer) for b in self._bounds)}"]
+        lines += [f"  note: {note}" for note in self.notes]
+        try:
+            rows = self.report()
+        except TokenReduceError:
+            layers = ", ".join(f"{site.stack} {site.layer}" for site in self.sites)
+            return "\n".join([*lines, f"  acts in: {layers}", "  (token counts after the first forward pass)"])
+        lines.append(f"  {'stack':<10}{'layer':>6}  {'stream':<12}{'tokens':>14}")
+        lines += [f"  {r.stack:<10}{r.layer:>6}  {r.stream:<12}{r.tokens_in:>6} → {r.tokens_out:<5}" for r in rows]
+        before, after = self.macs()
+        lines.append(f"  blocks: {before / 1e9:.2f} → {after / 1e9:.2f} GMACs per sample")
+        return "\n".join(lines)
+
+
+class _Absent:
+    """Marks an attribute that the instance did not have; one object, also after deepcopy and pickle."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Absent:
+        return _ABSENT
+
+    def __reduce__(self) -> str:
+        return "_ABSENT"
+
+
+_ABSENT = _Absent()

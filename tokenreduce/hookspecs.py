@@ -1,0 +1,59 @@
+"""The hooks of a tokenreduce plugin. Project name and entry-point group are both ``tokenreduce``.
+
+A plugin is a module or object with some of these functions, each marked with ``tokenreduce.hookimpl``:
+
+    # my_package/__init__.py
+    import tokenreduce
+
+    @tokenreduce.hookimpl
+    def tokenreduce_reducers():
+        yield tokenreduce.ReducerSpec("key-norm", "my_package.method:KeyNorm", "keep tokens with long keys")
+
+    # pyproject.toml
+    [project.entry-points.tokenreduce]
+    my-package = "my_package"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .spec import AdapterSpec, ReducerSpec, TaskSpec
+
+PROJECT = "tokenreduce"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def tokenreduce_reducers() -> Iterable[ReducerSpec]:
+    """Yield the reducers of this plugin.
+
+    Example:
+        yield ReducerSpec("key-norm", "my_package.method:KeyNorm", "keep tokens with long keys")
+    """
+    return ()
+
+
+@hookspec
+def tokenreduce_adapters() -> Iterable[AdapterSpec]:
+    """Yield the adapters of this plugin.
+
+    Example:
+        yield AdapterSpec("my-vit", "my_package.adapter:MyViT", "my own ViT", library="my_models")
+    """
+    return ()
+
+
+@hookspec
+def tokenreduce_tasks() -> Iterable[TaskSpec]:
+    """Yield the tasks of this plugin: a model, data and a metric, for ablations.
+
+    Example:
+        yield TaskSpec("flowers", "my_package.task:flowers", "102 kinds of flowers with a small ViT")
+    """
+    return ()

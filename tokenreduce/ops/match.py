@@ -1,0 +1,76 @@
+"""Bipartite soft matching (Bolya et al., ICLR 2023, section 3). Axes: B batch, N tokens, D metric width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@torch.no_grad()
+def bipartite(
+    metric: Tensor, remove: int, *, prefix: int = 0, real: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pair similar tokens so that ``remove`` of them fold into others.
+
+    Even positions each propose their most similar odd position (cosine of ``metric``); the ``remove`` best
+    proposals fold. Output order: prefix, unmerged even positions (ascending with a prefix, else by falling
+    similarity, as published), odd positions.
+
+    Padding is removed first, from any position, into nothing; a real token never folds into padding.
+
+    Args:
+        metric: (B, N, D).
+        remove: number of tokens to fold, at most ``(N - prefix) // 2``.
+        prefix: protected tokens at the front, neither sources nor destinations.
+        real: (B, N) bool, False for padding.
+
+    Returns:
+        ``keep`` (B, N - remove), ``source`` (B, remove), ``target`` (B, remove), as in ``Reduction``.
+    """
+    batch, length, _ = metric.shape
+    metric = F.normalize(metric.detach().float(), dim=-1)
+    score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    even, odd = score.shape[1:]
+    lead, tail = (prefix + 1) // 2, prefix // 2  # prefix tokens among even and odd positions
+    score[:, :lead] = float("-inf")
+    score[:, :, :tail] = float("-inf")
+    if real is not None:
+        score = score.masked_fill(~real[:, None, 1::2], float("-inf"))
+    best, partner = score.max(dim=-1)
+    position = torch.arange(length, device=metric.device)
+    if real is not None:
+        return _with_padding(best, partner, remove, prefix, real, position)
+    ranked = best.argsort(dim=-1, descending=True)
+    chosen, rest = ranked[:, :remove], ranked[:, remove:]
+    if prefix:
+        rest = rest.sort(dim=-1).values
+    front = position[:prefix].expand(batch, -1)
+    keep = torch.cat([front, 2 * rest[:, lead:], position[1::2][tail:].expand(batch, -1)], dim=1)
+    target = partner.gather(1, chosen) + (prefix + even - remove - lead - tail)
+    return keep, 2 * chosen, target
+
+
+def _with_padding(
+    best: Tensor, partner: Tensor, remove: int, prefix: int, real: Tensor, position: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length = real.shape
+    infinity = float("inf")
+    priority = best.new_full((batch, length), -infinity)
+    priority[:, ::2] = best
+    priority = priority.masked_fill(~real, infinity)
+    priority[:, :prefix] = -infinity
+    ranked = priority.argsort(dim=-1, descending=True, stable=True)
+    chosen = ranked[:, :remove]
+    is_odd = (position % 2 == 1) & (position >= prefix)
+    if prefix:
+        key = torch.where(is_odd, position + length, position).expand(batch, -1)
+    else:
+        rank = torch.empty_like(ranked).scatter(1, ranked, position.expand(batch, -1))
+        key = torch.where(is_odd, position + 2 * length, rank)
+    key = key.scatter(1, chosen, 4 * length)
+    keep = key.argsort(dim=-1, stable=True)[:, : length - remove]
+    place = torch.zeros_like(key).scatter(1, keep, position[: length - remove].expand(batch, -1))
+    into = (2 * partner + 1).gather(1, chosen // 2)
+    target = torch.where(real.gather(1, chosen), place.gather(1, into), -1)
+    return keep, chosen, target

@@ -1,0 +1,25 @@
+"""Single rows of an attention matrix, computed beside the fused kernel.
+
+Axes: B batch, H heads, R rows asked for, N keys, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_rows(query: Tensor, key: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """softmax(q k^T * scale + bias) for the rows asked for only, averaged over heads: (B, R, N), float32.
+
+    Args:
+        query: (B, H, R, d), the rows asked for.
+        key: (B, H, N, d).
+        bias: additive, broadcastable to (B, H, R, N).
+        scale: 1/sqrt(d) if None.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = (query * scale) @ key.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(dim=-1, dtype=None if logits.dtype == torch.float64 else torch.float32).mean(dim=1)

@@ -1,0 +1,45 @@
+"""How much a token matters, by one of four measures; methods offer them as the option ``saliency``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .noise import hash_noise
+
+if TYPE_CHECKING:
+    from ..streams import Site, Stream
+
+NEEDS: dict[str, frozenset[str]] = {
+    "text": frozenset({"text_attention"}),
+    "class": frozenset({"class_attention"}),
+    "key-norm": frozenset({"keys"}),
+    "random": frozenset(),
+}
+
+
+def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
+    """Score (B, N) of each token of a stream, higher is kept; padding scores whatever it does.
+
+    ``"text"``: attention that the text's tokens pay it. ``"class"``: attention that the token which the head
+    reads pays it. ``"key-norm"``: length of its head-mean key. ``"random"``: uniform noise, fresh in
+    training, repeatable in evaluation.
+    """
+    if kind == "text":
+        return stream.signals.text_attention
+    if kind == "class":
+        return stream.signals.class_attention
+    if kind == "key-norm":
+        return stream.signals.keys.norm(dim=-1)
+    return random_score(stream, site, seed)
+
+
+def random_score(stream: Stream, site: Site, seed: int) -> Tensor:
+    """Uniform noise (B, N): a function of seed, layer and place in evaluation, torch's generator in training."""
+    batch, length = stream.tokens.x.shape[:2]
+    device = stream.tokens.x.device
+    if stream.training:
+        return torch.rand(batch, length, device=device)
+    return hash_noise(batch, length, seed=seed, layer=site.layer, device=device)

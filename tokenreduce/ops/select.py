@@ -1,0 +1,35 @@
+"""Choosing tokens by score. Axes: B batch, N tokens, K kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None, order: str = "original") -> Tensor:
+    """Indices (B, K) of the ``keep`` tokens with the highest score, prefix tokens first and always kept.
+
+    Args:
+        score: (B, N), higher stays. Scores of the prefix are ignored.
+        keep: K, at least ``prefix``, at most N.
+        prefix: number of protected tokens at the front.
+        real: (B, N) bool, False for padding: padding goes before any real token.
+        order: ``"original"`` (ascending index) or ``"score"`` (descending score).
+    """
+    score = score.detach()
+    if real is not None:
+        score = score.masked_fill(~real, float("-inf"))
+    index = score[:, prefix:].topk(keep - prefix, dim=1).indices + prefix
+    if order == "original":
+        index = index.sort(dim=1).values
+    if not prefix:
+        return index
+    return torch.cat([torch.arange(prefix, device=index.device).expand(len(index), -1), index], dim=1)
+
+
+@torch.no_grad()
+def others(keep: Tensor, length: int) -> Tensor:
+    """Indices (B, N - K) that are not in ``keep`` (B, K), ascending."""
+    taken = torch.zeros(len(keep), length, dtype=torch.int8, device=keep.device).scatter(1, keep, 1)
+    return taken.argsort(dim=1, stable=True)[:, : length - keep.shape[1]]

@@ -1,0 +1,104 @@
+"""Proof that a view computes what its block computes, before anything is changed.
+
+The block is copied, its copy filled with random weights in float64, and both are run on a few random
+tokens. Random weights keep a zero-initialised or tiny part (LayerScale at 1e-5) from hiding a difference.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Stack
+from .engine import attention
+from .errors import UnsupportedModelError
+from .state import State
+
+TOLERANCE = 1e-5  # of the largest change that the block makes; parts that compute in float32 stay below it
+
+
+def prove(stack: Stack) -> None:
+    """Check one block of each structure in the stack.
+
+    Raises:
+        UnsupportedModelError: a view differs from its block, or the block cannot be run on its own.
+    """
+    seen: set[Any] = set()
+    for index, block in enumerate(stack.blocks):
+        shape = structure(block)
+        if shape not in seen:
+            seen.add(shape)
+            _prove_block(stack, block, f"{type(block).__name__} {index} of stack {stack.name!r}")
+    stack.prove()
+
+
+def structure(block: nn.Module) -> tuple[Any, ...]:
+    """What tells blocks apart: module types and parameter shapes."""
+    kinds = tuple((name, type(module)) for name, module in block.named_modules())
+    return kinds, tuple((name, tuple(p.shape)) for name, p in block.named_parameters()), "forward" in vars(block)
+
+
+@torch.no_grad()
+def _prove_block(stack: Stack, block: nn.Module, label: str) -> None:
+    parameter = next(block.parameters(), None)
+    if parameter is None or parameter.is_meta:
+        raise UnsupportedModelError(f"{label} has no weights in memory; load the model before attaching")
+    device = parameter.device if parameter.device.type != "mps" else torch.device("cpu")  # mps has no float64
+    generator = torch.Generator().manual_seed(0)
+    double = random_double(block, generator).to(device)
+    view = stack.view(double)
+    width = parameter_width(block)
+    x = torch.randn(2, 5, width, generator=generator, dtype=torch.float64).to(device)
+    masks: list[Tensor | None] = [None]
+    if stack.padded:
+        masks.append(torch.tensor([[True] * 5, [True, True, False, True, False]], device=device))
+    for real in masks:
+        try:
+            expected = stack.reference(double, x, real)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{label} cannot be run on tokens alone ({type(error).__name__}: {error}), so no view of it can be "
+                "proved"
+            ) from error
+        state = State({"image": 5}, None, real, None)
+        projected = view.project(x)
+        middle = view.attend(x, attention(view, projected, state.bias(projected.query, False), False), projected)
+        got = view.mlp(middle)
+        rows = torch.ones(2, 5, dtype=torch.bool, device=device) if real is None else real
+        scale = (expected - x)[rows].abs().max()
+        difference = (got - expected)[rows].abs().max()
+        if not bool(difference <= TOLERANCE * scale):
+            raise UnsupportedModelError(
+                f"the view of {label} does not compute what the block computes: largest difference "
+                f"{float(difference):.3g} where the block changes its input by {float(scale):.3g}. The library has "
+                "probably changed this block; please report it with the library's version."
+            )
+
+
+def random_double(block: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy of the block in float64 and evaluation mode, with random weights and no hooks."""
+    double = copy.deepcopy(block).to("cpu").double().eval()
+    for module in double.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    for parameter in double.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if parameter.ndim > 1:
+            parameter.copy_(noise / max(parameter[0].numel(), 1) ** 0.5)
+        else:
+            parameter.copy_(1 + 0.2 * noise)
+    return double
+
+
+def parameter_width(block: nn.Module) -> int:
+    """Width of the tokens a block takes: that of its first norm, or of its first linear layer's input."""
+    for module in block.modules():
+        shape = getattr(module, "normalized_shape", None)
+        if shape:
+            return int(shape[-1])
+        if isinstance(module, nn.Linear):
+            return module.in_features
+    raise UnsupportedModelError(f"{type(block).__name__} has neither a norm nor a linear layer; no width to probe")

@@ -1,0 +1,147 @@
+"""The base class of every method.
+
+A method is about ten lines:
+
+    class KeyNorm(tokenreduce.Reducer):
+        needs = {"keys"}
+
+        def reduce(self, tokens, signals, remove):
+            return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .errors import OptionError, UnfitReducerError
+from .reduction import Reduction
+from .schedule import check_ratio, constant_or_ramp, per_site, spaced
+from .streams import SIGNALS, Signals, Site, Streams
+from .tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a reducer may know of the stack it will act on.
+
+    Args:
+        stack: the tower's name.
+        depth: number of blocks.
+        streams: names of its streams.
+        provides: the signals it can give.
+        joint: whether text and image stand in one sequence.
+        model: class name of the model, for messages.
+    """
+
+    stack: str
+    depth: int
+    streams: tuple[str, ...]
+    provides: frozenset[str]
+    joint: bool
+    model: str
+
+
+class Reducer:
+    """A token-reduction method; subclass it and write :meth:`reduce`, or :meth:`reduce_streams` for more.
+
+    The base class brings two options, ``keep`` (share of removable tokens that stay at each site) and
+    ``remove`` (number, or share, that go), each a value or a list with one value per acting site.
+    Every option is a keyword argument of ``__init__``, stored under its own name and JSON-able.
+
+    Attributes:
+        needs: the signals it reads: any of ``"keys"``, ``"class_attention"``, ``"text_attention"``.
+        proportional_attention: have attention count a merged token as often as its size (adds log size).
+        notes: remarks for the user, shown by the handle.
+    """
+
+    needs: Collection[str] = frozenset()
+    proportional_attention: bool = False
+    notes: tuple[str, ...] = ()
+    default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
+
+    def __init__(self, *, keep: Any = None, remove: Any = None) -> None:
+        if keep is not None and remove is not None:
+            raise OptionError("give 'keep' or 'remove', not both")
+        if keep is None and remove is None:
+            keep = 0.7
+        for value in keep if isinstance(keep, (list, tuple)) else [] if keep is None else [keep]:
+            check_ratio("keep", value, open_low=True)
+        for value in remove if isinstance(remove, (list, tuple)) else [] if remove is None else [remove]:
+            if isinstance(value, float):
+                check_ratio("remove", value)
+            else:
+                constant_or_ramp(value, 1)
+        self.keep, self.remove = keep, remove
+
+    @classmethod
+    def option_defaults(cls) -> dict[str, Any]:
+        """The options and their defaults, read off ``__init__``."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+    def options(self) -> dict[str, Any]:
+        """The options in force, JSON-able; ``type(self)(**options)`` makes the same reducer."""
+        values = {name: getattr(self, name) for name in self.option_defaults()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def layers(self, depth: int) -> list[int]:
+        """The blocks it acts in when the user names none."""
+        if isinstance(self.keep, (list, tuple)) or isinstance(self.remove, (list, tuple)):
+            return list(range(depth))
+        return spaced(self.default_layers, depth)
+
+    def check_sites(self, sites: int) -> None:
+        """Raise :class:`OptionError` when a per-site option does not fit the number of acting sites."""
+        per_site(self.keep if self.keep is not None else self.remove, sites, "keep or remove", 1.0)
+
+    def bind(self, backbone: Backbone) -> Reducer:
+        """The reducer for this backbone: itself, or a copy with open options settled.
+
+        Raises:
+            UnfitReducerError: the backbone does not provide what it needs.
+        """
+        missing = frozenset(self.needs) - backbone.provides
+        if missing:
+            unknown = missing - set(SIGNALS)
+            hint = f" ({', '.join(sorted(unknown))}: no such signal; valid: {', '.join(SIGNALS)})" if unknown else ""
+            raise UnfitReducerError(
+                f"{type(self).__name__} needs {', '.join(sorted(missing))}, which {backbone.model} does not "
+                f"provide in its stack {backbone.stack!r}{hint}; it provides: {', '.join(sorted(backbone.provides))}."
+            )
+        return self
+
+    def remove_count(self, removable: int, site: Site) -> int:
+        """How many of ``removable`` tokens go at this site: a number known on the host.
+
+        ``keep`` leaves ``ceil(keep * removable)``; a float ``remove`` takes ``round(remove * removable)``.
+        """
+        if self.keep is not None:
+            share = per_site(self.keep, site.total, "keep", 1.0)[site.index]
+            return removable - math.ceil(share * removable)
+        value = per_site(self.remove, site.total, "remove", 0)[site.index]
+        count = round(value * removable) if isinstance(value, float) else value
+        return int(min(count, max(removable - 1, 0)))
+
+    def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
+        """Reductions by stream name; streams left out stay whole. By default the image stream's alone."""
+        stream = streams["image"]
+        remove = self.remove_count(stream.tokens.removable, site)
+        if remove <= 0:
+            return {}
+        return {"image": self.reduce(stream.tokens, stream.signals, remove)}
+
+    def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
+        """Take ``remove`` tokens away from a stream (``remove`` is at least 1).
+
+        Returns:
+            A reduction to ``tokens.count - remove`` tokens, protected ones in front.
+        """
+        raise TypeError(f"{type(self).__name__} must define reduce(tokens, signals, remove) or reduce_streams(...)")
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        return f"{type(self).__name__}({inside})"

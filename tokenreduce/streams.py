@@ -1,0 +1,159 @@
+"""What a reducer is given at a site: the streams, their tokens, and the signals it declared.
+
+Axes: B batch, H heads, N tokens of the sequence, n tokens of the stream, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from .errors import UnsupportedCallError
+from .ops.rows import attention_rows
+from .tokens import Tokens
+
+SIGNALS = ("keys", "class_attention", "text_attention")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where reduction may happen: after the attention and before the MLP of one block.
+
+    Args:
+        stack: the tower's name.
+        layer: zero-based block.
+        index: this is the index-th acting site of the stack.
+        total: number of acting sites.
+        depth: number of blocks in the stack.
+    """
+
+    stack: str
+    layer: int
+    index: int
+    total: int
+    depth: int
+
+
+class Signals:
+    """Signals of one stream, each computed when first read, and only if the reducer declared it.
+
+    Attributes:
+        keys: (B, n, d), this block's keys averaged over heads.
+        class_attention: (B, n), attention from the token that the head reads, averaged over heads.
+        text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens.
+    """
+
+    def __init__(self, sources: Mapping[str, Callable[[], Tensor]], needs: frozenset[str]) -> None:
+        self._sources, self._needs, self._cache = sources, needs, dict[str, Tensor]()
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self._cache:
+            if name not in self._needs:
+                raise UnsupportedCallError(f"the reducer read signals.{name} but its 'needs' has {set(self._needs)}")
+            if name not in self._sources:
+                raise UnsupportedCallError(f"this stream has no {name}; it has {', '.join(self._sources)}")
+            self._cache[name] = self._sources[name]()
+        return self._cache[name]
+
+    @property
+    def keys(self) -> Tensor:
+        return self._read("keys")
+
+    @property
+    def class_attention(self) -> Tensor:
+        return self._read("class_attention")
+
+    @property
+    def text_attention(self) -> Tensor:
+        return self._read("text_attention")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One modality at a site: its tokens, its signals, and whether the model is training.
+
+    ``is_image`` (B, n) is only there for the joint stream, whose tokens are of both modalities.
+    """
+
+    tokens: Tokens
+    signals: Signals
+    training: bool
+    is_image: Tensor | None = None
+
+
+class Streams(Mapping[str, Stream]):
+    """The streams at a site by name, ``"image"`` and perhaps ``"text"``; ``joint`` is both as one sequence."""
+
+    def __init__(self, parts: Mapping[str, Stream], joint: Callable[[], Stream] | None = None) -> None:
+        self._parts, self._joint = parts, joint
+
+    def __getitem__(self, name: str) -> Stream:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def joint(self) -> Stream:
+        """Text and image as one stream, where they stand in one sequence."""
+        if self._joint is None:
+            raise UnsupportedCallError("text and image do not stand in one sequence here; use the streams by name")
+        return self._joint()
+
+
+def signal_sources(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    scale: float | None,
+    columns: slice,
+    reader: int | None,
+    text_rows: int,
+    text_weight: Tensor | None,
+) -> dict[str, Callable[[], Tensor]]:
+    """The signals that one self-attention can give for the tokens at ``columns``.
+
+    Args:
+        query, key: (B, H, N, d).
+        reader: row of the token that the head reads, or None.
+        text_rows: the text's tokens are among the first so many rows; 0 for no text.
+        text_weight: (B, text_rows), 1 for rows that count (real text tokens), None for all.
+    """
+    sources: dict[str, Callable[[], Tensor]] = {"keys": partial(_keys, key, columns)}
+    if reader is not None:
+        sources["class_attention"] = partial(_class_row, query, key, bias, scale, columns, reader)
+    if text_rows:
+        sources["text_attention"] = partial(_text_rows, query, key, bias, scale, columns, text_rows, text_weight)
+    return sources
+
+
+def _keys(key: Tensor, columns: slice) -> Tensor:
+    return key[:, :, columns].mean(dim=1)
+
+
+def _class_row(
+    query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None, columns: slice, reader: int
+) -> Tensor:
+    return attention_rows(query[:, :, reader : reader + 1], key, bias, scale)[:, 0, columns]
+
+
+def _text_rows(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    scale: float | None,
+    columns: slice,
+    rows: int,
+    weight: Tensor | None,
+) -> Tensor:
+    attention = attention_rows(query[:, :, :rows], key, bias, scale)[:, :, columns]
+    if weight is None:
+        return attention.mean(dim=1)
+    weight = weight.to(attention.dtype)
+    total = weight.sum(dim=1, keepdim=True).clamp(min=1)
+    return (attention * weight.unsqueeze(-1)).sum(dim=1) / total
