@@ -1,9 +1,9 @@
 """tokenreduce: one registry of token-reduction methods for transformers that look at images.
 
-    import tokenreduce
-    handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model outside
-    print(handle)
-    handle.detach()                               # the model as it was, bit for bit
+import tokenreduce
+handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model outside
+print(handle)
+handle.detach()                               # the model as it was, bit for bit
 """
 
 from __future__ import annotations

@@ -94,7 +94,10 @@ Plan = dict[str | None, tuple[Reducer, str, Sequence[int] | None]]
 
 
 def _plan(
-    registry: Registry, reducer: str | Reducer | Mapping[str, Any], layers: Sequence[int] | None, options: dict[str, Any]
+    registry: Registry,
+    reducer: str | Reducer | Mapping[str, Any],
+    layers: Sequence[int] | None,
+    options: dict[str, Any],
 ) -> Plan:
     """Reducers by stack (None: the default stack), each with its name and layers."""
     if not isinstance(reducer, Mapping):
@@ -158,7 +161,9 @@ def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple
         raise UnsupportedModelError(f"adapter {name!r} does not take {kind}; leave adapter= out to search all")
     wrapped = [key for key in ("_orig_mod", "module") if isinstance(getattr(model, key, None), nn.Module)]
     hint = f" It is a wrapper: attach to model.{wrapped[0]} before wrapping." if wrapped else ""
-    known = "; ".join(f"{n}: {getattr(e.spec, 'models', '') or e.spec.description}" for n, e in registry.adapters.items())
+    known = "; ".join(
+        f"{n}: {getattr(e.spec, 'models', '') or e.spec.description}" for n, e in registry.adapters.items()
+    )
     raise UnsupportedModelError(f"no adapter takes {kind}.{hint} Supported: {known or '(no adapters installed)'}.")
 
 

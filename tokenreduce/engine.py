@@ -98,7 +98,9 @@ class Run:
         self, site: Site, x: Tensor, state: State, projected: Projected, bias: Tensor | None, training: bool
     ) -> tuple[Tensor, State]:
         bound = self.bound
-        streams = make_streams(bound.stack, bound.reducer, x, state, projected, bias, self.bound.views[site.layer].scale, training)
+        streams = make_streams(
+            bound.stack, bound.reducer, x, state, projected, bias, self.bound.views[site.layer].scale, training
+        )
         chosen = bound.reducer.reduce_streams(streams, site)
         if not chosen:
             self.counts[site.layer] = [(site.layer, name, n, n) for name, n in state.lengths.items()]

@@ -41,9 +41,7 @@ def make_streams(
         weight = is_text[:, :text]
 
     def stream(columns: slice, prefix: int, is_image: Tensor | None = None) -> Stream:
-        sources = signal_sources(
-            projected.query, projected.key, bias, scale, columns, stack.reader, text, weight
-        )
+        sources = signal_sources(projected.query, projected.key, bias, scale, columns, stack.reader, text, weight)
         size = None if state.size is None else state.size[:, columns]
         real = None if state.real is None else state.real[:, columns]
         return Stream(Tokens(x[:, columns], size, real, prefix), Signals(sources, needs), training, is_image)

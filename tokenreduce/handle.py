@@ -135,6 +135,17 @@ class Attachment:
                 after += block_macs(view, lengths[layer], lengths[layer + 1])
         return before, after
 
+    def tokens(self, stack: str | None = None) -> dict[str, int]:
+        """Tokens of each stream after the last block, in the last forward pass.
+
+        Raises:
+            NoForwardError: no forward pass yet.
+        """
+        last = self._bound(stack).last
+        if last is None:
+            raise NoForwardError("no forward pass yet; call model(...) once, then handle.tokens()")
+        return dict(last.lengths)
+
     def _bound(self, stack: str | None) -> Bound:
         names = [bound.stack.name for bound in self._bounds]
         if stack is None and len(names) == 1:

@@ -56,7 +56,9 @@ class Reduction:
 
     def coefficients(self) -> tuple[Tensor, Tensor | None]:
         """Share of each kept (B, K) and folded (B, R) token in its output token; folds that drop have 0."""
-        kept = self.keep.new_ones(self.keep.shape, dtype=torch.float32) if self.keep_weight is None else self.keep_weight
+        kept = (
+            self.keep.new_ones(self.keep.shape, dtype=torch.float32) if self.keep_weight is None else self.keep_weight
+        )
         kept = kept * (self.keep >= 0)
         if self.source is None or self.target is None:
             return (torch.ones_like(kept) * (self.keep >= 0) if self.mean else kept), None

@@ -18,9 +18,7 @@ class Trace(Sequence[list[list[int]]]):
         first, last: lengths of the streams at the start and at the end, in sequence order.
     """
 
-    def __init__(
-        self, source: Tensor, size: Tensor | None, first: Mapping[str, int], last: Mapping[str, int]
-    ) -> None:
+    def __init__(self, source: Tensor, size: Tensor | None, first: Mapping[str, int], last: Mapping[str, int]) -> None:
         self.source, self.first, self.last = source, dict(first), dict(last)
         self.count = sum(last.values())
         self.size = size if size is not None else self._members()

@@ -55,5 +55,3 @@ class ToMe(Reducer):
             keep_weight=size.gather(1, keep),
             weight=size.gather(1, source),
         )
-
-

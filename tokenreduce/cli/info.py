@@ -1,0 +1,73 @@
+"""``tokenreduce info NAME``: options, needs, source, and the backbones it can run on here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import inspect
+from typing import Any
+
+from ..errors import PluginError, UnknownNameError, nearest
+from ..registry import Entry, Registry, default_registry
+from ..spec import ReducerSpec
+
+KINDS = ("reducer", "adapter", "task")
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "info", help="options, needs, source and backbones of a reducer; or an adapter, a task"
+    )
+    parser.add_argument("name")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is known of a name."""
+    registry, name = default_registry(), arguments.name
+    found = [kind for kind in KINDS if name in getattr(registry, f"{kind}s")]
+    if not found:
+        for broken in registry.broken:
+            if name in (broken.plugin, *broken.names):
+                registry.entry("reducer", name)  # raises with the reason
+        names = [n for kind in KINDS for n in getattr(registry, f"{kind}s")]
+        raise UnknownNameError(f"nothing is called {name!r}.{nearest(name, names)} See 'tokenreduce list'.")
+    for kind in found:
+        entry = registry.entry(kind, name)
+        print(f"{name} ({kind}): {entry.spec.description}")
+        print(f"  from      {entry}")
+        print(f"  code      {entry.spec.target}")
+        if isinstance(entry.spec, ReducerSpec):
+            _reducer(registry, entry, entry.spec)
+        elif kind == "adapter":
+            print(f"  models    {getattr(entry.spec, 'models', '')}")
+            print(f"  library   {_library(entry)}")
+    return 0
+
+
+def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
+    made = registry.load("reducer", spec.name)
+    print(f"  source    {spec.source or '-'}")
+    print(f"  needs     {', '.join(spec.needs) or 'nothing'} (with default options)")
+    print(f"  layers    {made().layers(12)} of 12 by default")
+    print("  options")
+    for name, default in made.option_defaults().items():
+        print(f"    {name} = {default!r}")
+    print("  runs on")
+    for name, adapter in registry.adapters.items():
+        print(f"    {name}: {getattr(adapter.spec, 'models', '') or adapter.spec.description} ({_library(adapter)})")
+    for paragraph in (inspect.getdoc(made) or "").split("\n\n"):
+        print("\n  " + paragraph.replace("\n", "\n  "))
+
+
+def _library(entry: Entry) -> str:
+    """Whether the adapter's library is installed here."""
+    library = getattr(entry.spec, "library", "")
+    if not library:
+        return "no library needed"
+    try:
+        there = importlib.util.find_spec(library) is not None
+    except (ImportError, ValueError, PluginError):
+        there = False
+    return f"{library} is installed" if there else f"{library} is not installed: pip install {library}"

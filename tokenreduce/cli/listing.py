@@ -1,0 +1,69 @@
+"""``tokenreduce list``: what is installed, from where, and what is broken. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..registry import Registry, default_registry
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("list", help="reducers, adapters and tasks, and what is broken")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the registry; exit code 1 when a plugin is broken."""
+    registry = default_registry()
+    if arguments.json:
+        print(json.dumps(as_json(registry), indent=2))
+    else:
+        _print(registry)
+    return 1 if registry.broken else 0
+
+
+def as_json(registry: Registry) -> dict[str, Any]:
+    """The registry as plain data."""
+    return {
+        **{
+            kind: [
+                {
+                    "name": name,
+                    "description": entry.spec.description,
+                    "distribution": entry.distribution,
+                    "version": entry.version,
+                    "plugin": entry.plugin,
+                    "target": entry.spec.target,
+                }
+                for name, entry in getattr(registry, kind).items()
+            ]
+            for kind in ("reducers", "adapters", "tasks")
+        },
+        "broken": [vars(broken) for broken in registry.broken],
+        "disabled": list(registry.disabled),
+    }
+
+
+def _print(registry: Registry) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for kind in ("reducers", "adapters", "tasks"):
+        table = Table(title=kind, title_justify="left", box=None, pad_edge=False)
+        for column in ("name", "description", "distribution", "plugin"):
+            table.add_column(column)
+        for name, entry in getattr(registry, kind).items():
+            cells = (name, entry.spec.description, f"{entry.distribution} {entry.version}", entry.plugin)
+            table.add_row(*map(Text, cells))
+        console.print(table, "")
+    for broken in registry.broken:
+        line = f"broken: plugin {broken.plugin!r} of {broken.distribution} {broken.version}: {broken.reason}"
+        console.print(Text(line, style="red"))
+    if registry.disabled:
+        console.print(Text(f"disabled by TOKENREDUCE_DISABLE_PLUGINS: {', '.join(registry.disabled)}"))

@@ -1,0 +1,70 @@
+"""Peak activation memory of a forward pass."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .macs import call
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that operators make, for as long as anything holds them."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known, self.now, self.peak = known, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known or not size:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak_activation_bytes(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...], *, graph: bool = False) -> int:
+    """Largest sum of the tensors alive at once during one forward pass, in bytes.
+
+    Without ``graph`` that is inference: mostly the widest moment of one block. With ``graph`` autograd keeps
+    what a backward pass needs, as in training (and in PuMer's published memory figures).
+
+    Weights and inputs are not counted. On an accelerator it is the allocator's own peak above what was
+    allocated before; on the CPU every storage that an operator returns counts from its making until
+    nothing holds it (scratch space inside a kernel is not seen).
+    """
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        with torch.set_grad_enabled(graph):
+            output = call(model, inputs)
+        torch.cuda.synchronize(device)
+        del output
+        return torch.cuda.max_memory_allocated(device) - before
+    tensors = [*model.parameters(), *model.buffers(), *(t for t in tree_leaves(inputs) if isinstance(t, Tensor))]
+    mode = _Live({tensor.untyped_storage()._cdata for tensor in tensors})
+    with torch.set_grad_enabled(graph), mode:
+        output = call(model, inputs)
+        del output
+    return mode.peak
