@@ -120,7 +120,8 @@ class Stack:
 
     def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
         """What the block itself makes of tokens (B, N, C) and, where ``padded``, of the mask ``real`` (B, N)."""
-        return block.forward(x)
+        out: Tensor = block.forward(x)
+        return out
 
     def pack(self, x: Tensor) -> Any:
         """Tokens in the form that a block of this family returns them."""

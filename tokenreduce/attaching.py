@@ -125,9 +125,7 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     """
     if isinstance(reducer, Reducer):
         if options:
-            raise UnknownOptionError(
-                f"{', '.join(options)}: options go to the constructor of {type(reducer).__name__} when it is given ready"
-            )
+            raise UnknownOptionError(f"{', '.join(options)}: give options to {type(reducer).__name__}(...) itself")
         target = f"{type(reducer).__module__}:{type(reducer).__qualname__}"
         names = [name for name, entry in registry.reducers.items() if entry.spec.target == target]
         return reducer, names[0] if names else target

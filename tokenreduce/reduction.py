@@ -109,7 +109,7 @@ class Reduction:
         return end[:, : self.length]
 
     def restore(self, y: Tensor, before: Tensor | None = None) -> Tensor:
-        """(B, K, C) back to (B, N, C): each input token has its output token's value; a dropped one ``before``'s, or 0."""
+        """(B, K, C) back to (B, N, C): each input token gets its output's value, a dropped one ``before``'s or 0."""
         return spread(y, self.assignment(), before)
 
     def then(self, later: Reduction) -> Reduction:

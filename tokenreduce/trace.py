@@ -20,13 +20,14 @@ class Trace(Sequence[list[list[int]]]):
 
     def __init__(self, source: Tensor, size: Tensor | None, first: Mapping[str, int], last: Mapping[str, int]) -> None:
         self.source, self.first, self.last = source, dict(first), dict(last)
-        self.count = sum(last.values())
+        self.tokens = sum(last.values())
         self.size = size if size is not None else self._members()
 
     def _members(self) -> Tensor:
         weight = (self.source >= 0).float()
-        zeros = torch.zeros(len(self.source), self.count, device=self.source.device)
-        return zeros.scatter_add(1, self.source.clamp(min=0), weight)
+        zeros = torch.zeros(len(self.source), self.tokens, device=self.source.device)
+        total: Tensor = zeros.scatter_add(1, self.source.clamp(min=0), weight)
+        return total
 
     def __len__(self) -> int:
         return len(self.source)
@@ -38,7 +39,7 @@ class Trace(Sequence[list[list[int]]]):
     def __getitem__(self, index: int | slice) -> list[list[int]] | list[list[list[int]]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        members: list[list[int]] = [[] for _ in range(self.count)]
+        members: list[list[int]] = [[] for _ in range(self.tokens)]
         for token, end in enumerate(self.source[index].tolist()):
             if end >= 0:
                 members[end].append(token)

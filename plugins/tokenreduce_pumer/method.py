@@ -140,9 +140,8 @@ class PuMer(Reducer):
         prefix = max(tokens.prefix, 1)
         keep, source, target = bipartite(first.take(keys), merge, prefix=prefix, real=real)
         order = keep.argsort(dim=1)  # back to sequence order
-        place = torch.empty_like(order).scatter(
-            1, order, torch.arange(keep.shape[1], device=keep.device).expand_as(order)
-        )
+        position = torch.arange(keep.shape[1], device=keep.device).expand_as(order)
+        place = torch.empty_like(order).scatter(1, order, position)
         target = torch.where(target >= 0, place.gather(1, target.clamp(min=0)), -1)
         return {"joint": first.then(Reduction(keep.gather(1, order), source, target, length=first.count))}
 

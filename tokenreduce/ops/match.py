@@ -31,7 +31,7 @@ def bipartite(
     batch, length, _ = metric.shape
     metric = F.normalize(metric.detach().float(), dim=-1)
     score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    even, odd = score.shape[1:]
+    even = score.shape[1]
     lead, tail = (prefix + 1) // 2, prefix // 2  # prefix tokens among even and odd positions
     score[:, :lead] = float("-inf")
     score[:, :, :tail] = float("-inf")

@@ -32,7 +32,8 @@ def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
     if kind == "class":
         return stream.signals.class_attention
     if kind == "key-norm":
-        return stream.signals.keys.norm(dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(stream.signals.keys, dim=-1)
+        return norm
     return random_score(stream, site, seed)
 
 
