@@ -120,8 +120,8 @@ class Reducer:
         ``keep`` leaves ``ceil(keep * removable)``; a float ``remove`` takes ``round(remove * removable)``.
         """
         if self.keep is not None:
-            share = per_site(self.keep, site.total, "keep", 1.0)[site.index]
-            return removable - int(math.ceil(share * removable))
+            share: float = per_site(self.keep, site.total, "keep", 1.0)[site.index]
+            return removable - math.ceil(share * removable)
         value = per_site(self.remove, site.total, "remove", 0)[site.index]
         count = round(value * removable) if isinstance(value, float) else value
         return int(min(count, max(removable - 1, 0)))

@@ -144,3 +144,14 @@ def patch_labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
             digit[i, row : row + CELL, col : col + CELL] = d
             colour[i, row : row + CELL, col : col + CELL] = COLOURS.index(c)
     return torch.from_numpy(digit).flatten(1), torch.from_numpy(colour).flatten(1)
+
+
+def asked_patches(scenes: list[Scene]) -> Tensor:
+    """(S, GRID * GRID) 1 where a patch shows what the question names; every digit for "how many digits"."""
+    asked = np.zeros((len(scenes), GRID, GRID), dtype=np.float32)
+    for i, scene in enumerate(scenes):
+        word = scene.question.split()[-1]
+        for d, c, (row, col) in zip(scene.digits, scene.colours, scene.places, strict=True):
+            if word in (c, str(d), "digits"):
+                asked[i, row : row + CELL, col : col + CELL] = 1
+    return torch.from_numpy(asked).flatten(1)

@@ -2,8 +2,9 @@
 
 Stopped at any time it continues from the last checkpoint in ``--out`` when started again with the same
 line. The learning rate rises, stays, and falls over the last fifth of ``--scenes``. Beside the answer,
-two heads on the patches of the middle layer learn which digit and which colour each patch shows; they
-make a transformer of this size learn at all, and are not part of the saved model.
+heads on the patches learn which digit and which colour each patch shows (middle layer) and whether the
+question is about it (layer 9); they make a transformer of this size learn at all, and are not part of the
+saved model. ``--init`` starts from given weights.
 """
 
 from __future__ import annotations
@@ -19,32 +20,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .evaluate import accuracy_by_kind
-from .model import build
-from .scenes import GRID, KINDS, SceneFactory, collate, patch_labels
+from .model import build, load
+from .scenes import GRID, KINDS, SceneFactory, asked_patches, collate, patch_labels
 from .words import COLOURS
 
-MIDDLE = 6
+MIDDLE, ASKED = 6, 9
 BACKGROUND_WEIGHT = 0.05
+ASKED_WEIGHT = 10.0
 
 
 class PatchHeads(nn.Module):
-    """The auxiliary loss: digit and colour of every patch, background weighted down."""
+    """The auxiliary losses on patches: digit and colour, background weighted down; and what is asked about."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.digit = nn.Linear(width, 11)
         self.colour = nn.Linear(width, len(COLOURS) + 1)
+        self.asked = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
 
-    def forward(self, patches: Tensor, digit: Tensor, colour: Tensor) -> Tensor:
-        """patches (S, N, C); digit, colour (S, N)."""
+    def forward(self, patches: Tensor, late: Tensor, digit: Tensor, colour: Tensor, asked: Tensor) -> Tensor:
+        """patches, late (S, N, C) of the middle and the later layer; digit, colour, asked (S, N)."""
         patches = self.norm(patches)
         loss = patches.new_zeros(())
         for head, target in ((self.digit, digit), (self.colour, colour)):
             weight = torch.ones(head.out_features)
             weight[-1] = BACKGROUND_WEIGHT
             loss = loss + F.cross_entropy(head(patches).flatten(0, 1).float(), target.flatten(), weight=weight)
-        return loss
+        weight = torch.tensor(ASKED_WEIGHT)
+        return loss + F.binary_cross_entropy_with_logits(self.asked(late)[..., 0].float(), asked, pos_weight=weight)
 
 
 def raster_embeds(vilt: nn.Module, pixels: Tensor) -> Tensor:
@@ -63,7 +67,8 @@ def main() -> None:
     """Parse the options, then train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=224_000)
+    parser.add_argument("--init", type=Path, help="weights to start from (safetensors)")
+    parser.add_argument("--scenes", type=int, default=320_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--aux", type=float, default=1.0)
@@ -78,7 +83,8 @@ def main() -> None:
 def train(args: argparse.Namespace) -> None:
     """Run from the last checkpoint, or from the start, to the end."""
     torch.manual_seed(args.seed)
-    model = build().train()
+    model = build() if args.init is None else load(args.init)
+    model.train()
     heads = PatchHeads(model.config.hidden_size)
     params = [*model.parameters(), *heads.parameters()]
     groups = [
@@ -134,8 +140,9 @@ def losses(model: nn.Module, heads: PatchHeads, scenes: list, bf16: bool) -> lis
             pixel_mask=torch.ones(len(scenes), 1 + GRID * GRID, dtype=torch.long),
             output_hidden_states=True,
         )
-        patches = output.hidden_states[MIDDLE][:, -GRID * GRID :]
-        return [F.cross_entropy(output.logits.float(), batch["answer"]), heads(patches, digit, colour)]
+        patches, late = (output.hidden_states[layer][:, -GRID * GRID :] for layer in (MIDDLE, ASKED))
+        extra = heads(patches, late, digit, colour, asked_patches(scenes))
+        return [F.cross_entropy(output.logits.float(), batch["answer"]), extra]
 
 
 def save(out: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -74,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     setup = result.setup
     title = f"{name}: {setup['samples']} held-out samples, batch {setup['batch']}, {setup['rounds']} timed rounds"
-    if out.width < 100 and not out.is_terminal:
-        out = Console(highlight=False, width=100)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=120)
     out.print(render(result, title))
     by_group = groups(result)
     if by_group is not None:

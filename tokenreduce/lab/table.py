@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -10,8 +11,8 @@ from .runner import Result, Row
 
 def render(result: Result, title: str) -> Table:
     """One row per reducer, one column per measure."""
-    table = Table(title=title, title_justify="left")
-    columns = ["reducer", "accuracy", "change", "tokens", "MACs", "samples/s", "speed-up", "peak memory", "training"]
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ["reducer", "accuracy", "change", "tokens", "MACs", "samples/s", "speed-up", "peak memory", "training memory"]
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in result.rows:
@@ -27,7 +28,7 @@ def groups(result: Result) -> Table | None:
     names = sorted({group for row in result.rows for group in row.groups})
     if not names:
         return None
-    table = Table(title="accuracy by group", title_justify="left")
+    table = Table(title="accuracy by group", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("reducer", no_wrap=True)
     for name in names:
         table.add_column(Text(name), justify="right")
@@ -49,5 +50,5 @@ def _cells(row: Row) -> list[str]:
         f"{row.macs / 1e6:.0f} M",
         pace,
         speed,
-        *[f"{(size or 0) / 2**20:.1f} MiB" for size in (row.peak_memory_bytes, row.training_memory_bytes)],
+        *[f"{(size or 0) / 2**20:.0f} MiB" for size in (row.peak_memory_bytes, row.training_memory_bytes)],
     ]

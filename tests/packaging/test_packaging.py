@@ -1,0 +1,69 @@
+"""The tree, the wheel and the entry points agree; the public names are what they say."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import tokenreduce
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = sorted(p.parent for folder in ("plugins", "adapters") for p in (ROOT / folder).glob("*/__init__.py"))
+
+
+def test_every_package_is_in_the_wheel_and_registered():
+    listed = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(listed) == sorted(["tokenreduce", *(str(p.relative_to(ROOT).as_posix()) for p in FOLDERS)])
+    points = PYPROJECT["project"]["entry-points"]["tokenreduce"]
+    assert sorted(points.values()) == sorted(p.name for p in FOLDERS)
+
+
+def test_no_package_of_folders():
+    assert not (ROOT / "plugins" / "__init__.py").exists()
+    assert not (ROOT / "adapters" / "__init__.py").exists()
+
+
+def test_public_names():
+    assert sorted(tokenreduce.__all__) == tokenreduce.__all__
+    for name in tokenreduce.__all__:
+        assert getattr(tokenreduce, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = tokenreduce.no_such_name
+
+
+def test_every_spec_resolves():
+    registry = tokenreduce.default_registry()
+    assert [b for b in registry.broken if b.distribution == "tokenreduce"] == []
+    for kind in ("reducers", "adapters", "tasks"):
+        for entry in getattr(registry, kind).values():
+            assert entry.spec.load() is not None
+
+
+def test_spec_needs_are_those_of_the_default_reducer():
+    for name, entry in tokenreduce.default_registry().reducers.items():
+        made = entry.spec.load()()
+        assert set(entry.spec.needs) == set(made.needs), name
+
+
+def test_wheel_holds_code_types_and_weights(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("tokenreduce/py.typed", "tokenreduce_pumer/method.py", "tokenreduce_digits/vilt.safetensors"):
+        assert name in names
+    assert not [n for n in names if n.startswith(("tests/", "plugins/", "adapters/", "benchmarks/"))]
+
+
+def test_weights_are_under_ten_megabytes():
+    weights = list((ROOT / "plugins").rglob("*.safetensors"))
+    assert weights
+    assert sum(p.stat().st_size for p in weights) < 10_000_000
