@@ -90,8 +90,9 @@ def bench(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
         }
         rows.append(row)
         print(
-            f"{name:<5}{reducer:<7}{row['gmacs']:>7.2f} GMACs {t.median:>7.3f} s   x{t.ratio:.3f} ± {t.spread:.3f} of none"
-            f"   x{over_plain:.3f} of plain   MACs allow x{allowed:.3f}   reached {100 * t.ratio / allowed:.0f} %",
+            f"{name:<5}{reducer:<7}{row['gmacs']:>7.2f} GMACs {t.median:>7.3f} s   "
+            f"x{t.ratio:.3f} ± {t.spread:.3f} of none   x{over_plain:.3f} of plain   "
+            f"MACs allow x{allowed:.3f}   reached {100 * t.ratio / allowed:.0f} %",
             flush=True,
         )
     return rows

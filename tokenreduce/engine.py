@@ -43,13 +43,22 @@ class Bound:
 
 
 class Record:
-    """What one forward pass did: tokens in and out per site and stream, lengths, and the assignment."""
+    """What one forward pass did: tokens in and out per site and stream, tokens before and after each block.
+
+    Tensors (sizes and assignment) are only kept for a trace.
+    """
 
     def __init__(
-        self, counts: list[tuple[int, str, int, int]], first: Mapping[str, int], state: State, layers: list[int]
+        self,
+        counts: list[tuple[int, str, int, int]],
+        first: Mapping[str, int],
+        state: State,
+        layers: list[int],
+        trace: bool,
     ) -> None:
-        self.counts, self.first, self.layers = counts, first, layers
-        self.lengths, self.size, self.assignment = state.lengths, state.size, state.assignment
+        self.counts, self.first, self.layers, self.lengths = counts, first, layers, state.lengths
+        self.size = state.size if trace else None
+        self.assignment = state.assignment if trace else None
 
 
 class Run:
@@ -114,7 +123,9 @@ class Run:
             is_image = whole.take(is_image)
             removed = sum(lengths.values()) - whole.count
             self.counts[site.layer] = [(site.layer, "text+image", whole.length, whole.count)]
-            lengths["image"] -= removed  # nominal: which modality a merged token has differs per sample
+            from_image = min(removed, lengths["image"] - 1)  # nominal: what merged with what differs per sample
+            lengths["image"] -= from_image
+            lengths["text"] -= removed - from_image
         else:
             batch, device = x.shape[0], x.device
             parts = [chosen.get(n) or Reduction.identity(batch, k, device) for n, k in state.lengths.items()]
@@ -141,10 +152,7 @@ class Run:
         assert first is not None and state is not None
         counts = [row for layer in sorted(self.counts) for row in self.counts[layer]]
         inner = [sum(s.lengths.values()) for s in self.states if s is not None]
-        record = Record(counts, first.lengths, state, inner)
-        if not bound.trace:
-            record.assignment = None
-        bound.last = record
+        bound.last = Record(counts, first.lengths, state, inner, bound.trace)
         return self._end(x, first, state)
 
     def _end(self, x: Tensor, first: State, state: State) -> Tensor:

@@ -104,6 +104,9 @@ class Reducer:
         Raises:
             UnfitReducerError: the backbone does not provide what it needs.
         """
+        own = type(self)
+        if own.reduce is Reducer.reduce and own.reduce_streams is Reducer.reduce_streams:
+            raise UnfitReducerError(f"{own.__name__} defines neither reduce(...) nor reduce_streams(...); write one")
         missing = frozenset(self.needs) - backbone.provides
         if missing:
             unknown = missing - set(SIGNALS)
@@ -140,7 +143,7 @@ class Reducer:
         Returns:
             A reduction to ``tokens.count - remove`` tokens, protected ones in front.
         """
-        raise TypeError(f"{type(self).__name__} must define reduce(tokens, signals, remove) or reduce_streams(...)")
+        raise UnfitReducerError(f"{type(self).__name__} does not define reduce(tokens, signals, remove)")
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.options().items())

@@ -47,7 +47,8 @@ class Signals:
     """
 
     def __init__(self, sources: Mapping[str, Callable[[], Tensor]], needs: frozenset[str]) -> None:
-        self._sources, self._needs, self._cache = sources, needs, dict[str, Tensor]()
+        self._sources, self._needs = sources, needs
+        self._cache: dict[str, Tensor] = {}
 
     def _read(self, name: str) -> Tensor:
         if name not in self._cache:

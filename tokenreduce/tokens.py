@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors import UnsupportedCallError
 from .ops.select import top
 from .reduction import Reduction
 
@@ -46,7 +47,14 @@ class Tokens:
             score: (B, N), higher stays.
             remove: number to drop, at most :attr:`removable`.
             order: ``"original"`` or ``"score"`` (falling) order of the kept tokens.
+
+        Raises:
+            UnsupportedCallError: ``remove`` or the shape of ``score`` does not fit the stream.
         """
+        if not 0 <= remove <= self.removable:
+            raise UnsupportedCallError(f"remove must be 0 to {self.removable} of {self.count} tokens, got {remove}")
+        if score.shape != self.x.shape[:2]:
+            raise UnsupportedCallError(f"score must be {tuple(self.x.shape[:2])}, got {tuple(score.shape)}")
         keep = top(score, self.count - remove, prefix=self.prefix, real=self.real, order=order)
         return Reduction(keep, length=self.count)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from tokenreduce import OptionError, Reducer, Reduction, Site, Streams
-from tokenreduce.ops.saliency import NEEDS, saliency
+from tokenreduce import OptionError, Reducer, Reduction, Site, Streams, UnfitReducerError
+from tokenreduce.ops.saliency import NEEDS, alternatives, saliency
 from tokenreduce.ops.select import others, top
+from tokenreduce.reducer import Backbone
 from tokenreduce.schedule import per_site
 
 
@@ -38,7 +39,17 @@ class EViT(Reducer):
         if not isinstance(fuse, bool):
             raise OptionError(f"fuse must be True or False, got {fuse!r}")
         self.fuse, self.saliency, self.seed = fuse, saliency, seed
-        self.needs = NEEDS[saliency]
+        self.needs: frozenset[str] = NEEDS[saliency]
+
+    def bind(self, backbone: Backbone) -> Reducer:
+        missing = self.needs - backbone.provides
+        if missing:
+            raise UnfitReducerError(
+                f"EViT with saliency={self.saliency!r} needs {', '.join(sorted(missing))}, which {backbone.model} does "
+                f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
+                f"pass {alternatives(backbone.provides)}."
+            )
+        return super().bind(backbone)
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams["image"]

@@ -9,7 +9,7 @@ import torch
 
 from tokenreduce import OptionError, Reducer, Reduction, Site, Stream, Streams, UnfitReducerError
 from tokenreduce.ops.match import bipartite
-from tokenreduce.ops.saliency import NEEDS, saliency
+from tokenreduce.ops.saliency import NEEDS, alternatives, saliency
 from tokenreduce.reducer import Backbone
 from tokenreduce.schedule import check_ratio, spaced
 
@@ -75,7 +75,7 @@ class PuMer(Reducer):
             if not fallback and self.prune > 0:
                 raise UnfitReducerError(
                     f"PuMer prunes by text or class attention, {backbone.model} provides neither in its stack "
-                    f"{backbone.stack!r}; pass saliency='key-norm' or 'random', or prune=0 to merge alone."
+                    f"{backbone.stack!r}; pass {alternatives(backbone.provides)}, or prune=0 to merge alone."
                 )
             settled._settle(fallback[0] if fallback else None)
             if fallback == ["class"]:

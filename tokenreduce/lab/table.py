@@ -12,7 +12,17 @@ from .runner import Result, Row
 def render(result: Result, title: str) -> Table:
     """One row per reducer, one column per measure."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ["reducer", "accuracy", "change", "tokens", "MACs", "samples/s", "speed-up", "peak memory", "training memory"]
+    columns = [
+        "reducer",
+        "accuracy",
+        "change",
+        "tokens",
+        "MACs",
+        "samples/s",
+        "speed-up",
+        "peak memory",
+        "training memory",
+    ]
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in result.rows:

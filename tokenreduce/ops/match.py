@@ -25,10 +25,15 @@ def bipartite(
         prefix: protected tokens at the front, neither sources nor destinations.
         real: (B, N) bool, False for padding.
 
+    Raises:
+        ValueError: ``remove`` is out of range.
+
     Returns:
         ``keep`` (B, N - remove), ``source`` (B, remove), ``target`` (B, remove), as in ``Reduction``.
     """
     batch, length, _ = metric.shape
+    if not 0 <= remove <= max(length - prefix, 0) // 2:
+        raise ValueError(f"remove must be 0 to {max(length - prefix, 0) // 2} of {length} tokens, got {remove}")
     metric = F.normalize(metric.detach().float(), dim=-1)
     score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
     even = score.shape[1]

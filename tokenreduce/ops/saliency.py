@@ -37,6 +37,11 @@ def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
     return random_score(stream, site, seed)
 
 
+def alternatives(provides: frozenset[str]) -> str:
+    """The saliencies that a backbone can feed, as text for an error message."""
+    return " or ".join(f"saliency={kind!r}" for kind, needs in NEEDS.items() if needs <= provides)
+
+
 def random_score(stream: Stream, site: Site, seed: int) -> Tensor:
     """Uniform noise (B, N): a function of seed, layer and place in evaluation, torch's generator in training."""
     batch, length = stream.tokens.x.shape[:2]
