@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--aux", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200)
+    parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes judged at the end")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ def train(args: argparse.Namespace) -> None:
         if (step + 1) % args.save_every == 0 or step + 1 == steps:
             save(args.out, model, heads, optimizer, step + 1)
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            score = accuracy_by_kind(model, samples=500 if step + 1 < steps else 4000)
+            score = accuracy_by_kind(model, samples=500 if step + 1 < steps else args.final_samples)
             print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
 
 
