@@ -57,7 +57,8 @@ class Record:
         trace: bool,
     ) -> None:
         self.counts, self.first, self.layers, self.lengths = counts, first, layers, state.lengths
-        self.size = state.size if trace else None
+        size = state.real.float() if state.size is None and state.real is not None else state.size
+        self.size = size if trace else None
         self.assignment = state.assignment if trace else None
 
 
@@ -67,7 +68,7 @@ class Run:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.states: list[State | None] = [None] * (len(bound.views) + 1)
-        self.undo: dict[int, tuple[Tensor, Tensor]] = {}
+        self.undo: dict[int, tuple[Tensor | None, Tensor]] = {}
         self.counts: dict[int, list[tuple[int, str, int, int]]] = {}
 
     def start(self, x: Tensor, lengths: Mapping[str, int], real: Tensor | None = None) -> None:
@@ -141,11 +142,10 @@ class Run:
         if assignment is not None:
             end = whole.assignment()
             assignment = follow(assignment, end)
-            if bound.ending == "full":
-                self.undo[site.layer] = (x, end)
-        folded = 0 if whole.source is None else whole.source.shape[1]
-        dropped = state.dropped + whole.length - (whole.count - whole.fresh) - folded
-        return whole.apply(x), State(lengths, size, real, assignment, is_image, dropped, state.text)
+            keep_last = whole.drops and (bound.ending in ("full", "expand") or is_image is not None)
+            self.undo[site.layer] = (x if keep_last else None, end)
+        drops = state.drops or whole.drops
+        return whole.apply(x), State(lengths, size, real, assignment, is_image, drops, state.text)
 
     def _finish(self, x: Tensor) -> Tensor:
         first, state, bound = self.states[0], self.states[-1], self.bound
@@ -158,22 +158,23 @@ class Run:
     def _end(self, x: Tensor, first: State, state: State) -> Tensor:
         """Hand back what the rest of the model expects."""
         ending, assignment = self.bound.ending, state.assignment
-        if assignment is None or ending == "none":
+        if assignment is None or ending == "none" or state.lengths == first.lengths:
             return x
-        if ending == "full":
-            for layer in sorted(self.undo, reverse=True):
-                before, end = self.undo[layer]
-                x = spread(x, end, before.to(x.dtype))
-            return x
-        if ending == "text":
-            text = first.lengths["text"]
-            if state.lengths == first.lengths:
+        if ending == "expand":
+            if state.size is None:  # nothing was merged: the survivors stand for themselves
                 return x
-            return torch.cat([spread(x, assignment[:, :text]), x[:, state.lengths["text"] :]], dim=1)
-        if state.size is None:  # nothing was merged: the survivors stand for themselves
-            return x
-        alive = (assignment < 0).to(torch.int8).argsort(dim=1, stable=True)[:, : assignment.shape[1] - state.dropped]
-        return spread(x, assignment.gather(1, alive))
+            return self._restore(x) if state.drops else spread(x, assignment)
+        if ending == "text":
+            full = self._restore(x) if state.is_image is not None else spread(x, assignment)
+            return torch.cat([full[:, : first.lengths["text"]], x[:, state.lengths["text"] :]], dim=1)
+        return self._restore(x)
+
+    def _restore(self, x: Tensor) -> Tensor:
+        """Every token at its place: merged ones share their value, dropped ones have the last value they had."""
+        for layer in sorted(self.undo, reverse=True):
+            before, end = self.undo[layer]
+            x = spread(x, end, None if before is None else before.to(x.dtype))
+        return x
 
 
 def attention(view: BlockView, projected: Projected, bias: Tensor | None, training: bool) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from .errors import OptionError, UnfitReducerError
 from .reduction import Reduction
-from .schedule import check_ratio, constant_or_ramp, per_site, spaced
+from .schedule import check_ratio, per_site, spaced
 from .streams import SIGNALS, Signals, Site, Streams
 from .tokens import Tokens
 
@@ -73,8 +73,8 @@ class Reducer:
         for value in remove if isinstance(remove, (list, tuple)) else [] if remove is None else [remove]:
             if isinstance(value, float):
                 check_ratio("remove", value)
-            else:
-                constant_or_ramp(value, 1)
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"remove is a count of 0 and more or a share in [0, 1], got {value!r}")
         self.keep, self.remove = keep, remove
 
     @classmethod

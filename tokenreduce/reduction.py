@@ -24,7 +24,8 @@ class Reduction:
         keep_weight: (B, K) weight of each kept token, None for 1.
         weight: (B, R) weight of each folded token, None for 1.
         mean: divide each output by the sum of its weights (weighted mean); otherwise a weighted sum.
-        fresh: number of new tokens (-1 in every row of ``keep``), known on the host.
+        fresh: number of new tokens at most (-1 in a row of ``keep``), known on the host.
+        partial: whether ``target`` may hold -1, known on the host.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Reduction:
         weight: Tensor | None = None,
         mean: bool = True,
         fresh: int = 0,
+        partial: bool = False,
     ) -> None:
         if source is not None and source.shape[1] == 0:
             source = target = weight = None
         self.keep, self.source, self.target, self.length = keep, source, target, length
-        self.keep_weight, self.weight, self.mean, self.fresh = keep_weight, weight, mean, fresh
+        self.keep_weight, self.weight, self.mean = keep_weight, weight, mean
+        self.fresh, self.partial = fresh, partial
 
     @classmethod
     def identity(cls, batch: int, length: int, device: torch.device | None = None) -> Reduction:
@@ -54,20 +57,25 @@ class Reduction:
         """K, the number of output tokens."""
         return self.keep.shape[1]
 
-    def coefficients(self) -> tuple[Tensor, Tensor | None]:
+    @property
+    def drops(self) -> bool:
+        """Whether any token is (or may be) dropped rather than kept or folded; known on the host."""
+        folded = 0 if self.source is None else self.source.shape[1]
+        return self.partial or self.count - self.fresh + folded < self.length
+
+    def coefficients(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
         """Share of each kept (B, K) and folded (B, R) token in its output token; folds that drop have 0."""
-        kept = (
-            self.keep.new_ones(self.keep.shape, dtype=torch.float32) if self.keep_weight is None else self.keep_weight
-        )
+        given = self.keep_weight
+        kept = self.keep.new_ones(self.keep.shape, dtype=dtype) if given is None else given.to(dtype)
         kept = kept * (self.keep >= 0)
         if self.source is None or self.target is None:
             return (torch.ones_like(kept) * (self.keep >= 0) if self.mean else kept), None
-        folded = torch.ones_like(self.source, dtype=kept.dtype) if self.weight is None else self.weight
+        folded = torch.ones_like(self.source, dtype=dtype) if self.weight is None else self.weight.to(dtype)
         folded = folded * (self.target >= 0)
         if not self.mean:
             return kept, folded
         target = self.target.clamp(min=0)
-        total = kept.scatter_add(1, target, folded.to(kept.dtype))
+        total = kept.scatter_add(1, target, folded)
         total = torch.where(total > 0, total, torch.ones_like(total))  # an output of padding alone
         return kept / total, folded / total.gather(1, target)
 
@@ -77,8 +85,8 @@ class Reduction:
         if self.source is None or self.target is None:
             if self.mean and self.keep_weight is None and not self.fresh:
                 return kept
-            return kept * self.coefficients()[0].to(x.dtype).unsqueeze(-1)
-        own, folded = self.coefficients()
+            return kept * self.coefficients(_wide(x))[0].to(x.dtype).unsqueeze(-1)
+        own, folded = self.coefficients(_wide(x))
         assert folded is not None
         kept = kept * own.to(x.dtype).unsqueeze(-1)
         moved = _take(x, self.source) * folded.to(x.dtype).unsqueeze(-1)
@@ -105,7 +113,8 @@ class Reduction:
         position = torch.arange(self.count, device=self.keep.device).expand(batch, -1)
         end = end.scatter(1, torch.where(self.keep >= 0, self.keep, self.length), position)
         if self.source is not None and self.target is not None:
-            end = end.scatter(1, self.source, self.target)
+            folds = torch.where(self.target >= 0, self.source, self.length)
+            end = end.scatter(1, folds, self.target)
         return end[:, : self.length]
 
     def restore(self, y: Tensor, before: Tensor | None = None) -> Tensor:
@@ -116,8 +125,9 @@ class Reduction:
         """One reduction that does this one and then ``later``."""
         if later.length != self.count:
             raise ValueError(f"the later reduction must take {self.count} tokens, it takes {later.length}")
-        own, folded = self.coefficients()
-        later_own, later_folded = later.coefficients()
+        dtype = torch.float64 if torch.float64 in self._dtypes() | later._dtypes() else torch.float32
+        own, folded = self.coefficients(dtype)
+        later_own, later_folded = later.coefficients(dtype)
         keep = torch.where(later.keep >= 0, self.keep.gather(1, later.keep.clamp(min=0)), -1)
         if self.source is None and self.mean and self.keep_weight is None and not self.fresh:  # only selects
             source = None if later.source is None else self.keep.gather(1, later.source)
@@ -130,6 +140,7 @@ class Reduction:
                 weight=later.weight,
                 mean=later.mean,
                 fresh=later.fresh,
+                partial=later.partial,
             )
         base = own.gather(1, later.keep.clamp(min=0)) * later_own
         sources, targets, weights = [], [], []
@@ -155,17 +166,22 @@ class Reduction:
             weight=torch.cat(weights, 1) if weights else None,
             mean=False,
             fresh=self.fresh + later.fresh,
+            partial=self.partial or later.partial or self.fresh > 0 or later.drops,
         )
+
+    def _dtypes(self) -> set[torch.dtype]:
+        return {weight.dtype for weight in (self.keep_weight, self.weight) if weight is not None}
 
 
 def join(parts: list[Reduction]) -> Reduction:
     """Reductions of segments that stand side by side, as one reduction of the whole sequence."""
     if len(parts) == 1:
         return parts[0]
+    dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else torch.float32
     shift_in = shift_out = 0
     keeps, sources, targets, owns, folds = [], [], [], [], []
     for part in parts:
-        own, folded = part.coefficients()
+        own, folded = part.coefficients(dtype)
         keeps.append(torch.where(part.keep >= 0, part.keep + shift_in, -1))
         owns.append(own)
         if part.source is not None and part.target is not None and folded is not None:
@@ -175,16 +191,16 @@ def join(parts: list[Reduction]) -> Reduction:
         shift_in, shift_out = shift_in + part.length, shift_out + part.count
     if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
         return Reduction(torch.cat(keeps, 1), length=shift_in)
-    dtype = owns[0].dtype
     return Reduction(
         torch.cat(keeps, 1),
         torch.cat(sources, 1) if sources else None,
         torch.cat(targets, 1) if targets else None,
         length=shift_in,
-        keep_weight=torch.cat([own.to(dtype) for own in owns], 1),
-        weight=torch.cat([fold.to(dtype) for fold in folds], 1) if folds else None,
+        keep_weight=torch.cat(owns, 1),
+        weight=torch.cat(folds, 1) if folds else None,
         mean=False,
         fresh=sum(part.fresh for part in parts),
+        partial=any(part.partial for part in parts),
     )
 
 
@@ -198,6 +214,11 @@ def spread(y: Tensor, assignment: Tensor, before: Tensor | None = None) -> Tenso
 def follow(first: Tensor, later: Tensor) -> Tensor:
     """Compose two assignments (B, N) and (B, K) into one (B, N)."""
     return torch.where(first >= 0, later.gather(1, first.clamp(min=0)), -1)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype that shares are computed in: float32, float64 for float64 tokens."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

@@ -56,6 +56,17 @@ def check_ratio(name: str, value: Any, *, low: float = 0.0, high: float = 1.0, o
     return float(value)
 
 
+def check_seed(value: Any) -> int:
+    """``value`` if it is a whole number.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise OptionError(f"seed must be a whole number, got {value!r}")
+    return value
+
+
 def per_site(value: Any, sites: int, name: str, fill: Any) -> list[Any]:
     """A scalar for every site, or a list of one value per acting site, filled up.
 

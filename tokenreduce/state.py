@@ -17,7 +17,7 @@ class State:
         real: (B, N) False for padding, None when all are real.
         assignment: (B, N0) position of each input token, None when nobody asks.
         is_image: (B, N) modality, only once text and image were merged together.
-        dropped: number of input tokens that were dropped so far.
+        drops: whether any input token may have been dropped so far.
         text: number of text tokens at the start of the pass.
     """
 
@@ -28,11 +28,11 @@ class State:
         real: Tensor | None,
         assignment: Tensor | None,
         is_image: Tensor | None = None,
-        dropped: int = 0,
+        drops: bool = False,
         text: int = 0,
     ) -> None:
         self.lengths, self.size, self.real = lengths, size, real
-        self.assignment, self.is_image, self.dropped, self.text = assignment, is_image, dropped, text
+        self.assignment, self.is_image, self.drops, self.text = assignment, is_image, drops, text
 
     def bias(self, like: Tensor, proportional: bool) -> Tensor | None:
         """Additive attention bias (B, 1, 1, N): minus infinity at padding, log size where asked for."""

@@ -8,6 +8,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from .errors import UnknownNameError
+
 
 class Trace(Sequence[list[list[int]]]):
     """For each sample and each final token, the input tokens it stands for: ``trace[b][j]`` is a list.
@@ -52,4 +54,4 @@ class Trace(Sequence[list[list[int]]]):
             if stream == name:
                 return self.source[:, begin : begin + length]
             begin += length
-        raise KeyError(f"no stream {name!r}; there is {', '.join(self.first)}")
+        raise UnknownNameError(f"no stream {name!r}; there is {', '.join(self.first)}")

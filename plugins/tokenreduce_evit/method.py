@@ -11,7 +11,7 @@ from tokenreduce import OptionError, Reducer, Reduction, Site, Streams, UnfitRed
 from tokenreduce.ops.saliency import NEEDS, alternatives, saliency
 from tokenreduce.ops.select import others, top
 from tokenreduce.reducer import Backbone
-from tokenreduce.schedule import per_site
+from tokenreduce.schedule import check_seed, per_site
 
 
 class EViT(Reducer):
@@ -38,7 +38,7 @@ class EViT(Reducer):
             raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))}, got {saliency!r}")
         if not isinstance(fuse, bool):
             raise OptionError(f"fuse must be True or False, got {fuse!r}")
-        self.fuse, self.saliency, self.seed = fuse, saliency, seed
+        self.fuse, self.saliency, self.seed = fuse, saliency, check_seed(seed)
         self.needs: frozenset[str] = NEEDS[saliency]
 
     def bind(self, backbone: Backbone) -> Reducer:
@@ -47,7 +47,7 @@ class EViT(Reducer):
             raise UnfitReducerError(
                 f"EViT with saliency={self.saliency!r} needs {', '.join(sorted(missing))}, which {backbone.model} does "
                 f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
-                f"pass {alternatives(backbone.provides)}."
+                f"it provides: {', '.join(sorted(backbone.provides))}; pass {alternatives(backbone.provides)}."
             )
         return super().bind(backbone)
 
@@ -61,10 +61,10 @@ class EViT(Reducer):
         keep = top(score, tokens.prefix + kept, prefix=tokens.prefix, real=tokens.real, order="score")
         if not self.fuse:
             return {"image": Reduction(keep, length=tokens.count)}
-        if self.saliency in ("key-norm", "random"):
-            score = score / score[:, tokens.prefix :].sum(dim=1, keepdim=True)
         if tokens.real is not None:
             score = score * tokens.real
+        if self.saliency in ("key-norm", "random"):
+            score = score / score[:, tokens.prefix :].sum(dim=1, keepdim=True).clamp(min=1e-12)
         dropped = others(keep, tokens.count)
         keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
         return {

@@ -11,7 +11,7 @@ from tokenreduce import OptionError, Reducer, Reduction, Site, Stream, Streams, 
 from tokenreduce.ops.match import bipartite
 from tokenreduce.ops.saliency import NEEDS, alternatives, saliency
 from tokenreduce.reducer import Backbone
-from tokenreduce.schedule import check_ratio, spaced
+from tokenreduce.schedule import check_ratio, check_seed, spaced
 
 
 class PuMer(Reducer):
@@ -58,7 +58,7 @@ class PuMer(Reducer):
         if not isinstance(modality_aware, bool):
             raise OptionError(f"modality_aware must be True or False, got {modality_aware!r}")
         self.prune, self.merge, self.text_merge = prune, merge, text_merge
-        self.saliency, self.modality_aware, self.seed = saliency, modality_aware, seed
+        self.saliency, self.modality_aware, self.seed = saliency, modality_aware, check_seed(seed)
         self._settle(saliency)
 
     def _settle(self, kind: str | None) -> None:
@@ -122,7 +122,7 @@ class PuMer(Reducer):
         keep, source, target = bipartite(
             first.take(keys), merge, prefix=max(tokens.prefix, 1), real=None if real is None else first.take(real)
         )
-        return first.then(Reduction(keep, source, target, length=first.count))
+        return first.then(Reduction(keep, source, target, length=first.count, partial=real is not None))
 
     def _joint(self, stream: Stream, site: Site, prune: int, merge: int) -> dict[str, Reduction]:
         """Prune image tokens, then merge over text and image as one set; text tokens stay in front."""
@@ -143,7 +143,8 @@ class PuMer(Reducer):
         position = torch.arange(keep.shape[1], device=keep.device).expand_as(order)
         place = torch.empty_like(order).scatter(1, order, position)
         target = torch.where(target >= 0, place.gather(1, target.clamp(min=0)), -1)
-        return {"joint": first.then(Reduction(keep.gather(1, order), source, target, length=first.count))}
+        merged = Reduction(keep.gather(1, order), source, target, length=first.count, partial=real is not None)
+        return {"joint": first.then(merged)}
 
 
 def merged_count(ratio: float, length: int, kept: int, protected: int) -> int:
@@ -156,4 +157,4 @@ def merge_tokens(stream: Stream, merge: int) -> Reduction:
     tokens = stream.tokens
     prefix = max(tokens.prefix, 1)
     keep, source, target = bipartite(stream.signals.keys, merge, prefix=prefix, real=tokens.real)
-    return Reduction(keep, source, target, length=tokens.count)
+    return Reduction(keep, source, target, length=tokens.count, partial=tokens.real is not None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenreduce import OptionError, Reducer, Reduction, Site, Streams
+from tokenreduce import Reducer, Reduction, Site, Streams
 from tokenreduce.ops.saliency import random_score
+from tokenreduce.schedule import check_seed
 
 
 class NoReduction(Reducer):
@@ -35,9 +36,7 @@ class RandomDrop(Reducer):
 
     def __init__(self, *, keep: Any = None, remove: Any = None, seed: int = 0) -> None:
         super().__init__(keep=keep, remove=remove)
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise OptionError(f"seed must be a whole number, got {seed!r}")
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams["image"]

@@ -54,4 +54,5 @@ class ToMe(Reducer):
             length=tokens.count,
             keep_weight=size.gather(1, keep),
             weight=size.gather(1, source),
+            partial=tokens.real is not None,
         )

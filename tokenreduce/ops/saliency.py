@@ -32,14 +32,18 @@ def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
     if kind == "class":
         return stream.signals.class_attention
     if kind == "key-norm":
-        norm: Tensor = torch.linalg.vector_norm(stream.signals.keys, dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(_float(stream.signals.keys), dim=-1)
         return norm
     return random_score(stream, site, seed)
 
 
+def _float(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def alternatives(provides: frozenset[str]) -> str:
     """The saliencies that a backbone can feed, as text for an error message."""
-    return " or ".join(f"saliency={kind!r}" for kind, needs in NEEDS.items() if needs <= provides)
+    return "saliency=" + " or ".join(repr(kind) for kind, needs in NEEDS.items() if needs <= provides)
 
 
 def random_score(stream: Stream, site: Site, seed: int) -> Tensor:

@@ -16,7 +16,12 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
         prefix: number of protected tokens at the front.
         real: (B, N) bool, False for padding: padding goes before any real token.
         order: ``"original"`` (ascending index) or ``"score"`` (descending score).
+
+    Raises:
+        ValueError: another order.
     """
+    if order not in ("original", "score"):
+        raise ValueError(f"order must be 'original' or 'score', got {order!r}")
     score = score.detach()
     if real is not None:
         score = score.masked_fill(~real, float("-inf"))

@@ -1,0 +1,87 @@
+"""The independent oracle and the reference data."""
+
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+DATA = HERE.parent / "data"
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """The slow re-implementations in oracle.py beside this file (tests are no package to import from)."""
+    spec = importlib.util.spec_from_file_location("tokenreduce_tests_oracle", HERE / "oracle.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Load the reference data ``name``: (configuration, weights, inputs and outputs)."""
+
+    def load(name):
+        config = json.loads((DATA / f"{name}.json").read_text())
+        return config, load_file(DATA / f"{name}.weights.safetensors"), load_file(DATA / f"{name}.io.safetensors")
+
+    return load
+
+
+@pytest.fixture
+def shapes():
+    """Hook modules and list the token counts of what they return, in order of the calls."""
+    handles = []
+
+    def watch(modules):
+        seen = []
+
+        def hook(module, args, output):
+            seen.append((output[0] if isinstance(output, tuple) else output).shape[1])
+
+        handles.extend(module.register_forward_hook(hook) for module in modules)
+        return seen
+
+    yield watch
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture(scope="session")
+def flow():
+    """Token counts of one stream through ``handle.report()``: the first count, then the count after each site."""
+
+    def of(handle, stream="image"):
+        rows = [row for row in handle.report() if row.stream == stream]
+        for before, after in itertools.pairwise(rows):
+            assert before.tokens_out == after.tokens_in
+        return [rows[0].tokens_in, *(row.tokens_out for row in rows)]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def stream():
+    """A stream made by hand, to try a method on without a model: (B, N, C) features and any signals."""
+    from tokenreduce import Signals, Stream, Tokens
+
+    def build(x, *, size=None, real=None, prefix=0, training=False, **signals):
+        sources = {name: (lambda value=value: value) for name, value in signals.items()}
+        return Stream(Tokens(x, size, real, prefix), Signals(sources, frozenset(signals)), training)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def site():
+    """A site made by hand: the only one of its stack unless said otherwise."""
+    from tokenreduce import Site
+
+    def build(layer=0, index=0, total=1, depth=12):
+        return Site("encoder", layer, index, total, depth)
+
+    return build

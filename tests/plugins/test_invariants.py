@@ -1,0 +1,163 @@
+"""What holds for every method on whole models: zero budgets, batches, precision, gradients."""
+
+import pytest
+import torch
+
+import tokenreduce
+
+ZERO = [
+    ("random", {"remove": 0}),
+    ("random", {"remove": 0.0}),
+    ("random", {"keep": 1.0}),
+    ("random", {"keep": [1.0, 1.0]}),
+    ("tome", {"r": 0}),
+    ("tome", {"r": (0, -1.0)}),
+    ("tome", {"r": [0, 0]}),
+    ("tome", {"r": 0, "proportional_attention": False}),
+    ("evit", {"keep": 1.0}),
+    ("evit", {"keep": 1.0, "fuse": False}),
+    ("evit", {"keep": [1.0, 1.0, 1.0]}),
+    ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
+    ("pumer", {"prune": 0.0, "merge": 0.0, "text_merge": 0.0, "saliency": "class"}),
+]
+SOME = [
+    ("tome", {"r": 4}),
+    ("tome", {"r": 4, "proportional_attention": False}),
+    ("evit", {"keep": 0.6}),
+    ("evit", {"keep": 0.6, "fuse": False}),
+    ("evit", {"keep": 0.6, "saliency": "key-norm"}),
+    ("pumer", {}),
+    ("pumer", {"saliency": "key-norm", "merge": 0.5}),
+]
+RANDOM = [("random", {"keep": 0.6}), ("evit", {"keep": 0.6, "saliency": "random"}), ("pumer", {"saliency": "random"})]
+
+
+def ids(case):
+    return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ZERO, ids=ids)
+def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
+    model, x = tiny_vit(), images()
+    base = model(x)
+    with tokenreduce.attach(model, "none"):
+        plain = model(x)
+    with tokenreduce.attach(model, case[0], trace=True, **case[1]) as handle:
+        assert torch.equal(model(x), plain)
+        assert all(row.tokens_in == row.tokens_out == 17 for row in handle.report())
+        assert handle.trace()[0] == [[token] for token in range(17)]
+    torch.testing.assert_close(plain, base, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [*ZERO, ("pumer", {**ZERO[-1][1], "modality_aware": False})], ids=ids)
+def test_a_zero_budget_changes_nothing_on_a_vilt(tiny_vilt, vilt_inputs, case):
+    model, inputs = tiny_vilt(), vilt_inputs()
+    base = model(**inputs).logits
+    with tokenreduce.attach(model, "none"):
+        plain = model(**inputs).logits
+    with tokenreduce.attach(model, case[0], trace=True, **case[1]) as handle:
+        assert torch.equal(model(**inputs).logits, plain)
+        assert {row.tokens_in == row.tokens_out for row in handle.report()} == {True}
+        assert handle.trace()[0] == [[token] for token in range(24)]
+    torch.testing.assert_close(plain, base, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SOME, ids=ids)
+def test_a_sample_does_not_depend_on_its_batch(tiny_vit, images, tiny_vilt, vilt_inputs, case):
+    order = torch.tensor([2, 0, 1])
+    model, x = tiny_vit(img_size=48).double(), images(3, 48, 48).double()
+    with tokenreduce.attach(model, case[0], **case[1]):
+        whole = model(x)
+        torch.testing.assert_close(model(x[order]), whole[order])
+        torch.testing.assert_close(torch.cat([model(image[None]) for image in x]), whole)
+    model, inputs = tiny_vilt().double(), vilt_inputs()
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    with tokenreduce.attach(model, case[0], **case[1]):
+        whole = model(**inputs).logits
+        turned = {name: value[order] for name, value in inputs.items()}
+        torch.testing.assert_close(model(**turned).logits, whole[order])
+        one_by_one = [model(**{k: v[b : b + 1] for k, v in inputs.items()}).logits for b in range(3)]
+        torch.testing.assert_close(torch.cat(one_by_one), whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
+def test_half_precision_is_finite_with_keys_of_zero_too(tiny_vit, images, tiny_vilt, vilt_inputs, case, dtype):
+    model, x = tiny_vit(img_size=48).to(dtype), images(2, 48, 48).to(dtype)
+    vilt, inputs = tiny_vilt().to(dtype), vilt_inputs()
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+    for zero in (False, True):
+        if zero:
+            for block in model.blocks:
+                block.attn.qkv.weight[32:64] = 0
+                block.attn.qkv.bias[32:64] = 0
+            for layer in vilt.vilt.encoder.layer:
+                layer.attention.attention.key.weight.zero_()
+                layer.attention.attention.key.bias.zero_()
+        with tokenreduce.attach(model, case[0], **case[1]):
+            output = model(x)
+        with tokenreduce.attach(vilt, case[0], **case[1]):
+            logits = vilt(**inputs).logits
+        assert output.dtype == logits.dtype == dtype
+        assert output.isfinite().all()
+        assert logits.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SOME[:4], ids=ids)
+def test_bfloat16_is_near_float32(tiny_vit, images, case):
+    model, x = tiny_vit(), images()
+    with tokenreduce.attach(model, case[0], layers=[3], **case[1]):  # late: rounding may turn choices around earlier
+        wanted = model(x)
+        got = model.to(torch.bfloat16)(x.to(torch.bfloat16)).float()
+    assert float((got - wanted).norm() / wanted.norm()) < 0.1
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
+def test_gradients_reach_every_weight(tiny_vit, images, tiny_vilt, vilt_inputs, case, training):
+    model, x = tiny_vit(img_size=48).train(training), images(2, 48, 48).requires_grad_()
+    with tokenreduce.attach(model, case[0], **case[1]):
+        model(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    vilt = tiny_vilt().train(training)
+    with tokenreduce.attach(vilt, case[0], **case[1]):
+        vilt(**vilt_inputs()).logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vilt.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
+def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
+    model, x = tiny_vit(img_size=48), images(2, 48, 48)
+    with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
+        reduced = model.forward_features(x)
+        source = handle.trace().source
+    with tokenreduce.attach(model, case[0], restore=True, **case[1]):
+        full = model.forward_features(x)
+    assert full.shape == (2, 37, 32)
+    for sample in range(2):
+        for token, end in enumerate(source[sample].tolist()):
+            if end >= 0:
+                assert torch.equal(full[sample, token], reduced[sample, end])
+    assert full.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
+def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
+    model, x = tiny_vit(img_size=48, global_pool="avg", fc_norm=False), images(2, 48, 48)
+    with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
+        reduced, size = model.forward_features(x)[:, 1:], handle.trace().size[:, 1:, None]
+        wanted = (reduced * size).sum(dim=1) / size.sum(dim=1)
+    if case[0] == "pumer":  # merges and drops: every token back at its place, dropped ones with their last value
+        with tokenreduce.attach(model, case[0], restore=True, **case[1]):
+            wanted = model.forward_features(x)[:, 1:].mean(dim=1)
+    with tokenreduce.attach(model, case[0], **case[1]):
+        got = model(x)
+    torch.testing.assert_close(got, model.head(wanted), rtol=1e-4, atol=1e-5)
