@@ -140,6 +140,13 @@ class Stack:
         """Further replacements: (module, attribute, picklable callable). Undone by ``detach``."""
         return []
 
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        """Methods that :meth:`forward` and :meth:`patches` stand in for: (module, attribute, the class's function).
+
+        A model whose class has another one there is refused: it does something that the adapter does not know.
+        """
+        return []
+
     def prove(self) -> None:
         """Check what :meth:`patches` replaces against the original; raise UnsupportedModelError if it differs."""
 

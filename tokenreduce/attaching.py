@@ -24,7 +24,7 @@ from .handle import Attachment, Patch
 from .proof import prove
 from .reducer import Backbone, Reducer
 from .registry import Registry, default_registry
-from .spec import ReducerSpec, Spec
+from .spec import Spec
 from .streams import Site
 
 
@@ -63,6 +63,8 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"attach expects a torch.nn.Module, got {type(model).__name__}")
+    if restore is not None and not isinstance(restore, bool):
+        raise OptionError(f"restore must be True, False or None, got {restore!r}")
     registry = default_registry()
     plan = _plan(registry, reducer, layers, options)
     old = attachment(model)
@@ -177,6 +179,7 @@ def _attach(
         bound, chosen = _bind(registry, model, stack, reducer, name, layers, trace, restore)
         prove(stack)
         patches += _patches(bound)
+        check_originals(stack, patches)
         bounds.append(bound)
         configs[wanted] = {"reducer": name, "layers": chosen, **reducer.options()}
     common = {"adapter": adapter, "trace": trace, "restore": restore}
@@ -205,11 +208,7 @@ def _bind(
     try:
         settled = reducer.bind(backbone)
     except UnfitReducerError as error:
-        fit = [
-            n
-            for n, e in registry.reducers.items()
-            if isinstance(e.spec, ReducerSpec) and set(e.spec.needs) <= stack.provides and n != name
-        ]
+        fit = [other for other in registry.reducers if other != name and _fits(registry, other, backbone)]
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
     chosen = check_layers(reducer.layers(depth) if layers is None else layers, depth, stack.name)
     settled.check_sites(len(chosen))
@@ -217,6 +216,15 @@ def _bind(
     views = [stack.view(block) for block in stack.blocks]
     ending = stack.ending if restore is None else "full" if restore else "none"
     return Bound(stack, views, settled, sites, ending, trace), chosen
+
+
+def _fits(registry: Registry, name: str, backbone: Backbone) -> bool:
+    """Whether a registered reducer runs on the backbone with its default options."""
+    try:
+        registry.load("reducer", name)().bind(backbone)
+    except Exception:  # a stranger's reducer may raise anything; it is not recommended then
+        return False
+    return True
 
 
 def check_layers(layers: Any, depth: int, stack: str) -> list[int]:
@@ -235,6 +243,22 @@ def check_layers(layers: Any, depth: int, stack: str) -> list[int]:
     if not layers:
         raise OptionError(f"layers is empty, so nothing would be reduced; name some of 0..{depth - 1}")
     return sorted(set(layers))
+
+
+def check_originals(stack: Stack, patches: list[Patch]) -> None:
+    """Raise UnsupportedModelError where something else has replaced what would be replaced now."""
+    for module, attribute, _ in patches:
+        if attribute in vars(module):
+            raise UnsupportedModelError(
+                f"{attribute} of this {type(module).__name__} was replaced on the instance (by a patch, or by "
+                "offloading hooks); attaching would lose that. Undo it first, attach, and apply it again afterwards."
+            )
+    for module, attribute, function in stack.originals():
+        if getattr(type(module), attribute) is not function:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} defines its own {attribute}(), which this adapter does not know; "
+                "write an adapter for it (tokenreduce.Adapter), or use the library's class"
+            )
 
 
 def _patches(bound: Bound) -> list[Patch]:

@@ -84,13 +84,17 @@ class Run:
         if seen is not None:
             seen.append(x)
         for block in stack.blocks:
-            x = stack.unpack(block(x, self))
+            x = stack.unpack(block(x, run=self))
             if seen is not None:
                 seen.append(x)
         return self._finish(x)
 
     def step(self, layer: int, x: Tensor, training: bool) -> Tensor:
         """Run one block on the tokens, reduction included."""
+        x = self._attend(layer, x, training)  # projections are let go before the MLP makes its own tensors
+        return self.bound.views[layer].mlp(x)
+
+    def _attend(self, layer: int, x: Tensor, training: bool) -> Tensor:
         state = self.states[layer]
         if state is None:
             raise UnsupportedCallError("blocks must run in order, after run.start(...)")
@@ -102,7 +106,7 @@ class Run:
         if site is not None:
             x, state = self._reduce(site, x, state, projected, bias, training)
         self.states[layer + 1] = state
-        return view.mlp(x)
+        return x
 
     def _reduce(
         self, site: Site, x: Tensor, state: State, projected: Projected, bias: Tensor | None, training: bool
@@ -165,8 +169,11 @@ class Run:
                 return x
             return self._restore(x) if state.drops else spread(x, assignment)
         if ending == "text":
-            full = self._restore(x) if state.is_image is not None else spread(x, assignment)
-            return torch.cat([full[:, : first.lengths["text"]], x[:, state.lengths["text"] :]], dim=1)
+            text, rest = first.lengths["text"], state.lengths["text"]
+            if state.is_image is None:
+                return torch.cat([spread(x, assignment[:, :text]), x[:, rest:]], dim=1)
+            rest = self.bound.stack.prefix["text"]  # merged across modalities: what follows [CLS] may be of the image
+            return torch.cat([self._restore(x)[:, :text], x[:, rest:]], dim=1)
         return self._restore(x)
 
     def _restore(self, x: Tensor) -> Tensor:
@@ -203,14 +210,20 @@ class BlockForward:
                 "is attached (by forward_intermediates, an attention mask, or a call of your own); it expects to be "
                 "run by the whole stack. Call model(...) without a mask, or handle.detach() first."
             )
-        checkpoint = self.bound.stack.checkpointer(self.block)
-        if checkpoint is not None:
-            return checkpoint(self.compute, x, run)
-        return self.compute(x, run)
+        stack = self.bound.stack
+        checkpoint = stack.checkpointer(self.block)
+        if checkpoint is None:
+            return stack.pack(self.compute(x, run)[0])
+        y, before = checkpoint(self.compute, x, run)
+        if before is not None:  # handed through the checkpoint, so that gradients reach dropped tokens
+            run.undo[self.layer] = (before, run.undo[self.layer][1])
+        return stack.pack(y)
 
-    def compute(self, x: Tensor, run: Run) -> Any:
-        """The block's work, in the form that the block returns."""
-        return self.bound.stack.pack(run.step(self.layer, x, self.block.training))
+    def compute(self, x: Tensor, run: Run) -> tuple[Tensor, Tensor | None]:
+        """The block's output, and the tokens before its site where they are needed again."""
+        y = run.step(self.layer, x, self.block.training)
+        before, _ = run.undo.get(self.layer, (None, None))
+        return y, before
 
 
 class StackForward:

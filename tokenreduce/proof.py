@@ -7,6 +7,7 @@ tokens. Random weights keep a zero-initialised or tiny part (LayerScale at 1e-5)
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ def prove(stack: Stack) -> None:
 
 def structure(block: nn.Module) -> tuple[Any, ...]:
     """What tells blocks apart: module types and parameter shapes."""
-    kinds = tuple((name, type(module)) for name, module in block.named_modules())
-    return kinds, tuple((name, tuple(p.shape)) for name, p in block.named_parameters()), "forward" in vars(block)
+    kinds = tuple((name, type(module), "forward" in vars(module)) for name, module in block.named_modules())
+    return kinds, tuple((name, tuple(p.shape)) for name, p in block.named_parameters())
 
 
 @torch.no_grad()
@@ -80,10 +81,12 @@ def _prove_block(stack: Stack, block: nn.Module, label: str) -> None:
 
 def random_double(block: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy of the block in float64 and evaluation mode, with random weights and no hooks."""
-    double = copy.deepcopy(block).to("cpu").double().eval()
-    for module in double.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+    memo: dict[int, Any] = {}
+    for module in block.modules():  # hooks stay behind: they are not to be called, and may not be copyable
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            memo[id(hooks)] = OrderedDict()
+        memo[id(module._backward_pre_hooks)] = OrderedDict()
+    double = copy.deepcopy(block, memo).to("cpu").double().eval()
     for parameter in double.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         if parameter.ndim > 1:

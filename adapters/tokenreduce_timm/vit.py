@@ -112,6 +112,9 @@ class TimmStack(Stack):
             return None
         return partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        return [(self.module, "forward", nn.Sequential.forward)]
+
     def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
         return [(self.model, "forward_features", ForwardFeatures(self.model))]
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.vilt.modeling_vilt import (
     ViltEmbeddings,
+    ViltEncoder,
     ViltForImageAndTextRetrieval,
     ViltForImagesAndTextClassification,
     ViltForQuestionAnswering,
@@ -119,6 +120,15 @@ class ViltStack(Stack):
             (self.vilt, "forward", ModelForward(self.vilt)),
             (embeddings, "forward", EmbeddingsForward(embeddings)),
             (embeddings, "visual_embed", partial(raster_embed, embeddings)),
+        ]
+
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        embeddings = self.vilt.embeddings
+        return [
+            (self.vilt, "forward", ViltModel.forward),
+            (embeddings, "forward", ViltEmbeddings.forward),
+            (embeddings, "visual_embed", ViltEmbeddings.visual_embed),
+            (self.module, "forward", ViltEncoder.forward),
         ]
 
     @torch.no_grad()

@@ -67,14 +67,18 @@ class EViT(Reducer):
             score = score / score[:, tokens.prefix :].sum(dim=1, keepdim=True).clamp(min=1e-12)
         dropped = others(keep, tokens.count)
         keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
+        target = torch.full_like(dropped, keep.shape[1] - 1)
+        if tokens.real is not None:  # padding goes for good
+            target = torch.where(tokens.real.gather(1, dropped), target, -1)
         return {
             "image": Reduction(
                 keep,
                 dropped,
-                torch.full_like(dropped, keep.shape[1] - 1),
+                target,
                 length=tokens.count,
                 weight=score.gather(1, dropped),
                 mean=False,
                 fresh=1,
+                partial=tokens.real is not None,
             )
         }

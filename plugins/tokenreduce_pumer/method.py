@@ -91,7 +91,7 @@ class PuMer(Reducer):
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         image = streams["image"].tokens
         length, prefix = image.count, image.prefix
-        prune = min(round(self.prune * length), max(length - max(prefix, 1), 0))
+        prune = min(round(self.prune * length), max(length - prefix - 1, 0))
         if self.prune > 0 and prune == 0:
             return {}
         kept = length - prune

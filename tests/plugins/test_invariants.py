@@ -161,3 +161,17 @@ def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
     with tokenreduce.attach(model, case[0], **case[1]):
         got = model(x)
     torch.testing.assert_close(got, model.head(wanted), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [("evit", {"keep": 0.97}), ("evit", {"keep": 0.97, "saliency": "random"})], ids=ids)
+def test_restore_puts_tokens_back_when_one_is_replaced_by_the_fused_one(tiny_vit, images, case):
+    model, x = tiny_vit(img_size=56), images(2, 56, 56)  # 49 patches: one goes, the fused token comes, 50 stay 50
+    with tokenreduce.attach(model, case[0], layers=[1], restore=False, trace=True, **case[1]) as handle:
+        reduced = model.forward_features(x)
+        source = handle.trace().source
+    assert reduced.shape == (2, 50, 32)
+    assert not torch.equal(source, torch.arange(50).expand(2, -1))
+    with tokenreduce.attach(model, case[0], layers=[1], restore=True, **case[1]):
+        full = model.forward_features(x)
+    assert torch.equal(full, torch.stack([tokens[ends] for tokens, ends in zip(reduced, source, strict=True)]))

@@ -211,6 +211,14 @@ def test_large_half_precision_keys_do_not_overflow():
     assert sorted(keep[0].tolist() + source[0].tolist()) == list(range(6))
 
 
+@pytest.mark.parametrize(
+    ("length", "prefix", "remove"), [(9, 1, 5), (9, 0, 5), (8, 2, 4), (1, 0, 1), (1, 1, 1), (9, 1, -1)]
+)
+def test_more_than_there_are_pairs_is_refused(length, prefix, remove):
+    with pytest.raises(ValueError, match=rf"of {length} tokens, got {remove}"):
+        bipartite(torch.randn(1, length, 3), remove, prefix=prefix)
+
+
 def test_nothing_to_remove():
     keep, source, _ = bipartite(torch.randn(2, 5, 3), 0, prefix=1)
     assert source.shape == (2, 0)

@@ -31,6 +31,7 @@ def random_reduction(generator, batch, length, *, kept, folded, fresh=0, mean=Tr
         weight=0.1 + torch.rand(batch, folded, generator=generator) if weights else None,
         mean=mean,
         fresh=fresh,
+        partial=drops and folded > 0,
     )
 
 
@@ -156,6 +157,30 @@ def test_a_mean_of_equal_tokens_is_that_token(case):
 def test_assignment_says_where_each_token_ends(case):
     reduction, _ = case
     assert torch.equal(reduction.assignment(), members(reduction))
+
+
+@given(reductions())
+def test_drops_is_true_where_a_token_is_dropped(case):
+    reduction, _ = case
+    assert reduction.drops or not (members(reduction) < 0).any()
+
+
+@given(reductions(merge_only=True, fresh=False))
+def test_drops_is_false_where_every_token_is_kept_or_merged(case):
+    reduction, _ = case
+    assert not reduction.drops
+    assert not Reduction.identity(2, reduction.count).drops
+    assert not reduction.then(Reduction.identity(len(reduction.keep), reduction.count)).drops
+    assert not join([reduction, Reduction.identity(len(reduction.keep), 3)]).drops
+
+
+@given(chains())
+def test_drops_of_a_composition_or_join(case):
+    first, second, _ = case
+    both = first.then(second)
+    assert both.drops or not (both.assignment() < 0).any()
+    side = join([first, second])
+    assert side.drops or not (side.assignment() < 0).any()
 
 
 @given(reductions())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce import Tokens
+from tokenreduce import Tokens, UnsupportedCallError
 from tokenreduce.ops.select import others, top
 
 
@@ -115,6 +115,15 @@ def test_keep_top_is_a_plain_selection(case):
         assert (reduction.length, reduction.count) == (score.shape[1], keep)
         assert torch.equal(reduction.keep, kept)
         assert torch.equal(reduction.apply(x)[:, :prefix], x[:, :prefix])
+
+
+def test_keep_top_of_what_is_not_there_is_told_in_words():
+    tokens = Tokens(torch.randn(2, 5, 3), prefix=1)
+    for remove in (5, -1):
+        with pytest.raises(UnsupportedCallError, match=f"remove must be 0 to 4 of 5 tokens, got {remove}"):
+            tokens.keep_top(torch.randn(2, 5), remove=remove)
+    with pytest.raises(UnsupportedCallError, match=r"score must be \(2, 5\), got \(2, 4\)"):
+        tokens.keep_top(torch.randn(2, 4), remove=1)
 
 
 def test_sizes_of_tokens():

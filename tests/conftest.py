@@ -1,0 +1,182 @@
+"""Tiny models with random weights, their inputs, and the comparisons that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+VILT = {
+    "vocab_size": 99,
+    "max_position_embeddings": 48,
+    "modality_type_vocab_size": 3,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_images": 2,
+}
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 7}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny models are faster on one thread, and sums come out the same each time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def _scramble(model: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                value = 0.2 * noise + (0 if name.endswith("bias") else 1)
+            elif parameter.ndim == 3:  # class token, position embeddings
+                value = 0.5 * noise
+            else:
+                value = noise / parameter[0].numel() ** 0.5
+            parameter.copy_(value)
+    return model
+
+
+@pytest.fixture(scope="session")
+def scramble() -> Callable[..., nn.Module]:
+    """Fill every weight with noise, zero-initialised ones too, so that no part of a model can hide."""
+    return _scramble
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(scramble: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Build a timm ``VisionTransformer`` (4 blocks, width 32, 16 patches); keywords override its arguments."""
+
+    def build(cls: type[nn.Module] | None = None, seed: int = 0, **arguments: Any) -> nn.Module:
+        from timm.models.vision_transformer import VisionTransformer
+
+        return scramble((cls or VisionTransformer)(**{**VIT, **arguments}), seed).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_vilt(scramble: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Build a ViLT class of transformers by name (4 blocks, width 32, 16 patches); keywords override the config."""
+
+    def build(kind: str | type[nn.Module] = "ViltForQuestionAnswering", seed: int = 0, **config: Any) -> nn.Module:
+        import transformers
+
+        cls = getattr(transformers, kind) if isinstance(kind, str) else kind
+        labels = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
+        return scramble(cls(transformers.ViltConfig(**{**VILT, **labels, **config})), seed).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Tensor]:
+    """Noise images (B, 3, H, W)."""
+
+    def build(batch: int = 2, height: int = 32, width: int = 32, seed: int = 1) -> Tensor:
+        return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def vilt_inputs() -> Callable[..., dict[str, Tensor]]:
+    """Inputs of a ViLT; ``lengths`` (text) and ``sizes`` (pixels) of each sample bring the masks."""
+
+    def build(
+        batch: int = 3,
+        text: int = 7,
+        height: int = 32,
+        width: int = 32,
+        lengths: list[int] | None = None,
+        sizes: list[tuple[int, int]] | None = None,
+        pairs: bool = False,
+        seed: int = 1,
+    ) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, 2, 3, height, width) if pairs else (batch, 3, height, width)
+        inputs = {
+            "input_ids": torch.randint(1, VILT["vocab_size"], (batch, text), generator=generator),
+            "pixel_values": torch.randn(shape, generator=generator),
+        }
+        if lengths is not None:
+            inputs["attention_mask"] = (torch.arange(text) < torch.tensor(lengths)[:, None]).long()
+        if sizes is not None:
+            mask = torch.zeros(batch, height, width, dtype=torch.long)
+            for sample, (high, wide) in enumerate(sizes):
+                mask[sample, :high, :wide] = 1
+            inputs["pixel_mask"] = mask.unsqueeze(1).repeat(1, 2, 1, 1) if pairs else mask
+        return inputs
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """Check that two tensors agree, relative to the largest expected value."""
+
+    def check(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+        assert got.shape == expected.shape
+        scale = expected.double().abs().max()
+        difference = (got.double() - expected.double()).abs().max()
+        assert torch.isfinite(difference), "not finite"
+        assert difference <= tolerance * scale, f"differs by {difference:.3g} at a scale of {scale:.3g}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[nn.Module], Any]:
+    """All that attach may touch: attributes, hooks, mode and weights of every module. Equal when untouched."""
+
+    def of(model: nn.Module) -> Any:
+        modules = []
+        for name, module in model.named_modules():
+            attributes = {key: id(value) for key, value in vars(module).items() if not isinstance(value, (bool, int))}
+            hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
+            modules.append((name, id(module), type(module), module.training, attributes, hooks))
+        tensors = [(n, id(t), t._version, t.requires_grad, t.dtype) for n, t in model.named_parameters()]
+        return modules, tensors, list(model.state_dict())
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def forwards() -> Callable[[nn.Module], list[str]]:
+    """Names of the modules with methods replaced on the instance."""
+
+    def of(model: nn.Module) -> list[str]:
+        names = ("forward", "visual_embed", "forward_features")
+        return [f"{name}.{key}" for name, module in model.named_modules() for key in names if key in vars(module)]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def tensors_of() -> Callable[[Any], list[Tensor]]:
+    """Every tensor of a model's output, in order."""
+
+    def of(output: Any) -> list[Tensor]:
+        if isinstance(output, Tensor):
+            return [output]
+        if isinstance(output, dict):
+            output = tuple(output.values())
+        return [tensor for part in output if part is not None for tensor in of(part)]
+
+    return of

@@ -1,0 +1,80 @@
+"""The signals that one self-attention gives. Axes: B batch, H heads, N tokens of the sequence, d head width."""
+
+import pytest
+import torch
+
+from tokenreduce import Signals, Stream, Streams, Tokens, UnsupportedCallError
+from tokenreduce.streams import SIGNALS, signal_sources
+
+BATCH, HEADS, LENGTH, WIDTH, TEXT = 2, 3, 9, 4, 4
+COLUMNS = slice(TEXT, LENGTH)
+
+
+@pytest.fixture
+def attention():
+    """Queries, keys, an additive bias that masks the last token, and the plain attention matrix, head mean."""
+    query, key = 2 * torch.randn(2, BATCH, HEADS, LENGTH, WIDTH)
+    bias = torch.zeros(BATCH, 1, 1, LENGTH)
+    bias[..., -1] = float("-inf")
+    return query, key, bias, (query @ key.transpose(-1, -2) / WIDTH**0.5 + bias).softmax(dim=-1).mean(dim=1)
+
+
+def made(attention, text_rows=TEXT, weight=None, reader=0, scale=None, columns=COLUMNS):
+    query, key, bias, _ = attention
+    return Signals(signal_sources(query, key, bias, scale, columns, reader, text_rows, weight), frozenset(SIGNALS))
+
+
+def test_keys_are_averaged_over_heads(attention):
+    torch.testing.assert_close(made(attention).keys, attention[1].mean(dim=1)[:, COLUMNS])
+
+
+@pytest.mark.parametrize("reader", [0, 2])
+def test_class_attention_is_the_row_of_the_token_that_the_head_reads(attention, reader):
+    got = made(attention, reader=reader).class_attention
+    torch.testing.assert_close(got, attention[3][:, reader, COLUMNS])
+    assert (got[:, -1] == 0).all()
+
+
+def test_text_attention_is_the_mean_over_text_rows(attention):
+    torch.testing.assert_close(made(attention).text_attention, attention[3][:, :TEXT, COLUMNS].mean(dim=1))
+
+
+def test_only_real_text_votes(attention):
+    weight = torch.tensor([[True, True, False, True], [True, False, False, False]])
+    got = made(attention, weight=weight).text_attention
+    rows = attention[3][:, :TEXT, COLUMNS]
+    torch.testing.assert_close(got[0], rows[0, [0, 1, 3]].mean(dim=0))
+    torch.testing.assert_close(got[1], rows[1, 0])
+
+
+def test_text_of_padding_alone_gives_no_nan(attention):
+    got = made(attention, weight=torch.zeros(BATCH, TEXT, dtype=torch.bool)).text_attention
+    assert torch.equal(got, torch.zeros_like(got))
+
+
+def test_the_scale_of_the_block_is_used(attention):
+    query, key, bias, _ = attention
+    expected = (query @ key.transpose(-1, -2) * 0.1 + bias).softmax(dim=-1).mean(dim=1)
+    torch.testing.assert_close(made(attention, scale=0.1).class_attention, expected[:, 0, COLUMNS])
+    torch.testing.assert_close(made(attention, scale=0.1).text_attention, expected[:, :TEXT, COLUMNS].mean(dim=1))
+
+
+def test_signals_that_are_not_there_are_told_by_name(attention):
+    with pytest.raises(UnsupportedCallError, match="no text_attention; it has keys, class_attention"):
+        _ = made(attention, text_rows=0).text_attention
+    with pytest.raises(UnsupportedCallError, match="no class_attention"):
+        _ = made(attention, reader=None).class_attention
+
+
+def test_streams_are_a_mapping(attention):
+    parts = {
+        name: Stream(Tokens(torch.randn(1, 2, 3)), Signals({}, frozenset()), training=False)
+        for name in ("text", "image")
+    }
+    whole = Stream(Tokens(torch.randn(1, 4, 3)), Signals({}, frozenset()), training=False)
+    streams = Streams(parts, lambda: whole)
+    assert list(streams) == ["text", "image"]
+    assert len(streams) == 2
+    assert streams["image"] is parts["image"]
+    assert streams.joint() is whole
+    assert "audio" not in streams
