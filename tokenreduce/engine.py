@@ -162,7 +162,7 @@ class Run:
     def _end(self, x: Tensor, first: State, state: State) -> Tensor:
         """Hand back what the rest of the model expects."""
         ending, assignment = self.bound.ending, state.assignment
-        if assignment is None or ending == "none" or state.lengths == first.lengths:
+        if assignment is None or ending == "none" or not self.undo:
             return x
         if ending == "expand":
             if state.size is None:  # nothing was merged: the survivors stand for themselves

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors import OptionError
+
 
 class Reduction:
     """Which tokens are kept, in which order, and which fold into which.
@@ -124,7 +126,7 @@ class Reduction:
     def then(self, later: Reduction) -> Reduction:
         """One reduction that does this one and then ``later``."""
         if later.length != self.count:
-            raise ValueError(f"the later reduction must take {self.count} tokens, it takes {later.length}")
+            raise OptionError(f"the later reduction must take {self.count} tokens, it takes {later.length}")
         dtype = torch.float64 if torch.float64 in self._dtypes() | later._dtypes() else torch.float32
         own, folded = self.coefficients(dtype)
         later_own, later_folded = later.coefficients(dtype)

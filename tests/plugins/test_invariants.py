@@ -175,3 +175,44 @@ def test_restore_puts_tokens_back_when_one_is_replaced_by_the_fused_one(tiny_vit
     with tokenreduce.attach(model, case[0], layers=[1], restore=True, **case[1]):
         full = model.forward_features(x)
     assert torch.equal(full, torch.stack([tokens[ends] for tokens, ends in zip(reduced, source, strict=True)]))
+
+
+PADDED = [
+    ("random", {"remove": 6}),
+    ("tome", {"r": 6}),
+    ("tome", {"r": 6, "proportional_attention": False}),
+    ("evit", {"keep": 0.65}),  # ceil(11.05) stay, five go
+    ("evit", {"keep": 0.65, "fuse": False}),
+    ("evit", {"keep": 0.65, "saliency": "text"}),
+    ("evit", {"keep": 0.65, "saliency": "key-norm"}),
+    ("pumer", {}),
+    ("pumer", {"prune": 0, "merge": 0.4}),
+    ("pumer", {"saliency": "random"}),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", PADDED, ids=ids)
+def test_taking_padding_alone_changes_nothing(tiny_vilt, vilt_inputs, case):
+    model = tiny_vilt().double()
+    inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (16, 32), (24, 16)])  # 0, 8 and 10 patches missing
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    base = model(**inputs).logits
+    with tokenreduce.attach(model, case[0], layers=[0], **case[1]) as handle:
+        got = model(**inputs).logits
+        assert handle.tokens()["image"] < 17
+    torch.testing.assert_close(got[1:], base[1:])
+    assert (got[0] - base[0]).abs().max() > 1e-4  # the sample without padding had to give
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [*PADDED, ("pumer", {"modality_aware": False})], ids=ids)
+def test_padding_never_changes_an_answer(tiny_vilt, vilt_inputs, case):
+    model = tiny_vilt().double()
+    inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (32, 16), (24, 24)])
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    other = dict(inputs)
+    other["input_ids"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 7)
+    other["pixel_values"] = torch.where(inputs["pixel_mask"][:, None].bool(), inputs["pixel_values"], 3.0)
+    with tokenreduce.attach(model, case[0], layers=[0, 2], **case[1]):
+        torch.testing.assert_close(model(**other).logits, model(**inputs).logits)

@@ -8,6 +8,7 @@ import torch
 
 import tokenreduce
 from tokenreduce import OptionError, Reducer, Reduction, Signals, Site, Stream, Streams, Tokens, UnfitReducerError
+from tokenreduce.reducer import Backbone
 from tokenreduce.registry import default_registry
 
 REDUCERS = sorted(default_registry().reducers)
@@ -184,3 +185,22 @@ def test_a_reducer_without_a_body_says_what_to_write():
     x = torch.randn(1, 4, 2)
     with pytest.raises(UnfitReducerError, match=r"does not define reduce\(tokens, signals, remove\)"):
         Reducer(remove=1).reduce(Tokens(x), Signals({}, frozenset()), 1)
+
+
+def test_a_reducer_without_a_body_is_refused_when_it_is_bound():
+    class Empty(Reducer):
+        pass
+
+    backbone = Backbone("encoder", 4, ("image",), frozenset({"keys"}), False, "Model")
+    with pytest.raises(UnfitReducerError, match=r"Empty defines neither reduce\(\.\.\.\) nor reduce_streams"):
+        Empty().bind(backbone)
+    assert First().bind(backbone).options() == First().options()
+
+
+def test_a_signal_that_nobody_gives_is_told_by_name():
+    class Eager(First):
+        needs = {"keys", "gradients"}
+
+    backbone = Backbone("encoder", 4, ("image",), frozenset({"keys"}), False, "Model")
+    with pytest.raises(UnfitReducerError, match=r"gradients: no such signal; valid: keys, class_attention"):
+        Eager().bind(backbone)

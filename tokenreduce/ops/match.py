@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenreduce.errors import OptionError
+
 
 @torch.no_grad()
 def bipartite(
@@ -26,14 +28,14 @@ def bipartite(
         real: (B, N) bool, False for padding.
 
     Raises:
-        ValueError: ``remove`` is out of range.
+        OptionError: ``remove`` is out of range.
 
     Returns:
         ``keep`` (B, N - remove), ``source`` (B, remove), ``target`` (B, remove), as in ``Reduction``.
     """
     batch, length, _ = metric.shape
     if not 0 <= remove <= max(length - prefix, 0) // 2:
-        raise ValueError(f"remove must be 0 to {max(length - prefix, 0) // 2} of {length} tokens, got {remove}")
+        raise OptionError(f"remove must be 0 to {max(length - prefix, 0) // 2} of {length} tokens, got {remove}")
     metric = F.normalize(metric.detach().float(), dim=-1)
     score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
     even = score.shape[1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenreduce.errors import OptionError
+
 
 @torch.no_grad()
 def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None, order: str = "original") -> Tensor:
@@ -18,10 +20,10 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
         order: ``"original"`` (ascending index) or ``"score"`` (descending score).
 
     Raises:
-        ValueError: another order.
+        OptionError: another order.
     """
     if order not in ("original", "score"):
-        raise ValueError(f"order must be 'original' or 'score', got {order!r}")
+        raise OptionError(f"order must be 'original' or 'score', got {order!r}")
     score = score.detach()
     if real is not None:
         score = score.masked_fill(~real, float("-inf"))
