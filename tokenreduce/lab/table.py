@@ -11,17 +11,17 @@ from .runner import Result, Row
 
 def render(result: Result, title: str) -> Table:
     """One row per reducer, one column per measure."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     columns = [
         "reducer",
         "accuracy",
         "change",
         "tokens",
-        "MACs",
-        "samples/s",
+        "MACs\n(M)",
+        "samples\n/s",
         "speed-up",
-        "peak memory",
-        "training memory",
+        "peak\n(MiB)",
+        "training\n(MiB)",
     ]
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
@@ -51,14 +51,14 @@ def groups(result: Result) -> Table | None:
 def _cells(row: Row) -> list[str]:
     assert row.accuracy is not None and row.macs is not None
     change = "" if row.accuracy_change is None else f"{100 * row.accuracy_change:+.1f}"
-    speed = "-" if row.speedup is None else f"{row.speedup:.2f}x ± {row.speedup_spread:.2f}"
+    speed = "-" if row.speedup is None else f"{row.speedup:.2f} ± {row.speedup_spread:.2f}"
     pace = "-" if row.throughput is None else f"{row.throughput:.0f}"
     return [
         f"{100 * row.accuracy:.1f} %",
         change,
         str(row.tokens),
-        f"{row.macs / 1e6:.0f} M",
+        f"{row.macs / 1e6:.0f}",
         pace,
         speed,
-        *[f"{(size or 0) / 2**20:.0f} MiB" for size in (row.peak_memory_bytes, row.training_memory_bytes)],
+        *[f"{(size or 0) / 2**20:.0f}" for size in (row.peak_memory_bytes, row.training_memory_bytes)],
     ]
