@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenreduce import OptionError
+
 from .words import ANSWERS, COLOURS, TEXT_LENGTH, encode
 
 HELD_OUT_FROM = 1415
@@ -48,7 +50,7 @@ def load_images(split: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     if split not in ("train", "held-out"):
-        raise ValueError(f"split must be 'train' or 'held-out', got {split!r}")
+        raise OptionError(f"split must be 'train' or 'held-out', got {split!r}")
     data = load_digits()
     part = slice(0, HELD_OUT_FROM) if split == "train" else slice(HELD_OUT_FROM, None)
     return (data.images[part] / 16).astype(np.float32), data.target[part].astype(np.int64)

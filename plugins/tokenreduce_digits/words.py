@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tokenreduce import OptionError
+
 COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta")
 ANSWERS = tuple(str(d) for d in range(10)) + COLOURS + ("yes", "no")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -21,13 +23,13 @@ def encode(questions: Sequence[str], length: int = TEXT_LENGTH) -> tuple[Tensor,
     """Questions to ``input_ids`` and ``attention_mask``, each (S, length), padded at the right.
 
     Raises:
-        ValueError: a question has more words than fit between [CLS] and [SEP].
+        OptionError: a question has more words than fit between [CLS] and [SEP].
     """
     ids = torch.full((len(questions), length), _INDEX["[PAD]"])
     for row, question in enumerate(questions):
         words = question.lower().replace("?", " ").split()
         if len(words) > length - 2:
-            raise ValueError(f"at most {length - 2} words fit, got {len(words)}: {question!r}")
+            raise OptionError(f"at most {length - 2} words fit, got {len(words)}: {question!r}")
         tokens = ["[CLS]", *words, "[SEP]"]
         ids[row, : len(tokens)] = torch.tensor([_INDEX.get(t, _INDEX["[UNK]"]) for t in tokens])
     return ids, (ids != _INDEX["[PAD]"]).long()

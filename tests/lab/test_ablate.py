@@ -84,3 +84,9 @@ def test_json_is_plain(model, data):
 
     document = tokenreduce.ablate(model, data, ["none"], metric=right, rounds=1).to_json()
     assert json.loads(json.dumps(document))["rows"][0]["reducer"] == "none"
+
+
+def test_nothing_to_do_is_an_error(model, data):
+    for batches, reducers in (([], ["none"]), (data, [])):
+        with pytest.raises(tokenreduce.OptionError, match="needs data and reducers"):
+            tokenreduce.ablate(model, batches, reducers, metric=right)

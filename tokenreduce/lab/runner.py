@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attaching import attach
-from ..errors import TokenReduceError
+from ..errors import OptionError, TokenReduceError
 from ..handle import Attachment
 from ..measure.macs import call, count_macs
 from ..measure.memory import peak_activation_bytes
@@ -96,9 +96,14 @@ def ablate(
         seed: of torch's generator before each evaluation.
         step: called with (what, done, total) as work proceeds.
 
+    Raises:
+        OptionError: no data, or no reducers.
+
     Returns:
         A row per reducer. A reducer that fails gives a row that says why; the others are finished.
     """
+    if not data or not reducers:
+        raise OptionError(f"ablate needs data and reducers, got {len(data)} batches and {len(reducers)} reducers")
     options = dict(reducers) if isinstance(reducers, Mapping) else {name: {} for name in reducers}
     rows = [Row(name, dict(chosen)) for name, chosen in options.items()]
     total, done = len(rows) * (len(data) + 2 + rounds + 1), 0
