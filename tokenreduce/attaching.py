@@ -132,7 +132,8 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
         names = [name for name, entry in registry.reducers.items() if entry.spec.target == target]
         return reducer, names[0] if names else target
     if not isinstance(reducer, str):
-        raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {type(reducer).__name__}")
+        got = f"the class {reducer.__name__}; call it" if inspect.isclass(reducer) else type(reducer).__name__
+        raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {got}")
     made = Spec("x", reducer, "").load() if ":" in reducer else registry.load("reducer", reducer)
     if not (inspect.isclass(made) and issubclass(made, Reducer)):
         raise OptionError(f"{reducer!r} stands for {made!r}, which is not a subclass of tokenreduce.Reducer")
