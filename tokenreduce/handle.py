@@ -42,7 +42,7 @@ class Attachment:
 
     def __init__(self, model: nn.Module, bounds: list[Bound], config: dict[str, Any], patches: list[Patch]) -> None:
         self.model, self._bounds, self._config, self._patches = model, bounds, config, patches
-        self._previous: list[Any] = []
+        self._installed = False
         for bound in bounds:
             bound.handle = self
 
@@ -61,15 +61,15 @@ class Attachment:
     @property
     def attached(self) -> bool:
         """Whether the model carries this attachment now."""
-        return bool(self._previous)
+        return self._installed
 
     def install(self) -> None:
         """Put the attachment on the model; ``attach`` has done so already."""
         if self.attached:
             return
         for module, attribute, replacement in self._patches:
-            self._previous.append(vars(module).get(attribute, _ABSENT))
             setattr(module, attribute, replacement)
+        self._installed = True
 
     def detach(self) -> None:
         """Give the model back as it was, bit for bit. Detaching again does nothing.
@@ -84,12 +84,9 @@ class Attachment:
                 raise UnsupportedCallError(
                     f"{attribute} of {type(module).__name__} was replaced after attach; undo that first, then detach"
                 )
-        for (module, attribute, _), previous in zip(self._patches, self._previous, strict=True):
-            if previous is _ABSENT:
-                delattr(module, attribute)
-            else:
-                setattr(module, attribute, previous)
-        self._previous = []
+        for module, attribute, _ in self._patches:  # attach refuses a model that has its own there
+            delattr(module, attribute)
+        self._installed = False
 
     def report(self) -> list[SiteReport]:
         """Tokens in and out of the last forward pass, one entry per site and stream.
@@ -175,16 +172,3 @@ class Attachment:
         before, after = self.macs()
         lines.append(f"  blocks: {before / 1e9:.2f} → {after / 1e9:.2f} GMACs per sample")
         return "\n".join(lines)
-
-
-class _Absent:
-    """Marks an attribute that the instance did not have; one object, also after deepcopy and pickle."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Absent:
-        return _ABSENT
-
-    def __reduce__(self) -> str:
-        return "_ABSENT"
-
-
-_ABSENT = _Absent()

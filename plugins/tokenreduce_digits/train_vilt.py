@@ -3,8 +3,8 @@
 Stopped at any time it continues from the last checkpoint in ``--out`` when started again with the same
 line. The learning rate rises, stays, and falls over the last fifth of ``--scenes``. Beside the answer,
 heads on the patches learn which digit and which colour each patch shows (middle layer) and whether the
-question is about it (layer 9); they make a transformer of this size learn at all, and are not part of the
-saved model. ``--init`` starts from given weights.
+question is about it (layer 9); they speed up learning and are not part of the saved model. ``--init``
+starts from given weights.
 """
 
 from __future__ import annotations
