@@ -29,7 +29,7 @@ from .registry import Registry, default_registry
 from .spec import AdapterSpec, ReducerSpec, TaskSpec
 
 if TYPE_CHECKING:
-    from .adapter import Adapter, BlockView, Projected, Stack
+    from .adapter import Adapter, BlockView, Example, Projected, Stack
     from .attaching import attach, attachment
     from .handle import Attachment
     from .lab.runner import ablate
@@ -46,6 +46,7 @@ _LAZY = {  # imported on first use: these need torch
     "Adapter": "adapter",
     "Attachment": "handle",
     "BlockView": "adapter",
+    "Example": "adapter",
     "Projected": "adapter",
     "Reducer": "reducer",
     "Reduction": "reduction",
@@ -68,6 +69,7 @@ __all__ = [
     "AlreadyAttachedError",
     "Attachment",
     "BlockView",
+    "Example",
     "LayerError",
     "NoForwardError",
     "OptionError",

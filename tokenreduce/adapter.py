@@ -86,6 +86,7 @@ class Stack:
             ``"expand"`` (it pools: repeat merged tokens by their size), ``"text"`` (text tokens at their
             places), ``"full"`` (every token at its place).
         padded: whether sequences may hold padding.
+        guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
     """
 
     name: str = "encoder"
@@ -95,6 +96,7 @@ class Stack:
     reader: int | None = None
     ending: Ending = "none"
     padded: bool = False
+    guidable: bool = False
 
     @property
     def provides(self) -> frozenset[str]:
@@ -132,6 +134,14 @@ class Stack:
         tokens: Tensor = returned
         return tokens
 
+    def shared_space(self, x: Tensor) -> Tensor:
+        """Image tokens (B, N, C) after any block in the space of the model's text features (B, N, D).
+
+        What a dual encoder does to the token that it compares with the text (final norm, projection), done to
+        every token; ``guidable`` says that a stack has it.
+        """
+        raise UnsupportedModelError(f"the stack {self.name!r} shares no space with text features")
+
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
         """The gradient-checkpointing function to run the block with now, or None."""
         return None
@@ -151,6 +161,14 @@ class Stack:
         """Check what :meth:`patches` replaces against the original; raise UnsupportedModelError if it differs."""
 
 
+@dataclass(frozen=True)
+class Example:
+    """A small model with random weights and inputs for it, to try an adapter on."""
+
+    model: nn.Module
+    inputs: dict[str, Any]
+
+
 class Adapter:
     """One model family."""
 
@@ -165,3 +183,11 @@ class Adapter:
             UnsupportedModelError: of this family, but one that cannot be done, and why.
         """
         raise UnsupportedModelError(f"{type(self).__name__} does not define stacks(model)")
+
+    def refused(self, model: nn.Module) -> dict[str, str]:
+        """Towers of the model that a user may name but that cannot be reduced, each with the reason."""
+        return {}
+
+    def examples(self) -> dict[str, Callable[[], Example]]:
+        """Makers of small random models of this family, by a label that names the class (docs and tests use them)."""
+        return {}

@@ -172,9 +172,15 @@ def _attach(
     registry: Registry, model: nn.Module, plan: Plan, adapter: str | None, trace: bool, restore: bool | None
 ) -> Attachment:
     adapter, stacks = find_stacks(registry, model, adapter)
+    refused = registry.load("adapter", adapter)().refused(model)
     bounds, patches, configs = [], [], {}
     for wanted, (reducer, name, layers) in plan.items():
         if wanted is not None and wanted not in stacks:
+            if wanted in refused:
+                raise UnsupportedModelError(
+                    f"the stack {wanted!r} of {type(model).__name__} cannot be reduced: {refused[wanted]}; "
+                    f"it has: {', '.join(stacks)}"
+                )
             raise UnsupportedModelError(f"{type(model).__name__} has no stack {wanted!r}.{nearest(wanted, stacks)}")
         stack = stacks[wanted] if wanted is not None else next(iter(stacks.values()))
         bound, chosen = _bind(registry, model, stack, reducer, name, layers, trace, restore)

@@ -1,0 +1,12 @@
+"""Vision towers of open_clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tokenreduce import AdapterSpec, hookimpl
+
+
+@hookimpl
+def tokenreduce_adapters() -> Iterator[AdapterSpec]:
+    yield from ()
