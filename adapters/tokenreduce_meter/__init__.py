@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
+from typing import Any
 
 from tokenreduce import AdapterSpec, hookimpl
+
+_LAZY = {  # imported on first use: these need torch, transformers and open_clip
+    "MeterConfig": "config",
+    "MeterForImageAndTextRetrieval": "heads",
+    "MeterForImagesAndTextClassification": "heads",
+    "MeterForQuestionAnswering": "heads",
+    "MeterForVisualEntailment": "heads",
+    "MeterModel": "model",
+}
+
+__all__ = sorted(_LAZY)
 
 
 @hookimpl
 def tokenreduce_adapters() -> Iterator[AdapterSpec]:
     yield from ()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

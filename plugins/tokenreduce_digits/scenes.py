@@ -124,13 +124,12 @@ def _ask(rng: np.random.Generator, kind: str, digits: list[int], colours: tuple[
 
 
 def collate(scenes: list[Scene]) -> dict[str, Tensor]:
-    """Model inputs of S scenes: ``pixel_values`` (S, 3, P, P), ``pixel_mask``, ``input_ids`` and
-    ``attention_mask`` (S, T), and ``answer`` (S,), the index of the right answer."""
+    """Model inputs of S scenes: ``pixel_values`` (S, 3, P, P), ``input_ids`` and ``attention_mask``
+    (S, T), and ``answer`` (S,), the index of the right answer."""
     pixels = torch.from_numpy(np.stack([s.pixels for s in scenes]))
     ids, mask = encode([s.question for s in scenes], TEXT_LENGTH)
     return {
         "pixel_values": (pixels - 0.5) / 0.5,
-        "pixel_mask": torch.ones(len(scenes), PIXELS, PIXELS, dtype=torch.long),
         "input_ids": ids,
         "attention_mask": mask,
         "answer": torch.tensor([ANSWERS.index(s.answer) for s in scenes]),

@@ -1,0 +1,120 @@
+"""Train the embedded METER: ``python -m tokenreduce_digits.train_meter --out DIR``.
+
+Stopped at any time it continues from the last checkpoint in ``--out`` when started again with the same
+line. Beside the answer, heads on the patches learn which digit and which colour each patch shows (end of
+the vision tower) and whether the question is about it (after the fourth level); they speed up learning and
+are not part of the saved model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .evaluate import accuracy_by_kind
+from .meter_model import VISION_WIDTH, WIDTH, build
+from .scenes import KINDS, SceneFactory, asked_patches, collate, patch_labels
+from .training import adamw, rate, restore, save
+from .words import COLOURS
+
+ASKED_LEVEL = 3
+BACKGROUND_WEIGHT, ASKED_WEIGHT = 0.05, 10.0
+
+
+class PatchHeads(nn.Module):
+    """The auxiliary losses on patches: digit and colour, background weighted down; and what is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digit = nn.Linear(VISION_WIDTH, 11)
+        self.colour = nn.Linear(VISION_WIDTH, len(COLOURS) + 1)
+        self.asked = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 1))
+
+    def forward(self, vision: Tensor, fused: Tensor, digit: Tensor, colour: Tensor, asked: Tensor) -> Tensor:
+        """vision, fused (S, N, C) without class tokens; digit, colour, asked (S, N)."""
+        loss = vision.new_zeros(())
+        for head, target in ((self.digit, digit), (self.colour, colour)):
+            weight = torch.ones(head.out_features)
+            weight[-1] = BACKGROUND_WEIGHT
+            loss = loss + F.cross_entropy(head(vision).flatten(0, 1).float(), target.flatten(), weight=weight)
+        weight = torch.tensor(ASKED_WEIGHT)
+        return loss + F.binary_cross_entropy_with_logits(self.asked(fused)[..., 0].float(), asked, pos_weight=weight)
+
+
+def main() -> None:
+    """Parse the options, then train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=160_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--aux", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=200)
+    parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes judged at the end")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run from the last checkpoint, or from the start, to the end."""
+    torch.manual_seed(args.seed)
+    model, heads = build(), PatchHeads()
+    model.set_attn_implementation("eager")  # trains faster than fused attention in bf16 on a CPU
+    model.train()
+    params = [*model.parameters(), *heads.parameters()]
+    optimizer, steps = adamw(params, args.lr), args.scenes // args.batch
+    start = restore(args.out, model, heads, optimizer)
+    if start:
+        print(f"continuing at step {start} of {steps}", flush=True)
+    seen: dict[str, Tensor] = {}
+    model.vit_model.register_forward_hook(lambda module, inputs, out: seen.update(vision=out))
+    model.cross_modal_image_layers[ASKED_LEVEL].register_forward_hook(
+        lambda module, inputs, out: seen.update(fused=out[0])
+    )
+    factory, begun, mean = SceneFactory("train", args.seed), time.time(), torch.zeros(2)
+    for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * rate(step, steps)
+        scenes = [factory(step * args.batch + i) for i in range(args.batch)]
+        values = losses(model, heads, seen, scenes, args.bf16)
+        (values[0] + args.aux * values[1]).backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        mean = values.detach() if step == start else 0.98 * mean + 0.02 * values.detach()
+        if (step + 1) % 50 == 0:
+            pace = (step + 1 - start) * args.batch / (time.time() - begun)
+            left = (steps - step - 1) * args.batch / pace / 60
+            print(
+                f"step {step + 1}/{steps} answer {mean[0]:.3f} patches {mean[1]:.3f} "
+                f"{pace:.0f} scenes/s {left:.0f} min left",
+                flush=True,
+            )
+        if (step + 1) % args.save_every == 0 or step + 1 == steps:
+            save(args.out, "meter.safetensors", model, heads, optimizer, step + 1, {"kinds": ",".join(KINDS)})
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            score = accuracy_by_kind(model, samples=500 if step + 1 < steps else args.final_samples)
+            print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
+
+
+def losses(model: nn.Module, heads: PatchHeads, seen: dict[str, Tensor], scenes: list, bf16: bool) -> Tensor:
+    """(2,): answer loss and patch loss of one batch; ``seen`` is filled by the hooks."""
+    batch = collate(scenes)
+    digit, colour = patch_labels(scenes)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
+        extra = heads(seen["vision"][:, 1:], seen["fused"][:, 1:], digit, colour, asked_patches(scenes))
+        return torch.stack([F.cross_entropy(logits.float(), batch["answer"]), extra])
+
+
+if __name__ == "__main__":
+    main()
