@@ -15,9 +15,26 @@ An adapter knows one model family and no method. It writes three small things:
         def accepts(self, model): ...
         def stacks(self, model): ...
 
+Where text and image stand in two sequences, a block updates its own and attends to the other, its memory:
+
+    class CrossView(BlockView):         # ... and two more parts
+        def project_memory(self, x, memory): ...
+        def attend_memory(self, x, context, projected): ...
+
+    class CrossStack(Stack):
+        sequences = (("text",), ("image",))
+        levels = ((0, 1), (2, 3), ...)  # which blocks make up a layer, as users count layers
+        def role(self, index): return Role("text", "image") if index % 2 == 0 else Role("image", "text")
+        def forward(self, run, text, image):
+            run.start(text, {"text": ...}, real); run.start(image, {"image": ...})
+            text, image = run.block(0, text, image)     # either may come back shorter
+            image, text = run.block(1, image, text)
+            ...
+            return run.finish(text, image)
+
 ``attach`` proves each view against the block it stands for, so a view that drops a part is refused.
 
-Axes: B batch, N tokens, C width, H heads, d head width.
+Axes: B batch, N tokens, M memory tokens, C width, H heads, d head width.
 """
 
 from __future__ import annotations
@@ -36,9 +53,17 @@ if TYPE_CHECKING:
 Ending = Literal["none", "expand", "text", "full"]
 
 
+@dataclass(frozen=True)
+class Role:
+    """Which sequence a block updates, and which other one it attends to, by name (see ``Stack.sequences``)."""
+
+    own: str
+    memory: str | None = None
+
+
 @dataclass
 class Projected:
-    """Query, key and value (B, H, N, d) of one attention, and whatever ``attend`` needs again."""
+    """Query (B, H, N, d), key and value (B, H, N or M, d) of one attention, and whatever ``attend`` needs again."""
 
     query: Tensor
     key: Tensor
@@ -52,13 +77,18 @@ class BlockView:
     Attributes:
         scale: factor on query-key products, None for 1/sqrt(d).
         dropout: attention dropout in training.
-        attention_parts, mlp_parts: the modules of each half, for counting multiply-adds.
+        attention_parts, cross_parts, memory_parts, mlp_parts: modules, for counting multiply-adds: of the
+            self-attention, of the cross-attention on the own tokens and on the memory's, of the MLP half.
+        memory_width: width of the memory's tokens, None for that of the block's own.
     """
 
     scale: float | None = None
     dropout: float = 0.0
     attention_parts: Sequence[nn.Module] = ()
+    cross_parts: Sequence[nn.Module] = ()
+    memory_parts: Sequence[nn.Module] = ()
     mlp_parts: Sequence[nn.Module] = ()
+    memory_width: int | None = None
 
     def project(self, x: Tensor) -> Projected:
         """Tokens (B, N, C) to query, key and value, norm included."""
@@ -68,8 +98,16 @@ class BlockView:
         """Block input (B, N, C) and attention output (B, N, H * d) to the tokens after attention, residual included."""
         raise UnsupportedModelError(f"{type(self).__name__} does not define attend(x, context, projected)")
 
+    def project_memory(self, x: Tensor, memory: Tensor) -> Projected:
+        """Tokens after self-attention (B, N, C) to query, memory (B, M, C') to key and value, norm included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define project_memory(x, memory)")
+
+    def attend_memory(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        """As :meth:`attend`, for the cross-attention."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define attend_memory(x, context, projected)")
+
     def mlp(self, x: Tensor) -> Tensor:
-        """The second half of the block, residual included."""
+        """The last part of the block, residual included."""
         raise UnsupportedModelError(f"{type(self).__name__} does not define mlp(x)")
 
 
@@ -78,10 +116,14 @@ class Stack:
 
     Attributes:
         name: ``"encoder"``, ``"vision"``, ``"cross"`` ...
-        module: the module whose ``forward`` is replaced while attached.
+        module: the module whose method ``entry`` is replaced while attached.
+        entry: ``"forward"``, or another method that runs all the blocks.
         blocks: the blocks in order.
         prefix: protected tokens at the front of each stream; its keys are the streams in sequence order.
-        reader: index in the sequence of the token that the head reads, None where it reads all.
+        sequences: the streams of each sequence; by default all streams stand in one. A sequence is called by
+            its streams: ``"image"``, ``"text+image"``.
+        levels: the blocks of each layer, as users count layers; by default every block is one.
+        reader: index, in each sequence, of the token that the head reads, None where it reads all.
         ending: what the rest of the model expects at the end: ``"none"`` (fewer tokens are fine),
             ``"expand"`` (it pools: repeat merged tokens by their size), ``"text"`` (text tokens at their
             places), ``"full"`` (every token at its place).
@@ -91,20 +133,28 @@ class Stack:
 
     name: str = "encoder"
     module: nn.Module
+    entry: str = "forward"
     blocks: Sequence[nn.Module]
     prefix: Mapping[str, int]
+    sequences: Sequence[tuple[str, ...]] = ()
+    levels: Sequence[tuple[int, ...]] = ()
     reader: int | None = None
     ending: Ending = "none"
     padded: bool = False
     guidable: bool = False
 
-    @property
-    def provides(self) -> frozenset[str]:
-        """The signals that this stack can give for its image stream."""
+    def role(self, index: int) -> Role:
+        """What block ``index`` updates and attends to."""
+        return Role("+".join(self.prefix))
+
+    def provides(self, index: int) -> frozenset[str]:
+        """The signals that block ``index`` can give for its image stream (or its only one)."""
+        role = self.role(index)
+        own = role.own.split("+")
         names = {"keys"}
         if self.reader is not None:
             names.add("class_attention")
-        if "text" in self.prefix:
+        if "text" in own and ("image" in own or role.memory == "image"):
             names.add("text_attention")
         return frozenset(names)
 
@@ -117,11 +167,21 @@ class Stack:
         raise UnsupportedModelError(f"{type(self).__name__} does not define view(block)")
 
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
-        """What ``module.forward`` does: ``run.start(x, lengths, real)``, ``run(x)``, return what is expected."""
+        """What the replaced method does: ``run.start(x, lengths, real)``, ``run(x)``, return what is expected."""
         raise UnsupportedModelError(f"{type(self).__name__} does not define forward(run, ...)")
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
-        """What the block itself makes of tokens (B, N, C) and, where ``padded``, of the mask ``real`` (B, N)."""
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        """What the block itself makes of tokens (B, N, C) and, where ``padded``, of the mask ``real`` (B, N).
+
+        ``memory`` (B, M, C') and its mask (B, M) are given to blocks that have a memory.
+        """
         out: Tensor = block.forward(x)
         return out
 

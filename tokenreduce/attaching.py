@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .adapter import Adapter, Stack
-from .engine import BlockForward, Bound, StackForward
+from .bound import Bound
+from .engine import BlockForward, StackForward
 from .errors import (
     AlreadyAttachedError,
     LayerError,
@@ -37,6 +38,7 @@ def attach(
     trace: bool = False,
     restore: bool | None = None,
     replace: bool = False,
+    guide: Tensor | None = None,
     **options: Any,
 ) -> Attachment:
     """Make a model drop and merge tokens inside, until ``detach()``.
@@ -44,12 +46,13 @@ def attach(
     Args:
         model: a model that an adapter takes (``tokenreduce list``).
         reducer: a name, a :class:`Reducer`, or one of these (or ``{"reducer": name, **options}``) per stack.
-        layers: zero-based blocks where it acts; the method's default if None.
+        layers: zero-based blocks (levels, in METER) where it acts; the method's default if None.
         adapter: name of the adapter, if not to be found.
         trace: keep for each pass where every input token went (``handle.trace()``).
         restore: True: every token back at its place at the end of the stack; False: leave the tokens as they
             are; None: what the model's head expects.
         replace: detach what is attached already.
+        guide: text features for a dual encoder, as ``handle.guide(guide)`` sets them later.
         **options: the reducer's options (``tokenreduce info NAME``).
 
     Raises:
@@ -69,7 +72,7 @@ def attach(
     plan = _plan(registry, reducer, layers, options)
     old = attachment(model)
     if old is None:
-        return _attach(registry, model, plan, adapter, trace, restore)
+        return _attach(registry, model, plan, adapter, trace, restore, guide)
     if not replace:
         raise AlreadyAttachedError(
             f"{type(old.model).__name__} already has {old.config['reducer']!r}; call .detach() on its handle "
@@ -77,7 +80,7 @@ def attach(
         )
     old.detach()
     try:
-        return _attach(registry, model, plan, adapter, trace, restore)
+        return _attach(registry, model, plan, adapter, trace, restore, guide)
     except BaseException:
         old.install()
         raise
@@ -86,9 +89,9 @@ def attach(
 def attachment(model: nn.Module) -> Attachment | None:
     """The attachment that a model, or a part of it, carries; None if there is none. Works on a deepcopy too."""
     for module in model.modules():
-        forward = vars(module).get("forward")
-        if isinstance(forward, StackForward):
-            return forward.bound.handle
+        for value in vars(module).values():
+            if isinstance(value, StackForward):
+                return value.bound.handle
     return None
 
 
@@ -169,7 +172,13 @@ def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple
 
 
 def _attach(
-    registry: Registry, model: nn.Module, plan: Plan, adapter: str | None, trace: bool, restore: bool | None
+    registry: Registry,
+    model: nn.Module,
+    plan: Plan,
+    adapter: str | None,
+    trace: bool,
+    restore: bool | None,
+    guide: Tensor | None,
 ) -> Attachment:
     adapter, stacks = find_stacks(registry, model, adapter)
     refused = registry.load("adapter", adapter)().refused(model)
@@ -183,15 +192,17 @@ def _attach(
                 )
             raise UnsupportedModelError(f"{type(model).__name__} has no stack {wanted!r}.{nearest(wanted, stacks)}")
         stack = stacks[wanted] if wanted is not None else next(iter(stacks.values()))
-        bound, chosen = _bind(registry, model, stack, reducer, name, layers, trace, restore)
+        bound, chosen = _bind(registry, model, stack, reducer, name, layers, trace, restore, guide is not None)
         prove(stack)
         patches += _patches(bound)
         check_originals(stack, patches)
         bounds.append(bound)
-        configs[wanted] = {"reducer": name, "layers": chosen, **reducer.options()}
+        configs[wanted] = {"reducer": name, "layers": chosen, **bound.reducer.options()}
     common = {"adapter": adapter, "trace": trace, "restore": restore}
     config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
     handle = Attachment(model, bounds, config, patches)
+    if guide is not None:
+        handle.guide(guide)
     handle.install()
     return handle
 
@@ -205,24 +216,49 @@ def _bind(
     layers: Sequence[int] | None,
     trace: bool,
     restore: bool | None,
+    guided: bool,
 ) -> tuple[Bound, list[int]]:
-    depth = len(stack.blocks)
-    if len({id(block) for block in stack.blocks}) < depth:
+    blocks = len(stack.blocks)
+    if len({id(block) for block in stack.blocks}) < blocks:
         raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} uses one block several times")
+    levels = stack.levels or [(index,) for index in range(blocks)]
+    provides = frozenset[str]().union(*(stack.provides(index) for index in range(blocks)))
+    if guided and stack.guidable:
+        provides |= {"text_attention"}
+    joint = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
     backbone = Backbone(
-        stack.name, depth, tuple(stack.prefix), stack.provides, len(stack.prefix) > 1, type(model).__name__
+        stack.name, len(levels), tuple(stack.prefix), provides, joint, type(model).__name__, stack.guidable
     )
     try:
         settled = reducer.bind(backbone)
     except UnfitReducerError as error:
         fit = [other for other in registry.reducers if other != name and _fits(registry, other, backbone)]
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
-    chosen = check_layers(reducer.layers(depth) if layers is None else layers, depth, stack.name)
+    chosen = check_layers(settled.layers(len(levels)) if layers is None else layers, len(levels), stack.name)
     settled.check_sites(len(chosen))
-    sites = [Site(stack.name, layer, i, len(chosen), depth) for i, layer in enumerate(chosen)]
+    sites = {
+        place(stack, levels[layer], settled, guided): Site(stack.name, layer, i, len(chosen), len(levels))
+        for i, layer in enumerate(chosen)
+    }
     views = [stack.view(block) for block in stack.blocks]
     ending = stack.ending if restore is None else "full" if restore else "none"
-    return Bound(stack, views, settled, sites, ending, trace), chosen
+    return Bound(stack, views, settled, reducer, backbone, sites, ending, trace), chosen
+
+
+def place(stack: Stack, level: Sequence[int], reducer: Reducer, guided: bool = False) -> int:
+    """The block of a level where a reducer acts.
+
+    Of the blocks that give every signal it needs, the first whose own sequence has the reducer's first stream;
+    otherwise the first.
+    """
+    given = frozenset({"text_attention"}) if guided and stack.guidable else frozenset[str]()
+    fits = [index for index in level if frozenset(reducer.needs) <= stack.provides(index) | given]
+    if not fits:
+        raise UnfitReducerError(
+            f"{type(reducer).__name__} needs {', '.join(sorted(reducer.needs))} at one place; no block of a layer of "
+            f"stack {stack.name!r} gives all of them"
+        )
+    return next((index for index in fits if reducer.streams[0] in stack.role(index).own.split("+")), fits[0])
 
 
 def _fits(registry: Registry, name: str, backbone: Backbone) -> bool:
@@ -269,6 +305,6 @@ def check_originals(stack: Stack, patches: list[Patch]) -> None:
 
 
 def _patches(bound: Bound) -> list[Patch]:
-    patches: list[Patch] = [(bound.stack.module, "forward", StackForward(bound))]
+    patches: list[Patch] = [(bound.stack.module, bound.stack.entry, StackForward(bound))]
     patches += [(block, "forward", BlockForward(bound, block, i)) for i, block in enumerate(bound.stack.blocks)]
     return patches + bound.stack.patches()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .engine import Bound
+from .bound import Bound
 from .errors import NoForwardError, TokenReduceError, UnsupportedCallError
+from .guidance import Guidance, set_guide
 from .measure.blocks import block_macs
 from .streams import Site
 from .trace import Trace
@@ -88,6 +89,26 @@ class Attachment:
             delattr(module, attribute)
         self._installed = False
 
+    def guide(self, text_features: Tensor | None, stack: str | None = None) -> Guidance:
+        """Let known text features say which image tokens matter, in every forward pass from now on.
+
+        Patch tokens are scored by their likeness to the text in the model's own shared space, and the reducer
+        uses that as its text attention. Also a context manager: ``with handle.guide(features): model(...)``.
+
+        Args:
+            text_features: (D,) or (1, D) for all samples, (B, D) one per sample, (B, Q, D) several per sample (a
+                patch counts for the one it is most like); None to stop.
+            stack: which one, where several are reduced.
+
+        Raises:
+            UnfitReducerError: the stack shares no space with text, or the reducer does not use text attention.
+            OptionError: features of another shape.
+        """
+        bound = self._bound(stack)
+        before = bound.guide, bound.reducer
+        set_guide(bound, text_features)
+        return Guidance(bound, before)
+
     def report(self) -> list[SiteReport]:
         """Tokens in and out of the last forward pass, one entry per site and stream.
 
@@ -114,7 +135,7 @@ class Attachment:
             raise NoForwardError("no forward pass yet; call model(...) once, then handle.trace()")
         last = bound.last
         assert last.assignment is not None
-        return Trace(last.assignment, last.size, last.first, last.lengths)
+        return Trace(last.assignment, last.size, last.first, last.last)
 
     def macs(self) -> tuple[int, int]:
         """Multiply-adds of the blocks for one sample, without and with reduction, from the last forward's counts.
@@ -126,10 +147,12 @@ class Attachment:
         for bound in self._bounds:
             if bound.last is None:
                 raise NoForwardError("no forward pass yet; call model(...) once, then handle.macs()")
-            lengths = bound.last.layers
-            for layer, view in enumerate(bound.views):
-                before += block_macs(view, lengths[0], lengths[0])
-                after += block_macs(view, lengths[layer], lengths[layer + 1])
+            between = bound.last.between
+            for index, (view, role) in enumerate(zip(bound.views, bound.roles, strict=True)):
+                start, now, later = between[0], between[index], between[index + 1]
+                memory = role.memory or role.own  # without a memory nothing is counted for it
+                before += block_macs(view, start[role.own], start[role.own], start[memory])
+                after += block_macs(view, now[role.own], later[role.own], now[memory])
         return before, after
 
     def tokens(self, stack: str | None = None) -> dict[str, int]:
@@ -141,7 +164,7 @@ class Attachment:
         last = self._bound(stack).last
         if last is None:
             raise NoForwardError("no forward pass yet; call model(...) once, then handle.tokens()")
-        return dict(last.lengths)
+        return dict(last.last)
 
     def _bound(self, stack: str | None) -> Bound:
         names = [bound.stack.name for bound in self._bounds]

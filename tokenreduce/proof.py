@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Stack
+from .adapter import BlockView, Stack
 from .engine import attention
 from .errors import UnsupportedModelError
 from .state import State
@@ -32,7 +32,7 @@ def prove(stack: Stack) -> None:
         shape = structure(block)
         if shape not in seen:
             seen.add(shape)
-            _prove_block(stack, block, f"{type(block).__name__} {index} of stack {stack.name!r}")
+            _prove_block(stack, index, block, f"{type(block).__name__} {index} of stack {stack.name!r}")
     stack.prove()
 
 
@@ -43,7 +43,7 @@ def structure(block: nn.Module) -> tuple[Any, ...]:
 
 
 @torch.no_grad()
-def _prove_block(stack: Stack, block: nn.Module, label: str) -> None:
+def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None:
     parameter = next(block.parameters(), None)
     if parameter is None or parameter.is_meta:
         raise UnsupportedModelError(f"{label} has no weights in memory; load the model before attaching")
@@ -53,21 +53,25 @@ def _prove_block(stack: Stack, block: nn.Module, label: str) -> None:
     view = stack.view(double)
     width = parameter_width(block)
     x = torch.randn(2, 5, width, generator=generator, dtype=torch.float64).to(device)
-    masks: list[Tensor | None] = [None]
+    memory = None
+    if stack.role(index).memory is not None:
+        memory = torch.randn(2, 4, view.memory_width or width, generator=generator, dtype=torch.float64).to(device)
+    masks: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
     if stack.padded:
-        masks.append(torch.tensor([[True] * 5, [True, True, False, True, False]], device=device))
-    for real in masks:
+        mask = torch.tensor([[True] * 5, [True, True, False, True, False]], device=device)
+        masks.append((mask, None if memory is None else mask[:, :4]))
+    for real, memory_real in masks:
         try:
-            expected = stack.reference(double, x, real)
+            if memory is None:
+                expected = stack.reference(double, x, real)
+            else:
+                expected = stack.reference(double, x, real, memory, memory_real)
         except Exception as error:
             raise UnsupportedModelError(
                 f"{label} cannot be run on tokens alone ({type(error).__name__}: {error}), so no view of it can be "
                 "proved"
             ) from error
-        state = State({"image": 5}, None, real, None)
-        projected = view.project(x)
-        middle = view.attend(x, attention(view, projected, state.bias(projected.query, False), False), projected)
-        got = view.mlp(middle)
+        got = _run_view(view, x, real, memory, memory_real)
         rows = torch.ones(2, 5, dtype=torch.bool, device=device) if real is None else real
         scale = (expected - x)[rows].abs().max()
         difference = (got - expected)[rows].abs().max()
@@ -77,6 +81,20 @@ def _prove_block(stack: Stack, block: nn.Module, label: str) -> None:
                 f"{float(difference):.3g} where the block changes its input by {float(scale):.3g}. The library has "
                 "probably changed this block; please report it with the library's version."
             )
+
+
+def _run_view(
+    view: BlockView, x: Tensor, real: Tensor | None, memory: Tensor | None, memory_real: Tensor | None
+) -> Tensor:
+    """What the view makes of tokens (B, N, C) and a memory (B, M, C'), as the engine would run it."""
+    projected = view.project(x)
+    bias = State({}, None, real, None).bias(projected.query, False)
+    x = view.attend(x, attention(view, projected, bias, False), projected)
+    if memory is not None:
+        projected = view.project_memory(x, memory)
+        bias = State({}, None, memory_real, None).bias(projected.query, False)
+        x = view.attend_memory(x, attention(view, projected, bias, False), projected)
+    return view.mlp(x)
 
 
 def random_double(block: nn.Module, generator: torch.Generator) -> nn.Module:

@@ -30,11 +30,12 @@ class Backbone:
 
     Args:
         stack: the tower's name.
-        depth: number of blocks.
+        depth: number of layers.
         streams: names of its streams.
         provides: the signals it can give.
         joint: whether text and image stand in one sequence.
         model: class name of the model, for messages.
+        guidable: whether text features can guide it (``handle.guide``).
     """
 
     stack: str
@@ -43,6 +44,7 @@ class Backbone:
     provides: frozenset[str]
     joint: bool
     model: str
+    guidable: bool = False
 
 
 class Reducer:
@@ -54,11 +56,13 @@ class Reducer:
 
     Attributes:
         needs: the signals it reads: any of ``"keys"``, ``"class_attention"``, ``"text_attention"``.
+        streams: the streams it reduces; it acts in the block of a layer that updates the first of them.
         proportional_attention: have attention count a merged token as often as its size (adds log size).
         notes: remarks for the user, shown by the handle.
     """
 
     needs: Collection[str] = frozenset()
+    streams: tuple[str, ...] = ("image",)
     proportional_attention: bool = False
     notes: tuple[str, ...] = ()
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
@@ -111,6 +115,8 @@ class Reducer:
         if missing:
             unknown = missing - set(SIGNALS)
             hint = f" ({', '.join(sorted(unknown))}: no such signal; valid: {', '.join(SIGNALS)})" if unknown else ""
+            if backbone.guidable and missing == {"text_attention"}:
+                hint = "; pass guide=text_features to attach, or choose another saliency"
             raise UnfitReducerError(
                 f"{type(self).__name__} needs {', '.join(sorted(missing))}, which {backbone.model} does not "
                 f"provide in its stack {backbone.stack!r}{hint}; it provides: {', '.join(sorted(backbone.provides))}."
@@ -130,12 +136,12 @@ class Reducer:
         return int(min(count, max(removable - 1, 0)))
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        """Reductions by stream name; streams left out stay whole. By default the image stream's alone."""
-        stream = streams["image"]
+        """Reductions by stream name; streams left out stay whole. By default the main stream's alone."""
+        stream = streams[streams.main]
         remove = self.remove_count(stream.tokens.removable, site)
         if remove <= 0:
             return {}
-        return {"image": self.reduce(stream.tokens, stream.signals, remove)}
+        return {streams.main: self.reduce(stream.tokens, stream.signals, remove)}
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
         """Take ``remove`` tokens away from a stream (``remove`` is at least 1).

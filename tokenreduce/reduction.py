@@ -95,6 +95,20 @@ class Reduction:
         index = self.target.clamp(min=0).unsqueeze(-1).expand_as(moved)
         return kept.scatter_add(1, index, moved)
 
+    def detached(self) -> Reduction:
+        """The same, with weights that pass no gradient."""
+        return Reduction(
+            self.keep,
+            self.source,
+            self.target,
+            length=self.length,
+            keep_weight=None if self.keep_weight is None else self.keep_weight.detach(),
+            weight=None if self.weight is None else self.weight.detach(),
+            mean=self.mean,
+            fresh=self.fresh,
+            partial=self.partial,
+        )
+
     def add_up(self, size: Tensor) -> Tensor:
         """Sizes (B, N) to (B, K): each output token has the sum of the sizes of its members."""
         total = size.gather(1, self.keep.clamp(min=0)) * (self.keep >= 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class State:
-    """The tokens of a sequence between two blocks, all but their features.
+    """The tokens of one sequence between two blocks, all but their features.
 
     Attributes:
         lengths: tokens of each stream, in sequence order.

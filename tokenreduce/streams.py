@@ -24,10 +24,10 @@ class Site:
 
     Args:
         stack: the tower's name.
-        layer: zero-based block.
+        layer: zero-based layer (a block, or a level of several blocks).
         index: this is the index-th acting site of the stack.
         total: number of acting sites.
-        depth: number of blocks in the stack.
+        depth: number of layers in the stack.
     """
 
     stack: str
@@ -41,9 +41,10 @@ class Signals:
     """Signals of one stream, each computed when first read, and only if the reducer declared it.
 
     Attributes:
-        keys: (B, n, d), this block's keys averaged over heads.
+        keys: (B, n, d), their keys in this block averaged over heads (in its cross-attention for a memory).
         class_attention: (B, n), attention from the token that the head reads, averaged over heads.
-        text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens.
+        text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens; or
+            likeness to the text features given to ``handle.guide``.
     """
 
     def __init__(self, sources: Mapping[str, Callable[[], Tensor]], needs: frozenset[str]) -> None:
@@ -100,6 +101,16 @@ class Streams(Mapping[str, Stream]):
     def __len__(self) -> int:
         return len(self._parts)
 
+    @property
+    def main(self) -> str:
+        """The stream that a method of one stream reduces: ``"image"``, or the only one."""
+        return "image" if "image" in self._parts else next(iter(self._parts))
+
+    @property
+    def has_joint(self) -> bool:
+        """Whether text and image stand in one sequence."""
+        return self._joint is not None
+
     def joint(self) -> Stream:
         """Text and image as one stream, where they stand in one sequence."""
         if self._joint is None:
@@ -117,10 +128,10 @@ def signal_sources(
     text_rows: int,
     text_weight: Tensor | None,
 ) -> dict[str, Callable[[], Tensor]]:
-    """The signals that one self-attention can give for the tokens at ``columns``.
+    """The signals that one attention can give for the tokens whose keys are at ``columns``.
 
     Args:
-        query, key: (B, H, N, d).
+        query, key: (B, H, rows, d) and (B, H, N, d); self-attention, or cross-attention to these tokens.
         reader: row of the token that the head reads, or None.
         text_rows: the text's tokens are among the first so many rows; 0 for no text.
         text_weight: (B, text_rows), 1 for rows that count (real text tokens), None for all.

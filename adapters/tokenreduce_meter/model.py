@@ -8,7 +8,6 @@ Axes: B batch, T text tokens, N image tokens (class token first), C width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from open_clip.transformer import QuickGELU, VisionTransformer

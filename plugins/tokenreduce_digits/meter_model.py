@@ -20,8 +20,9 @@ VISION_WIDTH, WIDTH, HEAD = 128, 96, 32
 
 def build() -> MeterForQuestionAnswering:
     """The model with random weights; position embeddings start as two-dimensional sines."""
-    from tokenreduce_meter import MeterConfig, MeterForQuestionAnswering
     from transformers import RobertaConfig
+
+    from tokenreduce_meter import MeterConfig, MeterForQuestionAnswering
 
     text = RobertaConfig(
         vocab_size=len(VOCABULARY),

@@ -52,7 +52,7 @@ class EViT(Reducer):
         return super().bind(backbone)
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        stream = streams["image"]
+        stream = streams[streams.main]
         tokens = stream.tokens
         kept = math.ceil(per_site(self.keep, site.total, "keep", 1.0)[site.index] * tokens.removable)
         if kept >= tokens.removable:
@@ -60,7 +60,7 @@ class EViT(Reducer):
         score = saliency(self.saliency, stream, site, seed=self.seed)
         keep = top(score, tokens.prefix + kept, prefix=tokens.prefix, real=tokens.real, order="score")
         if not self.fuse:
-            return {"image": Reduction(keep, length=tokens.count)}
+            return {streams.main: Reduction(keep, length=tokens.count)}
         if tokens.real is not None:
             score = score * tokens.real
         if self.saliency in ("key-norm", "random"):
@@ -71,7 +71,7 @@ class EViT(Reducer):
         if tokens.real is not None:  # padding goes for good
             target = torch.where(tokens.real.gather(1, dropped), target, -1)
         return {
-            "image": Reduction(
+            streams.main: Reduction(
                 keep,
                 dropped,
                 target,

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from tokenreduce import OptionError, Reducer, Reduction, Site, Stream, Streams, UnfitReducerError
+from tokenreduce import OptionError, Reducer, Reduction, Site, Stream, Streams, Tokens, UnfitReducerError
 from tokenreduce.ops.match import bipartite
 from tokenreduce.ops.saliency import NEEDS, alternatives, saliency
 from tokenreduce.reducer import Backbone
 from tokenreduce.schedule import check_ratio, check_seed, spaced
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published setting: the three ratios, and the layers of how many it acts in."""
+
+    prune: float
+    merge: float
+    text_merge: float
+    layers: Sequence[int]
+    depth: int
+    last: bool  # whether layers are counted from the end of the layer when carried over to another depth
+
+
+ONE_SEQUENCE = Published(0.1, 0.3, 0.2, (2, 5, 8), 12, True)  # ViLT, VQAv2
+TWO_SEQUENCES = Published(0.2, 0.2, 0.2, (0, 1, 2, 3), 6, False)  # METER, VQAv2; published as layers 0, 2, 4, 6
 
 
 class PuMer(Reducer):
@@ -22,64 +40,86 @@ class PuMer(Reducer):
     (sizes are not carried into them), and the highest-scored survivor never merges, all as published.
 
     Source: Cao, Paranjape, Hajishirzi, PuMer: Pruning and Merging Tokens for Efficient Vision Language
-    Models, ACL 2023, arXiv 2305.17530. Where this differs, on padded input only: padded text does not vote,
-    padding is removed before real tokens and merges with nothing. Published code also skips a site without
-    any merging where ``round(prune * N)`` is 0; so does this, but not for ``prune=0``.
+    Models, ACL 2023, arXiv 2305.17530. Where this differs: on padded input, padded text does not vote, padding
+    is removed before real tokens and merges with nothing. Published code for ViLT also skips a site without any
+    merging where ``round(prune * N)`` is 0; so does this where all tokens stand in one sequence, but not for
+    ``prune=0``. Published code for METER prunes nothing where ``merge`` is 0; this does. METER's head reads the
+    image's class token, which published code lets go; see ``protect_class``.
+
+    Where text and image stand in two sequences it acts in the block where text attends to the image: image keys
+    and text attention are those of the cross-attention, text keys those of the text's self-attention.
 
     Args:
-        prune: share of image tokens pruned at each site, in [0, 1).
-        merge: share of image tokens merged at each site, in [0, 1].
-        text_merge: share of text tokens merged at each site, in [0, 1].
+        prune: share of image tokens pruned at each site, in [0, 1). None for the published share: 0.1 where text
+            and image stand in one sequence (and without text), 0.2 where they stand in two.
+        merge: share of image tokens merged at each site, in [0, 1]. None for the published share: 0.3 or 0.2.
+        text_merge: share of text tokens merged at each site, in [0, 1]. None for the published share: 0.2.
         saliency: what pruning goes by: ``"text"`` (default where the backbone crosses modalities),
             ``"class"`` (default elsewhere), ``"key-norm"`` or ``"random"``.
+        protect_class: keep the image's class token in front where the head reads it (METER, CLIP, ViT). False is
+            the published behaviour: an ordinary token, and the head reads what stands first in PuMer's order.
         modality_aware: merge within each modality; False merges the same number of tokens over both together.
         seed: for ``saliency="random"``.
     """
 
-    default_layers: ClassVar[tuple[int, ...]] = (2, 5, 8)
+    streams = ("text", "image")
 
     def __init__(
         self,
         *,
-        prune: float = 0.1,
-        merge: float = 0.3,
-        text_merge: float = 0.2,
+        prune: float | None = None,
+        merge: float | None = None,
+        text_merge: float | None = None,
         saliency: str | None = None,
+        protect_class: bool = True,
         modality_aware: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(keep=1.0)
-        if check_ratio("prune", prune) == 1:
-            raise OptionError("prune must be a number in [0, 1), got 1")
-        check_ratio("merge", merge)
-        check_ratio("text_merge", text_merge)
+        for name, value in (("prune", prune), ("merge", merge), ("text_merge", text_merge)):
+            if value is not None and check_ratio(name, value) == 1 and name == "prune":
+                raise OptionError("prune must be a number in [0, 1), got 1")
         if saliency is not None and saliency not in NEEDS:
             raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))} or None, got {saliency!r}")
-        if not isinstance(modality_aware, bool):
-            raise OptionError(f"modality_aware must be True or False, got {modality_aware!r}")
+        for name, flag in (("modality_aware", modality_aware), ("protect_class", protect_class)):
+            if not isinstance(flag, bool):
+                raise OptionError(f"{name} must be True or False, got {flag!r}")
         self.prune, self.merge, self.text_merge = prune, merge, text_merge
         self.saliency, self.modality_aware, self.seed = saliency, modality_aware, check_seed(seed)
+        self.protect_class = protect_class
+        self.published = ONE_SEQUENCE
         self._settle(saliency)
 
     def _settle(self, kind: str | None) -> None:
         self.measure = kind
-        self.needs = {"keys"} | (NEEDS[kind] if kind and self.prune > 0 else frozenset())
+        self.needs = {"keys"} | (NEEDS[kind] if kind and self.prune != 0 else frozenset())
 
     def layers(self, depth: int) -> list[int]:
-        return spaced(self.default_layers, depth, last=True)
+        published = self.published
+        return spaced(published.layers, depth, base=published.depth, last=published.last)
+
+    def ratios(self) -> tuple[float, float, float]:
+        """``prune``, ``merge`` and ``text_merge`` in force, published ones where none were given."""
+        given, published = (self.prune, self.merge, self.text_merge), self.published
+        defaults = (published.prune, published.merge, published.text_merge)
+        prune, merge, text_merge = (d if g is None else g for g, d in zip(given, defaults, strict=True))
+        return prune, merge, text_merge
 
     def bind(self, backbone: Backbone) -> PuMer:
         settled = copy.copy(self)
+        settled.published = TWO_SEQUENCES if len(backbone.streams) > 1 and not backbone.joint else ONE_SEQUENCE
+        settled.prune, settled.merge, settled.text_merge = settled.ratios()
         if self.saliency is None:
             fallback = [kind for kind in ("text", "class") if NEEDS[kind] <= backbone.provides]
-            if not fallback and self.prune > 0:
+            if not fallback and settled.prune != 0:
                 raise UnfitReducerError(
                     f"PuMer prunes by text or class attention, {backbone.model} provides neither in its stack "
                     f"{backbone.stack!r}; pass {alternatives(backbone.provides)}, or prune=0 to merge alone."
                 )
             settled._settle(fallback[0] if fallback else None)
             if fallback == ["class"]:
-                settled.notes = ("no text crosses this stack: PuMer prunes by class-token attention here",)
+                hint = "; handle.guide(text_features) has a text guide it" if backbone.guidable else ""
+                settled.notes = (f"no text crosses this stack: PuMer prunes by class-token attention here{hint}",)
         if not self.modality_aware and not backbone.joint:
             raise UnfitReducerError(
                 f"modality_aware=False needs text and image in one sequence, {backbone.model} has only "
@@ -89,31 +129,37 @@ class PuMer(Reducer):
         return settled
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        image = streams["image"].tokens
-        length, prefix = image.count, image.prefix
-        prune = min(round(self.prune * length), max(length - prefix - 1, 0))
-        if self.prune > 0 and prune == 0:
+        share, merge_share, text_share = self.ratios()
+        main = streams.main
+        image = streams[main].tokens
+        length, prefix = image.count, self._prefix(streams[main])
+        prune = min(round(share * length), max(length - prefix - 1, 0))
+        if share > 0 and prune == 0 and self.published == ONE_SEQUENCE:
             return {}
         kept = length - prune
-        merge = merged_count(self.merge, length, kept, max(prefix, 1))
+        merge = merged_count(merge_share, length, kept, max(prefix, 1))
         text_merge = 0
-        if "text" in streams:
+        if "text" in streams and main != "text":
             text = streams["text"].tokens
-            text_merge = merged_count(self.text_merge, text.count, text.count, max(text.prefix, 1))
+            text_merge = merged_count(text_share, text.count, text.count, max(text.prefix, 1))
         if not self.modality_aware:
             total = merge + text_merge
             return self._joint(streams.joint(), site, prune, total) if prune or total else {}
         chosen = {}
         if prune or merge:
-            chosen["image"] = self._image(streams["image"], site, prune, merge)
+            chosen[main] = self._image(streams[main], site, prune, merge)
         if text_merge:
-            chosen["text"] = merge_tokens(streams["text"], text_merge)
+            chosen["text"] = merge_tokens(text, streams["text"].signals.keys, text_merge)
         return chosen
 
+    def _prefix(self, stream: Stream) -> int:
+        return stream.tokens.prefix if self.protect_class else 0
+
     def _image(self, stream: Stream, site: Site, prune: int, merge: int) -> Reduction:
-        tokens, keys, real = stream.tokens, stream.signals.keys, stream.tokens.real
+        keys, whole, real = stream.signals.keys, stream.tokens, stream.tokens.real
+        tokens = Tokens(whole.x, whole.size, real, self._prefix(stream))
         if not prune:
-            return merge_tokens(stream, merge)
+            return merge_tokens(tokens, keys, merge)
         assert self.measure is not None
         score = saliency(self.measure, stream, site, seed=self.seed)
         first = tokens.keep_top(score, remove=prune, order="score")
@@ -152,9 +198,8 @@ def merged_count(ratio: float, length: int, kept: int, protected: int) -> int:
     return min(round(ratio * length), max(kept - protected, 0) // 2)
 
 
-def merge_tokens(stream: Stream, merge: int) -> Reduction:
-    """Merge similar tokens of one stream in sequence order; the first is protected."""
-    tokens = stream.tokens
+def merge_tokens(tokens: Tokens, keys: Tensor, merge: int) -> Reduction:
+    """Merge similar tokens of one stream in sequence order by keys (B, N, d); the first is protected."""
     prefix = max(tokens.prefix, 1)
-    keep, source, target = bipartite(stream.signals.keys, merge, prefix=prefix, real=tokens.real)
+    keep, source, target = bipartite(keys, merge, prefix=prefix, real=tokens.real)
     return Reduction(keep, source, target, length=tokens.count, partial=tokens.real is not None)

@@ -39,9 +39,9 @@ class RandomDrop(Reducer):
         self.seed = check_seed(seed)
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        stream = streams["image"]
+        stream = streams[streams.main]
         remove = self.remove_count(stream.tokens.removable, site)
         if remove <= 0:
             return {}
         score = random_score(stream, site, self.seed)
-        return {"image": stream.tokens.keep_top(score, remove=remove)}
+        return {streams.main: stream.tokens.keep_top(score, remove=remove)}

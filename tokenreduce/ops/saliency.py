@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .noise import hash_noise
 
@@ -53,3 +55,17 @@ def random_score(stream: Stream, site: Site, seed: int) -> Tensor:
     if stream.training:
         return torch.rand(batch, length, device=device)
     return hash_noise(batch, length, seed=seed, layer=site.layer, device=device)
+
+
+def guided(shared_space: Callable[[Tensor], Tensor], x: Tensor, guide: Tensor) -> Tensor:
+    """Likeness (B, N) of image tokens to text features, as shares: softmax over the tokens of their cosine.
+
+    Args:
+        shared_space: takes tokens (B, N, C) to the space of the text features (B, N, D).
+        x: (B, N, C).
+        guide: (Q, D) for all samples or (B, Q, D); a token counts for the one of Q texts it is most like.
+    """
+    space = F.normalize(_float(shared_space(x)), dim=-1)
+    texts = F.normalize(guide.to(space), dim=-1)
+    cosine = space @ texts.transpose(-2, -1)
+    return cosine.amax(dim=-1).softmax(dim=-1)

@@ -1,0 +1,96 @@
+"""A stack with its reducer, and the record of its last forward pass. Axes: B batch, N tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .adapter import BlockView, Ending, Role, Stack
+from .reducer import Backbone, Reducer
+from .state import State
+from .streams import Site
+
+if TYPE_CHECKING:
+    from .handle import Attachment
+
+
+class Bound:
+    """A stack with its reducer: what attach makes, and every forward pass reads.
+
+    Attributes:
+        roles: of each block.
+        sites: by block.
+        original, backbone: what the reducer was settled from, so that it can be settled anew for a guide.
+        guide: (Q, D) or (B, Q, D) text features that the user has set, or None.
+        last: record of the last pass.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        views: list[BlockView],
+        reducer: Reducer,
+        original: Reducer,
+        backbone: Backbone,
+        sites: Mapping[int, Site],
+        ending: Ending,
+        trace: bool,
+    ) -> None:
+        self.stack, self.views, self.reducer, self.ending = stack, views, reducer, ending
+        self.original, self.backbone, self.sites = original, backbone, dict(sites)
+        self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
+        self.trace = trace
+        self.track = trace or ending != "none"
+        self.guide: Tensor | None = None
+        self.handle: Attachment | None = None
+        self.last: Record | None = None
+
+
+class Record:
+    """What one forward pass did. Tensors are only kept for a trace.
+
+    Attributes:
+        counts: layer, stream, tokens in and out of each site.
+        first, last: lengths of the streams at the start and at the end.
+        between: tokens of each sequence before the first block and after each.
+        assignment, size: of all sequences side by side; None without a trace.
+    """
+
+    def __init__(
+        self,
+        counts: list[tuple[int, str, int, int]],
+        first: Mapping[str, State],
+        last: Mapping[str, State],
+        between: list[dict[str, int]],
+        trace: bool,
+    ) -> None:
+        self.counts, self.between = counts, between
+        self.first = {name: n for state in first.values() for name, n in state.lengths.items()}
+        self.last = {name: n for state in last.values() for name, n in state.lengths.items()}
+        self.assignment = self.size = None
+        if trace:
+            self.assignment = side_by_side(list(last.values()))
+            self.size = torch.cat([_sizes(state) for state in last.values()], dim=1)
+
+
+def side_by_side(states: list[State]) -> Tensor:
+    """(B, N0) final position of each input token, sequences counted one after the other; -1 where dropped."""
+    parts, shift = [], 0
+    for state in states:
+        assert state.assignment is not None
+        parts.append(torch.where(state.assignment >= 0, state.assignment + shift, -1))
+        shift += sum(state.lengths.values())
+    return torch.cat(parts, dim=1)
+
+
+def _sizes(state: State) -> Tensor:
+    """(B, N) how many input tokens each token stands for, padding not counted."""
+    if state.size is not None:
+        return state.size
+    assert state.assignment is not None
+    if state.real is not None:
+        return state.real.float()
+    return torch.ones(len(state.assignment), sum(state.lengths.values()), device=state.assignment.device)

@@ -1,0 +1,78 @@
+"""Text features that guide the reduction of a dual encoder's image tokens. Axes: B batch, Q texts, D their width."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bound import Bound
+from .errors import OptionError, UnfitReducerError
+from .proof import parameter_width
+from .reducer import Reducer
+
+
+class Guidance:
+    """What ``handle.guide`` returns: leaving its context puts back what guided before."""
+
+    def __init__(self, bound: Bound, before: tuple[Tensor | None, Reducer]) -> None:
+        self._bound, self._before = bound, before
+
+    def __enter__(self) -> Guidance:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bound.guide, self._bound.reducer = self._before
+
+
+def set_guide(bound: Bound, text_features: Any) -> None:
+    """Set or, with None, remove what guides a stack, and settle its reducer anew.
+
+    Raises:
+        UnfitReducerError: the stack shares no space with text, or the reducer does not use text attention.
+        OptionError: features of another shape.
+    """
+    if text_features is None:
+        bound.guide, bound.reducer = None, bound.original.bind(bound.backbone)
+        return
+    stack, backbone = bound.stack, bound.backbone
+    if not stack.guidable:
+        raise UnfitReducerError(
+            f"the stack {stack.name!r} of {backbone.model} shares no space with text features, so none can guide it; "
+            "models with a projection of their image tokens can (CLIP of transformers and open_clip)"
+        )
+    provides = backbone.provides | {"text_attention"}
+    guided = type(backbone)(**{**vars(backbone), "provides": provides})
+    settled = bound.original.bind(guided)
+    if "text_attention" not in settled.needs:
+        raise UnfitReducerError(
+            f"{type(settled).__name__} with these options does not use text attention, so a guide would change "
+            "nothing; use one that does ('pumer', or 'evit' with saliency='text')"
+        )
+    bound.guide, bound.reducer = check_features(bound, text_features), settled
+
+
+def check_features(bound: Bound, features: Any) -> Tensor:
+    """Features as (Q, D) or (B, Q, D), detached.
+
+    Raises:
+        OptionError: not a floating tensor of one to three axes whose last is as wide as the shared space.
+    """
+    like = next(bound.stack.blocks[0].parameters())
+    probe = torch.zeros(1, 1, parameter_width(bound.stack.blocks[0]), dtype=like.dtype, device=like.device)
+    with torch.no_grad():
+        width = bound.stack.shared_space(probe).shape[-1]
+    shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if not isinstance(features, Tensor) or not features.is_floating_point() or not 1 <= features.ndim <= 3:
+        raise OptionError(f"text features are (D,), (B, D) or (B, Q, D) floating-point numbers, got {shape}")
+    if features.shape[-1] != width:
+        raise OptionError(
+            f"text features must be {width} wide, as the model's shared space; got {shape}. Use what the model gives "
+            "for a text (get_text_features, encode_text)"
+        )
+    moved: Tensor = features.detach().to(like.device)
+    return moved[:, None] if moved.ndim == 2 else moved[None, None] if moved.ndim == 1 else moved
