@@ -6,10 +6,10 @@ Axes: B batch, N tokens, C width, D width of the features shared with the text.
 from __future__ import annotations
 
 from open_clip.timm_model import TimmModel
-from tokenreduce_timm.vit import TimmStack, TimmViT
 from torch import Tensor
 
 from tokenreduce import UnsupportedModelError
+from tokenreduce_timm.vit import TimmStack, TimmViT
 
 
 class TrunkStack(TimmStack):
