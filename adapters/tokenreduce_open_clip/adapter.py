@@ -38,7 +38,10 @@ class OpenClip(Adapter):
             raise UnsupportedModelError(f"{type(model).__name__} {found}")
         tower = towers[0]
         if isinstance(tower, ModifiedResNet):
-            raise UnsupportedModelError("the vision tower is a ModifiedResNet, a convolutional network without tokens")
+            raise UnsupportedModelError(
+                "the vision tower cannot be reduced: open_clip's ModifiedResNet is a convolutional network without "
+                "tokens; take a model with a ViT tower, such as ViT-B-16"
+            )
         if isinstance(tower, TimmModel):
             from .trunk import trunk_stack
 

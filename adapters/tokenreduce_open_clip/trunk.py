@@ -37,5 +37,5 @@ def trunk_stack(tower: TimmModel) -> TrunkStack:
     try:
         TimmViT().stacks(tower.trunk)
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"the vision tower is timm's {error}") from None
+        raise UnsupportedModelError(f"the vision tower cannot be reduced: timm's {error}") from None
     return TrunkStack(tower)
