@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 ZERO: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
@@ -56,3 +58,22 @@ def crossing(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 def deterministic(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Like ``crossing``, without the reducers whose choice depends on the place in the batch."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def shrink() -> Callable[..., dict[str, Any]]:
+    """Arguments that make a timm ``VisionTransformer`` small: two blocks, narrow ones if its embedding allows it."""
+
+    def of(name: str, grid: int, **arguments: Any) -> dict[str, Any]:
+        import timm
+
+        with torch.device("meta"):
+            plain = timm.create_model(name, depth=2, **arguments)
+        patch = plain.patch_embed.img_size[0] // plain.patch_embed.grid_size[0]
+        block = plain.blocks[0]
+        parts = block.attns[0].attn if hasattr(block, "attns") else block.attn
+        heads = getattr(block, "num_heads", None) or parts.num_heads
+        fixed = hasattr(plain.patch_embed, "backbone") and isinstance(plain.patch_embed.proj, torch.nn.Identity)
+        return {"depth": 2, "img_size": patch * grid, **({} if fixed else {"embed_dim": heads * 12})}
+
+    return of
