@@ -29,7 +29,7 @@ from .registry import Registry, default_registry
 from .spec import AdapterSpec, ReducerSpec, TaskSpec
 
 if TYPE_CHECKING:
-    from .adapter import Adapter, BlockView, Example, Projected, Stack
+    from .adapter import Adapter, BlockView, Example, Projected, Role, Stack
     from .attaching import attach, attachment
     from .handle import Attachment
     from .lab.runner import ablate
@@ -50,6 +50,7 @@ _LAZY = {  # imported on first use: these need torch
     "Projected": "adapter",
     "Reducer": "reducer",
     "Reduction": "reduction",
+    "Role": "adapter",
     "Signals": "streams",
     "Site": "streams",
     "Stack": "adapter",
@@ -79,6 +80,7 @@ __all__ = [
     "ReducerSpec",
     "Reduction",
     "Registry",
+    "Role",
     "Signals",
     "Site",
     "Stack",

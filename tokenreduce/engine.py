@@ -142,7 +142,8 @@ class Run:
         x, state, rows = seen.x, seen.state, self.counts[index]
         lengths = dict(state.lengths)
         if "joint" not in chosen and not any(name in chosen for name in lengths):
-            rows += [(site.layer, name, n, n) for name, n in lengths.items()]
+            if sequence == self.bound.roles[index].own:  # a memory is reported where it shrinks
+                rows += [(site.layer, name, n, n) for name, n in lengths.items()]
             return x, state
         is_image = state.is_image
         if "joint" in chosen:

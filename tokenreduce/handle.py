@@ -193,5 +193,6 @@ class Attachment:
         lines.append(f"  {'stack':<10}{'layer':>6}  {'stream':<12}{'tokens':>14}")
         lines += [f"  {r.stack:<10}{r.layer:>6}  {r.stream:<12}{r.tokens_in:>6} → {r.tokens_out:<5}" for r in rows]
         before, after = self.macs()
-        lines.append(f"  blocks: {before / 1e9:.2f} → {after / 1e9:.2f} GMACs per sample")
+        unit, name = (1e9, "GMACs") if before >= 1e8 else (1e6, "MMACs")
+        lines.append(f"  blocks: {before / unit:.2f} → {after / unit:.2f} {name} per sample")
         return "\n".join(lines)

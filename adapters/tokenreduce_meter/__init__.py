@@ -22,7 +22,13 @@ __all__ = sorted(_LAZY)
 
 @hookimpl
 def tokenreduce_adapters() -> Iterator[AdapterSpec]:
-    yield from ()
+    yield AdapterSpec(
+        "meter",
+        "tokenreduce_meter.adapter:Meter",
+        "METER: CLIP's vision tower, RoBERTa, and levels of co-attention",
+        library="transformers",
+        models="the METER models of tokenreduce_meter, and models built from the published code",
+    )
 
 
 def __getattr__(name: str) -> Any:

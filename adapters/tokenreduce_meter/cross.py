@@ -8,14 +8,13 @@ Axes: B batch, T text tokens, N image tokens, C width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from tokenreduce_transformers.bert import BertView, additive
 from torch import Tensor, nn
 
 from tokenreduce import BlockView, Role, Stack, UnsupportedModelError
+from tokenreduce_transformers.bert import BertView, additive
 
 PARTS = ("attention", "crossattention", "intermediate", "output")
 

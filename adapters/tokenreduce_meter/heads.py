@@ -21,7 +21,7 @@ def classifier(width: int, middle: int, labels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, middle), nn.LayerNorm(middle), nn.GELU(), nn.Linear(middle, labels))
 
 
-class _Classifier(MeterModel):
+class Classifier(MeterModel):
     """A head on the pooled text and image."""
 
     head = ""  # name of the head's module, that of the published code
@@ -54,7 +54,7 @@ class _Classifier(MeterModel):
         return output if as_dict else output.to_tuple()
 
 
-class MeterForQuestionAnswering(_Classifier):
+class MeterForQuestionAnswering(Classifier):
     """Visual question answering as choice among ``config.num_labels`` answers.
 
     Labels are soft scores (B, L): binary cross-entropy times L, as published; or answers (B,): cross-entropy.
@@ -68,13 +68,13 @@ class MeterForQuestionAnswering(_Classifier):
         return F.binary_cross_entropy_with_logits(logits, labels) * labels.shape[1]
 
 
-class MeterForVisualEntailment(_Classifier):
+class MeterForVisualEntailment(Classifier):
     """Entailment, neutral or contradiction (``config.num_labels`` is 3 as published); labels (B,)."""
 
     head = "snli_classifier"
 
 
-class MeterForImagesAndTextClassification(_Classifier):
+class MeterForImagesAndTextClassification(Classifier):
     """NLVR2: whether a sentence is true of two images; ``config.token_types`` must be 3; labels (B,)."""
 
     head = "nlvr2_classifier"
@@ -102,7 +102,7 @@ class MeterForImagesAndTextClassification(_Classifier):
         return self.output(logits, None if labels is None else self.loss(logits, labels), return_dict)
 
 
-class MeterForImageAndTextRetrieval(_Classifier):
+class MeterForImageAndTextRetrieval(Classifier):
     """How well text and image fit: logits (B, 1).
 
     With ``labels`` (G,) the batch is G groups of B / G candidates, and each label names the one that fits:
