@@ -221,6 +221,8 @@ def _bind(
     blocks = len(stack.blocks)
     if len({id(block) for block in stack.blocks}) < blocks:
         raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} uses one block several times")
+    if not blocks:
+        raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} has no blocks, so no layers")
     levels = stack.levels or [(index,) for index in range(blocks)]
     provides = frozenset[str]().union(*(stack.provides(index) for index in range(blocks)))
     if guided and stack.guidable:

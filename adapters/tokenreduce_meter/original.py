@@ -45,8 +45,8 @@ class OriginalCross(CrossStack):
     def __init__(self, model: nn.Module) -> None:
         if not hasattr(getattr(model.vit_model, "visual", None), "transformer"):
             raise UnsupportedModelError(
-                f"the vision tower of {type(model).__name__} is {type(model.vit_model).__name__}, not CLIP's; METER with "
-                "a Swin tower is not supported"
+                f"the vision tower of {type(model).__name__} is {type(model.vit_model).__name__}, not CLIP's; METER "
+                "with a Swin tower is not supported"
             )
         super().__init__(model, sequential=False)
 

@@ -16,3 +16,10 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         library="transformers",
         models="ViltModel and every ViltFor... of transformers",
     )
+    yield AdapterSpec(
+        "hf-bridgetower",
+        "tokenreduce_transformers.bridgetower:BridgeTower",
+        "BridgeTower of transformers",
+        library="transformers",
+        models="BridgeTowerModel and its heads for retrieval and masked language modelling",
+    )
