@@ -56,6 +56,8 @@ class MeterConfig(PretrainedConfig):
     ) -> None:
         if level_order not in ORDERS:
             raise OptionError(f"level_order must be 'parallel' or 'sequential', got {level_order!r}")
+        if image_size % patch_size:
+            raise OptionError(f"image_size must be a multiple of patch_size {patch_size}, got {image_size}")
         if text_config is None:
             text_config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
         elif isinstance(text_config, dict):

@@ -24,8 +24,6 @@ def classifier(width: int, middle: int, labels: int) -> nn.Sequential:
 class Classifier(MeterModel):
     """A head on the pooled text and image."""
 
-    head = ""  # name of the head's module, that of the published code
-
     def add_head(self, config: MeterConfig) -> None:
         setattr(self, self.head, classifier(2 * config.hidden_size, 2 * config.hidden_size, config.num_labels))
 
@@ -78,6 +76,7 @@ class MeterForImagesAndTextClassification(Classifier):
     """NLVR2: whether a sentence is true of two images; ``config.token_types`` must be 3; labels (B,)."""
 
     head = "nlvr2_classifier"
+    token_types = 3
 
     def add_head(self, config: MeterConfig) -> None:
         if config.token_types < 3:

@@ -8,6 +8,8 @@ Axes: B batch, T text tokens, N image tokens (class token first), C width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
@@ -18,7 +20,11 @@ from transformers.utils import ModelOutput
 
 from tokenreduce import UnsupportedCallError
 
+from .checkpoint import check_names, fit, read_config, read_weights
 from .config import MeterConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -107,8 +113,43 @@ class MeterModel(MeterPreTrainedModel):
         self.add_head(config)
         self.post_init()
 
+    head = ""  # name of the head's module, that of the published code
+    token_types = 2  # text and one image
+
     def add_head(self, config: MeterConfig) -> None:
         """Make the head's modules."""
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, *, image_size: int | None = None, strict: bool = True, **config: Any
+    ) -> Self:
+        """A model with the weights of a published checkpoint, in evaluation mode.
+
+        Args:
+            path: ``.ckpt``, ``.pt`` or ``.safetensors`` file with the names of the published code. It is loaded as
+                weights only; nothing in it is run.
+            image_size: pixels per side; position embeddings are interpolated where the file is for another size.
+                None for the file's own.
+            strict: refuse a file with missing or surplus weights; False warns, and starts missing ones at random.
+            **config: options of :class:`MeterConfig` that shapes do not tell: ``level_order="sequential"`` for
+                checkpoints of PuMer's authors, heads that are not 64 wide.
+
+        Raises:
+            FileNotFoundError, UnsupportedModelError: no such file, no METER, or names that do not fit.
+            OptionError: the image size is not a multiple of the patch size.
+        """
+        weights = read_weights(path)
+        given = {**config, **({} if image_size is None else {"image_size": image_size})}
+        head = [name for name in weights if name.startswith(f"{cls.head}.") and name.endswith(".weight")]
+        if cls.head and head and "num_labels" not in given:
+            given["num_labels"] = len(weights[sorted(head)[-1]])
+        made = MeterConfig(**{"token_types": cls.token_types, **read_config(weights, **given)})
+        model = cls(made)
+        weights = fit(weights, made, cls.head)
+        own = model.state_dict()
+        check_names(own, weights, strict, path)
+        model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
+        return model.eval()
 
     def forward(
         self,

@@ -3,7 +3,8 @@
 Stopped at any time it continues from the last checkpoint in ``--out`` when started again with the same
 line. Beside the answer, heads on the patches learn which digit and which colour each patch shows (end of
 the vision tower) and whether the question is about it (after the fourth level); they speed up learning and
-are not part of the saved model.
+are not part of the saved model. For the first part of the steps (``--near``) the model is shown the patches of
+all digits and only some of the background, which is faster.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .training import adamw, rate, restore, save
 from .words import COLOURS
 
 ASKED_LEVEL = 3
+SHOWN = 60  # patches shown in the first part; five digits take 45
 BACKGROUND_WEIGHT, ASKED_WEIGHT = 0.05, 10.0
 
 
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--aux", type=float, default=1.0)
+    parser.add_argument("--near", type=float, default=0.7, help="share of the steps that see only some background")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes judged at the end")
@@ -80,12 +83,17 @@ def train(args: argparse.Namespace) -> None:
     model.cross_modal_image_layers[ASKED_LEVEL].register_forward_hook(
         lambda module, inputs, out: seen.update(fused=out[0])
     )
+    shown: list[Tensor] = []
+    model.vit_model.visual.patch_dropout.register_forward_hook(
+        lambda module, inputs, out: gather(out, shown[0]) if shown else None
+    )
     factory, begun, mean = SceneFactory("train", args.seed), time.time(), torch.zeros(2)
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * rate(step, steps)
         scenes = [factory(step * args.batch + i) for i in range(args.batch)]
-        values = losses(model, heads, seen, scenes, args.bf16)
+        shown[:] = [digits_first(scenes)] if step < args.near * steps else []
+        values = losses(model, heads, seen, shown, scenes, args.bf16)
         (values[0] + args.aux * values[1]).backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
@@ -102,17 +110,33 @@ def train(args: argparse.Namespace) -> None:
         if (step + 1) % args.save_every == 0 or step + 1 == steps:
             save(args.out, "meter.safetensors", model, heads, optimizer, step + 1, {"kinds": ",".join(KINDS)})
         if (step + 1) % 500 == 0 or step + 1 == steps:
+            shown.clear()
             score = accuracy_by_kind(model, samples=500 if step + 1 < steps else args.final_samples)
             print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
 
 
-def losses(model: nn.Module, heads: PatchHeads, seen: dict[str, Tensor], scenes: list, bf16: bool) -> Tensor:
+def digits_first(scenes: list) -> Tensor:
+    """(S, SHOWN) patches to look at: those of the digits, and background at random."""
+    digit, _ = patch_labels(scenes)
+    return ((digit < 10) + torch.rand(digit.shape)).topk(SHOWN, dim=1).indices
+
+
+def gather(x: Tensor, shown: Tensor) -> Tensor:
+    """Tokens (S, 1 + N, C) to those of the class token and the patches shown (S, K): (S, 1 + K, C)."""
+    index = torch.cat([torch.zeros_like(shown[:, :1]), shown + 1], dim=1)
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def losses(
+    model: nn.Module, heads: PatchHeads, seen: dict[str, Tensor], shown: list[Tensor], scenes: list, bf16: bool
+) -> Tensor:
     """(2,): answer loss and patch loss of one batch; ``seen`` is filled by the hooks."""
     batch = collate(scenes)
-    digit, colour = patch_labels(scenes)
+    labels = (*patch_labels(scenes), asked_patches(scenes))
+    digit, colour, asked = (label.gather(1, shown[0]) for label in labels) if shown else labels
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
-        extra = heads(seen["vision"][:, 1:], seen["fused"][:, 1:], digit, colour, asked_patches(scenes))
+        extra = heads(seen["vision"][:, 1:], seen["fused"][:, 1:], digit, colour, asked)
         return torch.stack([F.cross_entropy(logits.float(), batch["answer"]), extra])
 
 
