@@ -86,6 +86,22 @@ def tiny_vilt(scramble: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 @pytest.fixture(scope="session")
+def tiny_meter() -> Callable[..., tuple[nn.Module, dict[str, Tensor]]]:
+    """Build a METER class (4 levels, width 32, 36 patches) and inputs for it, the second text padded."""
+
+    def build(
+        kind: str = "MeterForQuestionAnswering", seed: int = 0, **config: Any
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        import tokenreduce_meter
+        from tokenreduce_meter.examples import example
+
+        made = example(getattr(tokenreduce_meter, kind), seed, **config)
+        return made.model, made.inputs
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def images() -> Callable[..., Tensor]:
     """Noise images (B, 3, H, W)."""
 

@@ -303,6 +303,74 @@ def vilt_joint(model, ids, image, layers, prune_r=0.1, merge_r=0.3, merge_text=0
     return Result(vilt_head(model, x), counts, [sorted(group) for group in groups], None, x)
 
 
+# --- METER -----------------------------------------------------------------------------------------------------------
+
+
+def meter_attend(part, x, memory, padding=None):
+    """Post-norm attention of tokens (N, C) to a memory (M, C): tokens after it, keys (M, d), attention (H, N, M)."""
+    own, heads = part.self, part.self.num_attention_heads
+    query = split(linear(x, own.query), heads)
+    key, value = (split(linear(memory, layer), heads) for layer in (own.key, own.value))
+    context, maps = attend(query, key, value, padding)
+    return normed(linear(context, part.output.dense) + x, part.output.LayerNorm), key.mean(dim=0), maps
+
+
+def meter_mlp(block, x):
+    inner = F.gelu(linear(x, block.intermediate.dense))
+    return normed(linear(inner, block.output.dense) + x, block.output.LayerNorm)
+
+
+def meter_towers(model, ids, image):
+    """Both towers by the model's own code, up to the first level; one sample without padding."""
+    text = model.text_transformer(input_ids=ids[None]).last_hidden_state[0]
+    kinds = model.token_type_embeddings.weight
+    text = linear(text, model.cross_modal_text_transform) + kinds[0]
+    return text, linear(model.vit_model(image[None])[0], model.cross_modal_image_transform) + kinds[1]
+
+
+def meter_pumer(model, ids, image, levels, prune_r=0.2, merge_r=0.2, merge_text=0.2, *, updated=True, protect=False):
+    """METER under PuMer, one sample without padding: pooled features, counts per level, final groups.
+
+    ``updated``: the image layer sees the text after this level's text layer, as PuMer's authors released it;
+    otherwise the text before it, reduced in the same way. ``protect``: the image's class token stays first.
+    """
+    text, image = meter_towers(model, ids, image)
+    text_groups = [[token] for token in range(len(text))]
+    image_groups = [[len(text) + token] for token in range(len(image))]
+    counts, text_counts = [], []
+    for level, (text_block, image_block) in enumerate(
+        zip(model.cross_modal_text_layers, model.cross_modal_image_layers, strict=True)
+    ):
+        old = text
+        text, text_keys, _ = meter_attend(text_block.attention, text, text)
+        text, image_keys, maps = meter_attend(text_block.crossattention, text, image)
+        if level in levels:
+            prune, merge = round(prune_r * len(image)), round(merge_r * len(image))
+            order = list(range(len(image)))
+            if prune_r > 0:
+                score = maps.mean(dim=0).sum(dim=0) / len(text)
+                order = falling(score)
+                if protect:
+                    order = [0, *(token for token in order if token != 0)]
+                order = order[: max(len(image) - prune, 1)]
+            merged = match(image_keys[order], merge, class_token=True)
+            image = mean_of(image[order], merged)
+            image_groups = gather([image_groups[token] for token in order], merged)
+            merged = match(text_keys, round(merge_text * len(text)), class_token=True)
+            text, old = mean_of(text, merged), mean_of(old, merged)
+            text_groups = gather(text_groups, merged)
+        text = meter_mlp(text_block, text)
+        image, _, _ = meter_attend(image_block.attention, image, image)
+        image, _, _ = meter_attend(image_block.crossattention, image, text if updated else old)
+        image = meter_mlp(image_block, image)
+        counts.append(len(image))
+        text_counts.append(len(text))
+    poolers = (model.cross_modal_text_pooler, text), (model.cross_modal_image_pooler, image)
+    pooled = torch.cat([torch.tanh(linear(x[0], pooler.dense)) for pooler, x in poolers])
+    groups = [sorted(group) for group in text_groups + image_groups]
+    return Result(pooled, counts, groups, None, torch.cat([text, image]), text_counts)
+
+
 def first_signals(model, *inputs):
     """Of the first block and one sample: head-mean keys (N, d) and head-mean attention (N, N)."""
     if hasattr(model, "vilt"):

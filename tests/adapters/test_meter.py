@@ -1,0 +1,240 @@
+"""METER: its stacks, every reducer on each, and what must hold while attached."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import tokenreduce
+from tokenreduce import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+
+KINDS = (
+    "MeterModel",
+    "MeterForQuestionAnswering",
+    "MeterForVisualEntailment",
+    "MeterForImagesAndTextClassification",
+    "MeterForImageAndTextRetrieval",
+)
+STACKS = ("cross", "vision", "text")
+BUDGETS = {"tome": {"r": 2}, "evit": {"keep": 0.6}, "random": {"keep": 0.6}, "pumer": {"prune": 0.2}}
+ALL = {"vision": {"reducer": "tome", "r": 3}, "cross": "pumer", "text": {"reducer": "tome", "r": 1}}
+
+
+def flat(output):
+    return [value for value in output.to_tuple() if isinstance(value, torch.Tensor)]
+
+
+def same(first, second, tolerance=1e-5):
+    for one, other in zip(flat(first), flat(second), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["parallel", "sequential"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_budget_is_the_identity_and_detach_is_bit_exact(kind, order, zero, tiny_meter):
+    model, inputs = tiny_meter(kind, level_order=order)
+    reducer, options = zero
+    plain, keys = model(**inputs), list(model.state_dict())
+    handle = tokenreduce.attach(model, {stack: {"reducer": reducer, **options} for stack in STACKS})
+    real = inputs["attention_mask"].bool()
+    attached = model(**inputs)
+    if kind == "MeterModel":  # padding may hold anything
+        for output in (plain, attached):
+            output["text_features"] = output["text_features"][real]
+    same(plain, attached)
+    assert list(model.state_dict()) == keys
+    handle.detach()
+    assert tokenreduce.attachment(model) is None
+    for one, other in zip(flat(model(**inputs)), flat(plain), strict=True):
+        assert torch.equal(one[real] if one.shape[:2] == real.shape and other.ndim == 2 else one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("name", BUDGETS)
+def test_every_reducer_on_every_stack(name, stack, tiny_meter):
+    model, inputs = tiny_meter()
+    plain = model(**inputs).logits
+    with tokenreduce.attach(model, {stack: {"reducer": name, **BUDGETS[name]}}, trace=True) as handle:
+        logits = model(**inputs).logits
+        stream = "text" if stack == "text" else "image"
+        rows = [row for row in handle.report() if row.stream == stream]
+        assert rows
+        assert all(row.stack == stack and row.tokens_out < row.tokens_in for row in rows)
+        before, after = handle.macs()
+        assert after < before
+        trace = handle.trace()
+        members = [sorted(token for group in sample for token in group) for sample in trace]
+        total = sum(trace.first.values())
+        assert all(len(set(sample)) == len(sample) and set(sample) <= set(range(total)) for sample in members)
+    assert (logits - plain).abs().max() > 1e-5
+    assert torch.equal(model(**inputs).logits, plain)
+
+
+@torch.no_grad()
+def test_cross_is_the_default_stack_and_layers_are_levels(tiny_meter):
+    model, inputs = tiny_meter()
+    with tokenreduce.attach(model, "pumer", layers=[0, 3]) as handle:
+        model(**inputs)
+        assert {(row.stack, row.layer) for row in handle.report()} == {("cross", 0), ("cross", 3)}
+        assert [site.depth for site in handle.sites] == [4, 4]
+    with pytest.raises(LayerError, match=r"0\.\.3"):
+        tokenreduce.attach(model, "pumer", layers=[4])
+    with pytest.raises(UnsupportedModelError, match="no stack 'crosss'"):
+        tokenreduce.attach(model, {"crosss": "pumer"})
+
+
+@torch.no_grad()
+def test_a_text_reducer_acts_in_the_text_block_and_an_image_reducer_in_the_image_block(tiny_meter):
+    model, inputs = tiny_meter(level_order="sequential")
+    seen = {}
+    for name in ("text", "image"):
+        block = getattr(model, f"cross_modal_{name}_layers")[1]
+        block.register_forward_hook(lambda m, args, out, name=name: seen.update({name: out[0].shape[1]}))
+    with tokenreduce.attach(model, "pumer", layers=[1], prune=0.5, merge=0.0, text_merge=0.25):
+        model(**inputs)
+        assert seen == {"text": 9, "image": 19}
+    with tokenreduce.attach(model, "tome", layers=[1], r=7):
+        model(**inputs)
+        assert seen == {"text": 12, "image": 30}
+    with tokenreduce.attach(model, "evit", layers=[1], keep=0.5, fuse=False, saliency="text"):
+        model(**inputs)
+        assert seen == {"text": 12, "image": 19}
+
+
+@torch.no_grad()
+def test_text_comes_back_whole_to_whoever_reads_it(tiny_meter):
+    model, inputs = tiny_meter("MeterModel")
+    plain = model(**inputs)
+    with tokenreduce.attach(model, "pumer"):
+        output = model(**inputs)
+    assert output.text_features.shape == plain.text_features.shape
+    assert output.image_features.shape[1] < plain.image_features.shape[1]
+    with tokenreduce.attach(model, "pumer", restore=True):
+        assert model(**inputs).image_features.shape == plain.image_features.shape
+    with tokenreduce.attach(model, {"text": {"reducer": "tome", "r": 3}}):
+        assert model(**inputs).text_features.shape == plain.text_features.shape
+
+
+@torch.no_grad()
+def test_copies_and_pickles_are_independent(tiny_meter):
+    model, inputs = tiny_meter()
+    tokenreduce.attach(model, ALL)
+    expected = model(**inputs).logits
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(**inputs).logits, expected)
+        tokenreduce.attachment(twin).detach()
+        assert not torch.equal(twin(**inputs).logits, expected)
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_an_exception_in_between_leaves_nothing(tiny_meter):
+    model, inputs = tiny_meter()
+    handle = tokenreduce.attach(model, ALL)
+    expected = model(**inputs).logits
+
+    def fail(*args):
+        raise RuntimeError("in between")
+
+    hook = model.cross_modal_image_layers[2].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in between"):
+        model(**inputs)
+    hook.remove()
+    assert torch.equal(model(**inputs).logits, expected)
+    handle.detach()
+    names = {name for module in model.modules() for name in vars(module)}
+    assert not {"co_attend", "forward"} & names
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["parallel", "sequential"])
+@pytest.mark.parametrize("reducer", [ALL, {"cross": {"reducer": "tome", "r": 3}}, {"cross": "evit"}], ids=str)
+def test_compiles_without_a_break(reducer, order, tiny_meter):
+    model, inputs = tiny_meter(level_order=order)
+    tokenreduce.attach(model, reducer)
+    expected = model(**inputs).logits
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["parallel", "sequential"])
+def test_gradients_reach_every_part(order, tiny_meter):
+    model, inputs = tiny_meter(level_order=order, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    model.train()
+    tokenreduce.attach(model, ALL)
+    model(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    # the last image layer's text side, and the last text layer's image side, are there for the other stream alone
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    allowed = ("position_embeddings", "word_embeddings", "key.bias", "visual.proj", "token_type_embeddings.weight")
+    assert not [name for name in missing if not name.endswith(allowed)]
+
+
+def test_what_cannot_be_is_refused(tiny_meter):
+    model, _ = tiny_meter()
+    with pytest.raises(UnfitReducerError, match="one sequence"):
+        tokenreduce.attach(model, "pumer", modality_aware=False)
+    handle = tokenreduce.attach(model, "pumer")
+    with pytest.raises(UnfitReducerError, match="shares no space"):
+        handle.guide(torch.randn(16))
+    handle.detach()
+    pair = torch.nn.ModuleList([tiny_meter()[0], tiny_meter()[0]])
+    with pytest.raises(UnsupportedModelError, match="2 METER models"):
+        tokenreduce.attach(pair, "pumer")
+
+
+def test_a_head_of_your_own(tiny_meter):
+    class Mine(torch.nn.Module):
+        def __init__(self, meter):
+            super().__init__()
+            self.meter = meter
+
+        def forward(self, **inputs):
+            return self.meter(**inputs).text_features.sum(dim=1)
+
+    meter, inputs = tiny_meter("MeterModel")
+    model = Mine(meter)
+    with tokenreduce.attach(model, "pumer", text_merge=0.4) as handle:
+        assert model(**inputs).shape == (2, 32)
+        assert handle.tokens()["text"] < 12
+        assert meter(**inputs).text_features.shape[1] == 12
+
+
+class TestHeads:
+    def test_question_answering(self, tiny_meter):
+        model, inputs = tiny_meter(num_labels=5)
+        scores = torch.rand(2, 5)
+        output = model(**inputs, labels=scores)
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, scores) * 5
+        torch.testing.assert_close(output.loss, expected)
+        right = model(**inputs, labels=torch.tensor([4, 0]))
+        torch.testing.assert_close(right.loss, torch.nn.functional.cross_entropy(output.logits, torch.tensor([4, 0])))
+        assert isinstance(model(**inputs, return_dict=False), tuple)
+
+    def test_pairs_of_images(self, tiny_meter):
+        model, inputs = tiny_meter("MeterForImagesAndTextClassification")
+        swapped = {**inputs, "pixel_values": inputs["pixel_values"].flip(1)}
+        assert model(**inputs, labels=torch.tensor([0, 1])).loss.ndim == 0
+        assert not torch.allclose(model(**inputs).logits, model(**swapped).logits, atol=1e-4)
+        with pytest.raises(UnsupportedCallError, match=r"\(B, 2, 3, H, W\)"):
+            model(**{**inputs, "pixel_values": inputs["pixel_values"][:, 0]})
+        with tokenreduce.attach(model, "pumer") as handle:
+            model(**inputs)
+            assert handle.tokens()["image"] < 37
+        with pytest.raises(UnsupportedCallError, match="token_types"):
+            tiny_meter("MeterForImagesAndTextClassification", token_types=2)
+
+    def test_retrieval(self, tiny_meter):
+        model, inputs = tiny_meter("MeterForImageAndTextRetrieval")
+        output = model(**inputs, labels=torch.tensor([1]))
+        assert output.logits.shape == (2, 1)
+        torch.testing.assert_close(output.loss, -output.logits[:, 0].log_softmax(0)[1])
+        with pytest.raises(UnsupportedCallError, match="groups of equal size"):
+            model(**inputs, labels=torch.tensor([0, 0, 0]))
+
+    def test_a_second_image_needs_its_token_type(self, tiny_meter):
+        model, inputs = tiny_meter("MeterModel")
+        with pytest.raises(UnsupportedCallError, match="token_types=3"):
+            model(**inputs, image_token_type=2)
