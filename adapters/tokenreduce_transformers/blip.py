@@ -24,8 +24,9 @@ from transformers.models.blip.modeling_blip import (
 
 from tokenreduce.adapter import Example
 
+from .prenorm import Parts
 from .tiny import TEXT, VISION, pixels, tiny, words
-from .towers import Family, Head, Parts, TowerAdapter
+from .towers import Family, Head, TowerAdapter
 
 PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "projection", "num_heads", "scale", "dropout", qkv=("qkv",))
 HEADS = {

@@ -27,8 +27,9 @@ from transformers.models.clip.modeling_clip import (
 from tokenreduce import Stack, UnsupportedModelError
 from tokenreduce.adapter import Example
 
+from .prenorm import Parts
 from .tiny import LABELS, TEXT, VISION, pixels, tiny, words
-from .towers import Family, Head, Parts, TowerAdapter
+from .towers import Family, Head, TowerAdapter
 
 PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "out_proj", "num_heads", "scale", "dropout")
 HEADS = {

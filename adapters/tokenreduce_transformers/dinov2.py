@@ -29,8 +29,9 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
 from tokenreduce import Stack, UnsupportedModelError
 from tokenreduce.adapter import Example
 
+from .prenorm import Parts
 from .tiny import LABELS, VISION, pixels, tiny
-from .towers import Family, Head, Parts, TowerAdapter
+from .towers import Family, Head, TowerAdapter
 
 PARTS = Parts(
     "attention",

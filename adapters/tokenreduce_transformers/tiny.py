@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
     "num_attention_heads": 2,
@@ -15,7 +15,7 @@ VISION = {
     "image_size": 40,
     "patch_size": 8,
 }
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": 99,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -26,7 +26,7 @@ TEXT = {
     "pad_token_id": 1,
     "eos_token_id": 98,
 }
-LABELS = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
+LABELS: dict[str, Any] = {"id2label": {i: str(i) for i in range(5)}, "label2id": {str(i): i for i in range(5)}}
 
 
 def tiny(cls: type[nn.Module], config: Any, seed: int = 0, **arguments: Any) -> nn.Module:

@@ -1,11 +1,11 @@
-"""Vision towers of transformers: one view, one stack and one adapter for every family with pre-norm blocks.
+"""Vision towers of transformers: one stack and one adapter for every family with pre-norm blocks.
 
-The families differ in the names of the parts and in how their heads read the tokens; :class:`Family` is the
-table that says so. While attached, the library's own ``forward`` runs on a stand-in of the module whose list of
-blocks has one entry: all of them, run by the engine. Embeddings, norms, poolers, hidden states and every keyword
-stay what the library makes of them.
+The families differ in their names and in how their heads read the tokens; :class:`Family` is the table of that.
+While attached, the library's own ``forward`` runs on a stand-in of the module whose list of blocks has one entry:
+all of them, run by the engine. Embeddings, norms, poolers and every keyword stay what the library makes of them.
+``hidden_states`` hold the tokens that each block put out, so they grow shorter.
 
-Axes: B batch, N tokens, C width, H heads, d head width.
+Axes: B batch, N tokens, C width.
 """
 
 from __future__ import annotations
@@ -18,24 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from tokenreduce import Adapter, BlockView, Projected, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce import Adapter, BlockView, Stack, UnsupportedCallError, UnsupportedModelError
 from tokenreduce.adapter import Ending
 
-
-@dataclass(frozen=True)
-class Parts:
-    """Names of the parts of one kind of block, ``after*`` in the order in which they follow attention and MLP."""
-
-    attention: str
-    norm1: str
-    norm2: str
-    out: str
-    heads: str
-    scale: str
-    dropout: str
-    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    after1: tuple[str, ...] = ()
-    after2: tuple[str, ...] = ()
+from .prenorm import Parts, PreNormView, through
 
 
 @dataclass(frozen=True)
@@ -80,34 +66,6 @@ class Family:
         return UNKNOWN
 
 
-class PreNormView(BlockView):
-    """Norm, attention, what follows it, residual; the same for the MLP."""
-
-    def __init__(self, block: nn.Module, parts: Parts) -> None:
-        self.block, self.attn = block, getattr(block, parts.attention)
-        self.norm1, self.norm2 = getattr(block, parts.norm1), getattr(block, parts.norm2)
-        self.linears = [getattr(self.attn, name) for name in parts.qkv]
-        self.out, self.heads = getattr(self.attn, parts.out), getattr(self.attn, parts.heads)
-        self.after1 = [getattr(block, name) for name in parts.after1]
-        self.after2 = [getattr(block, name) for name in parts.after2]
-        dropout = getattr(self.attn, parts.dropout)
-        self.scale, self.dropout = getattr(self.attn, parts.scale), getattr(dropout, "p", dropout)
-        self.attention_parts, self.mlp_parts = [*self.linears, self.out], [block.mlp]
-
-    def project(self, x: Tensor) -> Projected:
-        x = self.norm1(x)
-        if len(self.linears) == 1:
-            query, key, value = self.linears[0](x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-            return Projected(query, key, value)
-        return Projected(*(linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in self.linears))
-
-    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        return x + _through(self.after1, self.out(context))
-
-    def mlp(self, x: Tensor) -> Tensor:
-        return x + _through(self.after2, self.block.mlp(self.norm2(x)))
-
-
 class TowerStack(Stack):
     """The blocks of one tower; ``projection`` is what its model does to the token that it compares with text."""
 
@@ -116,7 +74,7 @@ class TowerStack(Stack):
     def __init__(
         self, family: Family, tower: nn.Module, prefix: int, head: Head, projection: Sequence[Callable[..., Any]]
     ) -> None:
-        self.family, self.tower, self.projection = family, tower, list(projection)
+        self.family, self.projection = family, list(projection)
         self.module = tower if family.encoder is family.tower else tower.encoder
         self.blocks = list(getattr(self.module, family.blocks))
         self.prefix, self.ending = {"image": prefix}, head.ending
@@ -146,7 +104,7 @@ class TowerStack(Stack):
         return type(module).forward(stand_in, *args, **kwargs)
 
     def shared_space(self, x: Tensor) -> Tensor:
-        return _through(self.projection, x) if self.projection else super().shared_space(x)
+        return through(self.projection, x) if self.projection else super().shared_space(x)
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
         if not (block.gradient_checkpointing and block.training):
@@ -163,20 +121,18 @@ class Whole:
     def __init__(self, module: nn.Module, run: Any) -> None:
         self.module, self.run = module, run
 
-    def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         if kwargs.get("output_attentions", getattr(self.module.config, "output_attentions", False)):
             raise UnsupportedCallError(
                 "output_attentions=True: attention is fused and its matrices are never made while a reducer is "
                 "attached; detach() first, or leave it False (in the call and in model.config)"
             )
-        masks = {"attention_mask": attention_mask, "head_mask": kwargs.get("head_mask")}
-        given = [name for name, mask in masks.items() if mask is not None] + ["is_causal"] * bool(
-            kwargs.get("is_causal")
-        )
-        if given:
+        given = {"attention_mask": attention_mask is not None, "head_mask": kwargs.get("head_mask") is not None}
+        given["is_causal"] = bool(kwargs.get("is_causal"))
+        for name in (name for name, is_given in given.items() if is_given):
             raise UnsupportedCallError(
-                f"{given[0]} was given: the tokens of an image are all real and see one another while a reducer is "
-                "attached; leave it out, or detach() first"
+                f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
+                "others; leave it out, or detach() first"
             )
         self.run.start(x, {"image": x.shape[1]})
         return self.run(x)
@@ -216,9 +172,3 @@ class TowerAdapter(Adapter):
     def projection(self, model: nn.Module, tower: nn.Module) -> list[Callable[..., Any]]:
         """What a model does to the token that it compares with text, step by step; empty if it does not."""
         return []
-
-
-def _through(steps: Sequence[Callable[..., Any]], x: Tensor) -> Tensor:
-    for step in steps:
-        x = step(x)
-    return x

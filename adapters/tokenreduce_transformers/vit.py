@@ -27,8 +27,9 @@ from transformers.models.vit.modeling_vit import (
 
 from tokenreduce.adapter import Example
 
+from .prenorm import Parts
 from .tiny import LABELS, VISION, pixels, tiny
-from .towers import Family, Head, Parts, TowerAdapter
+from .towers import Family, Head, TowerAdapter
 
 PARTS = Parts(
     "attention",

@@ -7,13 +7,13 @@ import pickle
 
 import pytest
 import torch
+
+import tokenreduce
 from tokenreduce_transformers.blip import Blip
 from tokenreduce_transformers.clip import Clip
 from tokenreduce_transformers.dinov2 import Dinov2
 from tokenreduce_transformers.siglip import Siglip
 from tokenreduce_transformers.vit import ViT
-
-import tokenreduce
 
 EXAMPLES = {label: make for kind in (Clip, Siglip, ViT, Dinov2, Blip) for label, make in kind().examples().items()}
 CLASSLESS = [k for k in EXAMPLES if "Siglip" in k or "MaskedImage" in k or k == "CLIPForImageClassification"]
@@ -64,7 +64,7 @@ def test_every_class_of_the_library_has_an_example():
     assert len(EXAMPLES) == 23
 
 
-@pytest.mark.parametrize("zero", [("none", {}), ("random", {"keep": 1.0}), ("tome", {"r": 0})], ids=lambda z: z[0])
+@pytest.mark.parametrize("zero", [("none", {}), ("tome", {"r": 0})], ids=lambda z: z[0])
 def test_zero_budget_is_the_identity_on_every_field(label, example, zero, tensors_of, assert_close):
     expected = run(example, output_hidden_states=True)
     name, options = zero
@@ -108,21 +108,14 @@ def test_methods_by_class_attention_are_refused_where_no_head_reads_a_class_toke
 
 
 def test_hidden_states_have_the_tokens_of_their_block(label, example):
-    plain = vision(run(example, output_hidden_states=True)).hidden_states
     total = prefix(label) + 25
     with tokenreduce.attach(example.model, "tome", r=3):
         for _ in range(2):  # the library installs its hooks the first time
             states = vision(run(example, output_hidden_states=True)).hidden_states
-            assert len(states) == len(plain) == 5
             assert [state.shape[1] for state in states] == [total, total - 3, total - 6, total - 9, total - 12]
+    plain = vision(run(example, output_hidden_states=True)).hidden_states
+    assert len(plain) == 5
     assert torch.equal(states[0], plain[0])
-
-
-def test_hidden_states_asked_for_while_attached_come_once(label, example):
-    with tokenreduce.attach(example.model, "tome", r=3):
-        for _ in range(2):
-            assert len(vision(run(example, output_hidden_states=True)).hidden_states) == 5
-    assert len(vision(run(example, output_hidden_states=True)).hidden_states) == 5
 
 
 def test_attentions_are_refused(label, example):
@@ -136,40 +129,38 @@ def test_attentions_are_refused(label, example):
         run(example, output_attentions=False)
 
 
-@pytest.mark.parametrize("name", ["random", "tome"])
-def test_every_token_comes_back_where_tokens_are_the_product_or_on_request(name, label, example):
+def test_every_token_comes_back_where_tokens_are_the_product_or_on_request(label, example):
     expected = vision(run(example))
     for restore in [True, None] if label in WHOLE else [True]:
-        with tokenreduce.attach(example.model, name, restore=restore) as handle:
+        with tokenreduce.attach(example.model, "random", restore=restore) as handle:
             got = vision(run(example))
             assert handle.report()[-1].tokens_out < prefix(label) + 25
         assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in expected.items()}
 
 
-@pytest.mark.parametrize("kind", ["eager", "sdpa"])
-def test_any_attention_implementation(kind, label, example, tensors_of, assert_close):
+@pytest.mark.parametrize("label", [label for label in EXAMPLES if "Blip" not in label])
+def test_eager_attention(label, example, tensors_of, assert_close):
     model = example.model
-    if not label.startswith("Blip"):
-        tower(model).set_attn_implementation(kind)
+    tower(model).set_attn_implementation("eager")  # the default is sdpa; BLIP's is always eager
     expected = tensors_of(run(example))
     with tokenreduce.attach(model, "none"):
         for one, other in zip(tensors_of(run(example)), expected, strict=True):
             assert_close(one, other)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_of_an_attached_model_is_independent(duplicate, label, example, tensors_of):
+def test_a_copy_of_an_attached_model_is_independent(label, example, tensors_of):
     model = example.model
     handle = tokenreduce.attach(model, "tome", r=3)
     expected = tensors_of(run(example))
-    twin = duplicate(model)
+    twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
     handle.detach()
-    own = tokenreduce.attachment(twin)
-    assert own is not None and own is not handle
-    with torch.no_grad():
-        got = tensors_of(twin(**example.inputs))
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    assert own.report() == handle.report()
+    for twin in twins:
+        own = tokenreduce.attachment(twin)
+        assert own is not None and own is not handle
+        with torch.no_grad():
+            got = tensors_of(twin(**example.inputs))
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        assert own.report() == handle.report()
 
 
 def test_half_precision(label, example, tensors_of):
@@ -194,9 +185,12 @@ def gradients(example, checkpointing):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("reducer", [("tome", {"r": 3}), ("random", {"keep": 0.6, "seed": 1})], ids=["tome", "random"])
-def test_gradients_are_the_same_through_checkpoints(reducer, label, assert_close):
-    name, options = reducer
+CHECKPOINTED = [(label, "tome", {"r": 3}) for label in EXAMPLES]
+CHECKPOINTED += [(label, "random", {"keep": 0.6, "seed": 1}) for label in WHOLE]  # dropped tokens that come back
+
+
+@pytest.mark.parametrize(("label", "name", "options"), CHECKPOINTED)
+def test_gradients_are_the_same_through_checkpoints(label, name, options):
     found = []
     for checkpointing in (False, True):
         example = EXAMPLES[label]()
@@ -204,8 +198,10 @@ def test_gradients_are_the_same_through_checkpoints(reducer, label, assert_close
             torch.manual_seed(0)
             found.append(gradients(example, checkpointing))
             assert handle.report()[-1].tokens_out < handle.report()[0].tokens_in
-    assert found[0].keys() == found[1].keys()
-    assert any("q" in name and grad.abs().max() > 0 for name, grad in found[0].items())
-    for key, gradient in found[0].items():
+    plain, again = found
+    assert plain.keys() == again.keys()
+    assert any(("q_proj" in name or "qkv" in name) and grad.abs().max() > 0 for name, grad in plain.items())
+    scale = max(float(gradient.abs().max()) for gradient in plain.values())
+    for key, gradient in plain.items():
         assert gradient.isfinite().all()
-        assert (gradient - found[1][key]).abs().max() <= 1e-5 * max(g.abs().max() for g in found[0].values())
+        assert (gradient - again[key]).abs().max() <= 1e-5 * scale
