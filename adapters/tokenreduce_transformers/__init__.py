@@ -17,6 +17,41 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         models="ViltModel and every ViltFor... of transformers",
     )
     yield AdapterSpec(
+        "hf-clip",
+        "tokenreduce_transformers.clip:Clip",
+        "CLIP's vision tower in transformers",
+        library="transformers",
+        models="CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection, CLIPForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-siglip",
+        "tokenreduce_transformers.siglip:Siglip",
+        "SigLIP's vision tower in transformers",
+        library="transformers",
+        models="SiglipModel, SiglipVisionModel, SiglipForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-vit",
+        "tokenreduce_transformers.vit:ViT",
+        "ViT and DeiT of transformers",
+        library="transformers",
+        models="ViTModel, DeiTModel and their ...For... models of transformers",
+    )
+    yield AdapterSpec(
+        "hf-dinov2",
+        "tokenreduce_transformers.dinov2:Dinov2",
+        "DINOv2 of transformers, with and without registers",
+        library="transformers",
+        models="Dinov2Model, Dinov2WithRegistersModel and their ...ForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-blip",
+        "tokenreduce_transformers.blip:Blip",
+        "BLIP's vision tower and text encoder in transformers",
+        library="transformers",
+        models="BlipVisionModel, BlipModel and every BlipFor... of transformers",
+    )
+    yield AdapterSpec(
         "hf-bridgetower",
         "tokenreduce_transformers.bridgetower:BridgeTower",
         "BridgeTower of transformers",

@@ -1,5 +1,7 @@
 """A model with the parts and names of METER's published code, put together anew here, is known and served."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn

@@ -1,0 +1,207 @@
+"""Every vision tower of transformers: zero budget changes nothing, tokens shrink, detach gives back every bit."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import tokenreduce
+from tokenreduce_transformers.blip import Blip
+from tokenreduce_transformers.clip import Clip
+from tokenreduce_transformers.dinov2 import Dinov2
+from tokenreduce_transformers.siglip import Siglip
+from tokenreduce_transformers.vit import ViT
+
+EXAMPLES = {label: make for kind in (Clip, Siglip, ViT, Dinov2, Blip) for label, make in kind().examples().items()}
+CLASSLESS = [k for k in EXAMPLES if "Siglip" in k or "MaskedImage" in k or k == "CLIPForImageClassification"]
+WHOLE = ["ViTModel", "ViTForMaskedImageModeling", "DeiTModel", "DeiTForMaskedImageModeling", "Dinov2Model"]
+WHOLE += ["Dinov2WithRegistersModel", "BlipVisionModel"]
+PREFIX = {"Siglip": 0, "DeiT": 2, "Dinov2WithRegisters": 4}  # one class token elsewhere
+
+
+@pytest.fixture(params=EXAMPLES)
+def label(request):
+    return request.param
+
+
+@pytest.fixture
+def example(label):
+    return EXAMPLES[label]()
+
+
+def prefix(label):
+    return next((count for start, count in PREFIX.items() if label.startswith(start)), 1)
+
+
+def fitted(label, reducer):
+    """A reducer with options that the model can feed: without a class token, saliency by key norm."""
+    name, options = reducer
+    if label in CLASSLESS and name in ("evit", "pumer"):
+        options = {**options, "saliency": "key-norm"}
+    return name, options
+
+
+def run(example, **call):
+    with torch.no_grad():
+        return example.model(**example.inputs, **call)
+
+
+def vision(output):
+    return getattr(output, "vision_model_output", output)
+
+
+def tower(model):
+    """The part that embeds the image."""
+    return next(m for m in model.modules() if hasattr(m, "embeddings") and m.main_input_name == "pixel_values")
+
+
+def test_every_class_of_the_library_has_an_example():
+    assert {"CLIPModel", "SiglipModel", "ViTModel", "DeiTForImageClassificationWithTeacher"} <= set(EXAMPLES)
+    assert {"Dinov2ForImageClassification", "Dinov2WithRegistersModel", "BlipForQuestionAnswering"} <= set(EXAMPLES)
+    assert len(EXAMPLES) == 23
+
+
+@pytest.mark.parametrize("zero", [("none", {}), ("tome", {"r": 0})], ids=lambda z: z[0])
+def test_zero_budget_is_the_identity_on_every_field(label, example, zero, tensors_of, assert_close):
+    expected = run(example, output_hidden_states=True)
+    name, options = zero
+    with tokenreduce.attach(example.model, name, **options) as handle:
+        got = run(example, output_hidden_states=True)
+        assert all(row.tokens_in == row.tokens_out for row in handle.report())
+    assert type(got) is type(expected)
+    assert list(got) == list(expected)
+    for one, other in zip(tensors_of(got), tensors_of(expected), strict=True):
+        assert_close(one, other)
+
+
+def test_tokens_shrink_and_detach_is_bit_exact(label, example, reducer, fingerprint, forwards, tensors_of):
+    expected, untouched = tensors_of(run(example)), fingerprint(example.model)
+    name, options = fitted(label, reducer)
+    handle = tokenreduce.attach(example.model, name, trace=True, **options)
+    assert list(example.model.state_dict()) == untouched[2]
+    reduced = tensors_of(run(example))
+    assert all(tensor.isfinite().all() for tensor in reduced)
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(reduced, expected, strict=True))
+    rows, protected = handle.report(), prefix(label)
+    assert rows[0].tokens_in == protected + 25
+    assert all(row.tokens_out < row.tokens_in for row in rows)
+    assert {row.stack for row in rows} == {"vision"}
+    for sample in handle.trace():
+        assert [sample[i] for i in range(protected)] == [[i] for i in range(protected)]
+    assert ("class-token" in str(handle.notes)) == (name == "pumer" and label not in CLASSLESS)
+    handle.detach()
+    assert forwards(example.model) == []
+    assert fingerprint(example.model) == untouched
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(run(example)), expected, strict=True))
+
+
+def test_methods_by_class_attention_are_refused_where_no_head_reads_a_class_token(label, example):
+    for name in ("evit", "pumer"):
+        if label in CLASSLESS:
+            with pytest.raises(tokenreduce.UnfitReducerError, match="key-norm"):
+                tokenreduce.attach(example.model, name)
+        else:
+            tokenreduce.attach(example.model, name).detach()
+
+
+def test_hidden_states_have_the_tokens_of_their_block(label, example):
+    total = prefix(label) + 25
+    with tokenreduce.attach(example.model, "tome", r=3):
+        for _ in range(2):  # the library installs its hooks the first time
+            states = vision(run(example, output_hidden_states=True)).hidden_states
+            assert [state.shape[1] for state in states] == [total, total - 3, total - 6, total - 9, total - 12]
+    plain = vision(run(example, output_hidden_states=True)).hidden_states
+    assert len(plain) == 5
+    assert torch.equal(states[0], plain[0])
+
+
+def test_attentions_are_refused(label, example):
+    model = example.model
+    with tokenreduce.attach(model, "tome", r=3):
+        with pytest.raises(tokenreduce.UnsupportedCallError, match="output_attentions"):
+            run(example, output_attentions=True)
+        tower(model).config._output_attentions = True  # what the setter does, which insists on eager attention
+        with pytest.raises(tokenreduce.UnsupportedCallError, match="detach"):
+            run(example)
+        run(example, output_attentions=False)
+
+
+def test_every_token_comes_back_where_tokens_are_the_product_or_on_request(label, example):
+    expected = vision(run(example))
+    for restore in [True, None] if label in WHOLE else [True]:
+        with tokenreduce.attach(example.model, "random", restore=restore) as handle:
+            got = vision(run(example))
+            assert handle.report()[-1].tokens_out < prefix(label) + 25
+        assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in expected.items()}
+
+
+@pytest.mark.parametrize("label", [label for label in EXAMPLES if "Blip" not in label])
+def test_eager_attention(label, example, tensors_of, assert_close):
+    model = example.model
+    tower(model).set_attn_implementation("eager")  # the default is sdpa; BLIP's is always eager
+    expected = tensors_of(run(example))
+    with tokenreduce.attach(model, "none"):
+        for one, other in zip(tensors_of(run(example)), expected, strict=True):
+            assert_close(one, other)
+
+
+def test_a_copy_of_an_attached_model_is_independent(label, example, tensors_of):
+    model = example.model
+    handle = tokenreduce.attach(model, "tome", r=3)
+    expected = tensors_of(run(example))
+    twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    handle.detach()
+    for twin in twins:
+        own = tokenreduce.attachment(twin)
+        assert own is not None and own is not handle
+        with torch.no_grad():
+            got = tensors_of(twin(**example.inputs))
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        assert own.report() == handle.report()
+
+
+def test_half_precision(label, example, tensors_of):
+    model = example.model.to(torch.bfloat16)
+    inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in example.inputs.items()}
+    with torch.no_grad(), tokenreduce.attach(model, "tome", r=3) as handle:
+        output = model(**inputs)
+        assert handle.report()[-1].tokens_out == prefix(label) + 25 - 12
+    assert all(tensor.isfinite().all() for tensor in tensors_of(output))
+    assert vision(output)[0].dtype == torch.bfloat16
+
+
+def gradients(example, checkpointing):
+    model = example.model.train()
+    if checkpointing:
+        on = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        on({"use_reentrant": False})
+    output = model(**example.inputs)
+    tensors = [t for t in output.values() if isinstance(t, torch.Tensor) and t.requires_grad]
+    model.zero_grad()
+    sum((t * torch.linspace(-1, 1, t.numel()).view(t.shape)).sum() for t in tensors).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+CHECKPOINTED = [(label, "tome", {"r": 3}) for label in EXAMPLES]
+CHECKPOINTED += [(label, "random", {"keep": 0.6, "seed": 1}) for label in WHOLE]  # dropped tokens that come back
+
+
+@pytest.mark.parametrize(("label", "name", "options"), CHECKPOINTED)
+def test_gradients_are_the_same_through_checkpoints(label, name, options):
+    found = []
+    for checkpointing in (False, True):
+        example = EXAMPLES[label]()
+        with tokenreduce.attach(example.model, name, **options) as handle:
+            torch.manual_seed(0)
+            found.append(gradients(example, checkpointing))
+            assert handle.report()[-1].tokens_out < handle.report()[0].tokens_in
+    plain, again = found
+    assert plain.keys() == again.keys()
+    assert any(("q_proj" in name or "qkv" in name) and grad.abs().max() > 0 for name, grad in plain.items())
+    scale = max(float(gradient.abs().max()) for gradient in plain.values())
+    for key, gradient in plain.items():
+        assert gradient.isfinite().all()
+        assert (gradient - again[key]).abs().max() <= 1e-5 * scale
