@@ -71,8 +71,9 @@ def shrink() -> Callable[..., dict[str, Any]]:
             plain = timm.create_model(name, depth=2, **arguments)
         patch = plain.patch_embed.img_size[0] // plain.patch_embed.grid_size[0]
         block = plain.blocks[0]
-        parts = block.attns[0].attn if hasattr(block, "attns") else block.attn
-        heads = getattr(block, "num_heads", None) or parts.num_heads
+        heads = (
+            getattr(block, "num_heads", None) or (block.attns[0] if hasattr(block, "attns") else block).attn.num_heads
+        )
         fixed = hasattr(plain.patch_embed, "backbone") and isinstance(plain.patch_embed.proj, torch.nn.Identity)
         return {"depth": 2, "img_size": patch * grid, **({} if fixed else {"embed_dim": heads * 12})}
 
