@@ -37,7 +37,7 @@ def build() -> ViltForQuestionAnswering:
     )
     model = ViltForQuestionAnswering(config)
     with torch.no_grad():
-        model.vilt.embeddings.position_embeddings[0, 1:] = 0.4 * _sines(GRID, WIDTH)
+        model.vilt.embeddings.position_embeddings[0, 1:] = 0.4 * sines(GRID, WIDTH)
     return model
 
 
@@ -50,7 +50,7 @@ def load(path: Path = WEIGHTS) -> ViltForQuestionAnswering:
     return model.eval()
 
 
-def _sines(side: int, width: int) -> torch.Tensor:
+def sines(side: int, width: int) -> torch.Tensor:
     """(side * side, width): half of the channels turn with the row, half with the column."""
     frequency = torch.logspace(0.3, -1.3, width // 4)
     angle = torch.arange(side)[:, None] * frequency
