@@ -4,7 +4,7 @@ Stopped at any time it continues from the last checkpoint in ``--out`` when star
 line. The loss is the cross-entropy over all captions. Beside it, heads on the patches learn which part of
 the digit each patch is (layer 2), which digit (or fragment, or ground) and which colour it shows (layer 4);
 they are not part of the saved model. For the first ``--near`` of the steps the image tower is given a window
-of 6 x 6 patches around the digit, which costs a quarter; then all patches.
+of 6 x 6 patches around the digit, which is three times as fast; then all patches.
 """
 
 from __future__ import annotations
