@@ -1,4 +1,4 @@
-"""The embedded task: questions about real handwritten digits, answered by a small trained ViLT."""
+"""The embedded tasks: real handwritten digits, questions for a small trained ViLT, captions for a small CLIP."""
 
 from __future__ import annotations
 
@@ -11,4 +11,7 @@ from tokenreduce import TaskSpec, hookimpl
 def tokenreduce_tasks() -> Iterator[TaskSpec]:
     yield TaskSpec(
         "vilt-digits", "tokenreduce_digits.task:vilt_digits", "ViLT answering questions about handwritten digits"
+    )
+    yield TaskSpec(
+        "clip-digits", "tokenreduce_digits.clip_task:clip_digits", "CLIP finding the caption of a handwritten digit"
     )

@@ -74,7 +74,7 @@ class SceneFactory:
         pixels = np.clip(rng.normal(0.12, 0.04, (3, PIXELS, PIXELS)), 0, 1).astype(np.float32)
         side = CELL * PATCH
         for digit, tint, (row, col) in zip(digits, tints, places, strict=True):
-            ink = _resize(self.images[rng.choice(self.by_label[digit])], side, rng if self.augment else None)
+            ink = resize(self.images[rng.choice(self.by_label[digit])], side, rng if self.augment else None)
             colour = RGB[tint] * rng.uniform(0.8, 1.0)
             box = pixels[:, row * PATCH : row * PATCH + side, col * PATCH : col * PATCH + side]
             box += ink[None] * (colour[:, None, None] - box)
@@ -96,7 +96,7 @@ def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
                 return places
 
 
-def _resize(image: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
+def resize(image: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
     """An 8 x 8 digit at ``side`` pixels; with ``rng`` also turned, sheared, scaled and shifted a little."""
     turn, shear, scale, dx, dy = (0.0, 0.0, 1.0, 0.0, 0.0)
     if rng is not None:

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .evaluate import accuracy_by_kind
 from .model import build, load
 from .scenes import GRID, KINDS, SceneFactory, asked_patches, collate, patch_labels
+from .training import adamw, rate, restore, save
 from .words import COLOURS
 
 MIDDLE, ASKED = 6, 9
@@ -58,11 +58,6 @@ def raster_embeds(vilt: nn.Module, pixels: Tensor) -> Tensor:
     return torch.cat([parts.cls_token.expand(len(patches), -1, -1), patches], 1) + parts.position_embeddings
 
 
-def rate(step: int, steps: int, warmup: int = 200) -> float:
-    """Learning-rate factor: linear rise, constant, linear fall over the last fifth."""
-    return min(1.0, (step + 1) / warmup, max(0.01, (steps - step) / (0.2 * steps)))
-
-
 def main() -> None:
     """Parse the options, then train."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,18 +83,9 @@ def train(args: argparse.Namespace) -> None:
     model.train()
     heads = PatchHeads(model.config.hidden_size)
     params = [*model.parameters(), *heads.parameters()]
-    groups = [
-        {"params": [p for p in params if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-    checkpoint, start, steps = args.out / "checkpoint.pt", 0, args.scenes // args.batch
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+    optimizer = adamw(params, args.lr)
+    start, steps = restore(args.out, model, heads, optimizer), args.scenes // args.batch
+    if start:
         print(f"continuing at step {start} of {steps}", flush=True)
     factory, seen, begun = SceneFactory("train", args.seed), 0, time.time()
     mean: Tensor | None = None
@@ -123,7 +109,7 @@ def train(args: argparse.Namespace) -> None:
                 flush=True,
             )
         if (step + 1) % args.save_every == 0 or step + 1 == steps:
-            save(args.out, model, heads, optimizer, step + 1)
+            save(args.out, "vilt.safetensors", model, heads, optimizer, step + 1, {"kinds": ",".join(KINDS)})
         if (step + 1) % 500 == 0 or step + 1 == steps:
             score = accuracy_by_kind(model, samples=500 if step + 1 < steps else args.final_samples)
             print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
@@ -144,16 +130,6 @@ def losses(model: nn.Module, heads: PatchHeads, scenes: list, bf16: bool) -> lis
         patches, late = (output.hidden_states[layer][:, -GRID * GRID :] for layer in (MIDDLE, ASKED))
         extra = heads(patches, late, digit, colour, asked_patches(scenes))
         return [F.cross_entropy(output.logits.float(), batch["answer"]), extra]
-
-
-def save(out: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write the checkpoint and the weights, each whole or not at all."""
-    state = {"model": model.state_dict(), "heads": heads.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "step": step}, out / "checkpoint.tmp")
-    (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, out / "weights.tmp", metadata={"format": "pt", "step": str(step), "kinds": ",".join(KINDS)})
-    (out / "weights.tmp").replace(out / "vilt.safetensors")
 
 
 if __name__ == "__main__":

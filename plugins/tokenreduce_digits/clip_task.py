@@ -1,0 +1,66 @@
+"""The zero-shot task, as the registry gives it to an ablation, and its accuracy on held-out scenes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenreduce.lab.task import Batch, Task
+
+from .clip_model import load
+from .clutter import ClutterFactory, pixel_values, targets
+from .evaluate import HELD_OUT_SEED
+from .words import COLOURS
+
+# About as many multiply-adds as PuMer leaves in six blocks, so that rows compare.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "random": {"keep": 0.6, "layers": [0, 2, 3]},
+    "evit": {"keep": 0.6, "layers": [0, 2, 3]},
+    "tome": {"r": {"r": 20, "inflection": -1}},
+}
+
+
+def clip_digits() -> Task:
+    """The trained CLIP, held-out scenes, and whether the caption it likes best is right."""
+    return Task(
+        "clip-digits",
+        load(),
+        held_out,
+        right,
+        SETTINGS,
+        "one of 60 captions for a held-out handwritten digit among fragments of others",
+    )
+
+
+def held_out(samples: int, batch: int) -> list[Batch]:
+    """The first ``samples`` held-out scenes in batches, grouped by the colour of the digit."""
+    factory = ClutterFactory("held-out", HELD_OUT_SEED)
+    batches = []
+    for first in range(0, samples, batch):
+        scenes = [factory(i) for i in range(first, min(first + batch, samples))]
+        groups = [scene.colour for scene in scenes]
+        batches.append(Batch({"pixel_values": pixel_values(scenes)}, targets(scenes), groups))
+    return batches
+
+
+def right(output: Any, target: Tensor) -> Tensor:
+    """(S,) 1 where the most likely caption names digit and colour."""
+    return (output.logits.argmax(dim=-1) == target.to(output.logits.device)).float()
+
+
+def accuracy(model: nn.Module, samples: int = 500, batch: int = 100) -> dict[str, float]:
+    """Shares of right captions on the first ``samples`` held-out scenes: ``all``, and each digit and colour."""
+    was_training = model.training
+    model.eval()
+    hits: dict[str, list[float]] = {name: [] for name in ("all", *map(str, range(10)), *COLOURS)}
+    with torch.inference_mode():
+        for part in held_out(samples, batch):
+            score = right(model(**part.inputs), part.targets).tolist()
+            for target, value in zip(part.targets.tolist(), score, strict=True):
+                colour, digit = divmod(target, 10)
+                for name in ("all", str(digit), COLOURS[colour]):
+                    hits[name].append(value)
+    model.train(was_training)
+    return {name: round(sum(values) / max(len(values), 1), 4) for name, values in hits.items()}
