@@ -128,6 +128,7 @@ class Stack:
             ``"expand"`` (it pools: repeat merged tokens by their size), ``"text"`` (text tokens at their
             places), ``"full"`` (every token at its place).
         padded: whether sequences may hold padding.
+        padded_memory: whether memories may, where ``padded``.
         guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
     """
 
@@ -141,6 +142,7 @@ class Stack:
     reader: int | None = None
     ending: Ending = "none"
     padded: bool = False
+    padded_memory: bool = True
     guidable: bool = False
 
     def role(self, index: int) -> Role:

@@ -153,13 +153,18 @@ def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple
     Raises:
         UnsupportedModelError: none does, or it says why not.
     """
+    found: list[tuple[str, Adapter]] = []
     for candidate in [name] if name else registry.adapters:
         library = getattr(registry.entry("adapter", candidate).spec, "library", "")
         if not name and library and library not in sys.modules:
             continue  # no model of a library that was never imported
         adapter: Adapter = registry.load("adapter", candidate)()
         if adapter.accepts(model):
-            return candidate, adapter.stacks(model)
+            found.append((candidate, adapter))
+    if len(found) == 1:
+        return found[0][0], found[0][1].stacks(model)
+    if found:
+        return widest(model, found)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     if name:
         raise UnsupportedModelError(f"adapter {name!r} does not take {kind}; leave adapter= out to search all")
@@ -169,6 +174,28 @@ def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple
         f"{n}: {getattr(e.spec, 'models', '') or e.spec.description}" for n, e in registry.adapters.items()
     )
     raise UnsupportedModelError(f"no adapter takes {kind}.{hint} Supported: {known or '(no adapters installed)'}.")
+
+
+def widest(model: nn.Module, found: list[tuple[str, Adapter]]) -> tuple[str, dict[str, Stack]]:
+    """Of several adapters that take a model, the one with most blocks of it: METER's, not that of its tower.
+
+    Raises:
+        UnsupportedModelError: every one of them refuses the model; the first one's reason.
+    """
+    best: tuple[int, str, dict[str, Stack]] | None = None
+    reasons = []
+    for name, adapter in found:
+        try:
+            stacks = adapter.stacks(model)
+        except UnsupportedModelError as error:
+            reasons.append(error)
+            continue
+        size = sum(len(stack.blocks) for stack in stacks.values())
+        if best is None or size > best[0]:
+            best = size, name, stacks
+    if best is None:
+        raise reasons[0]
+    return best[1], best[2]
 
 
 def _attach(

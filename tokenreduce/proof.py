@@ -59,7 +59,7 @@ def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None
     masks: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
     if stack.padded:
         mask = torch.tensor([[True] * 5, [True, True, False, True, False]], device=device)
-        masks.append((mask, None if memory is None else mask[:, :4]))
+        masks.append((mask, mask[:, :4] if memory is not None and stack.padded_memory else None))
     for real, memory_real in masks:
         try:
             if memory is None:

@@ -1,4 +1,4 @@
-"""BLIP of transformers: its vision tower, alone and under every model of the family.
+"""BLIP of transformers: its vision tower, and the text encoder that attends to its tokens (stack ``"cross"``).
 
 Text that attends to the image must see a merged token as often as it has members, so merged tokens are repeated
 at the end; ``restore=False`` at attach hands the text fewer tokens instead. A bare tower gives every token.
@@ -21,9 +21,12 @@ from transformers.models.blip.modeling_blip import (
     BlipModel,
     BlipVisionModel,
 )
+from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from tokenreduce import Stack
 from tokenreduce.adapter import Example
 
+from .blip_text import BlipTextStack
 from .prenorm import Parts
 from .tiny import TEXT, VISION, pixels, tiny, words
 from .towers import Family, Head, TowerAdapter
@@ -36,7 +39,7 @@ HEADS = {
     BlipForQuestionAnswering: Head("expand"),
     BlipForImageTextRetrieval: Head("expand"),
 }
-TEXT_REASON = "BLIP's text side is not reduced by this adapter; only the vision tower is"
+TEXT_REASON = "it is causal, or sees no image; text that attends to the image is the stack 'cross', where there is any"
 
 
 class Blip(TowerAdapter):
@@ -51,11 +54,21 @@ class Blip(TowerAdapter):
             return [tower.post_layernorm, model.vision_proj]
         return []
 
+    def stacks(self, model: nn.Module) -> dict[str, Stack]:
+        found = super().stacks(model)
+        texts = [m for m in model.modules() if isinstance(m, BlipTextModel) and _attends(model, m)]
+        return {**found, "cross": BlipTextStack(texts[0])} if len(texts) == 1 else found
+
     def refused(self, model: nn.Module) -> dict[str, str]:
         return {} if isinstance(model, BlipVisionModel) else {"text": TEXT_REASON}
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return {kind.__name__: partial(_example, kind) for kind in HEADS}
+
+
+def _attends(model: nn.Module, text: BlipTextModel) -> bool:
+    """Whether it is a text encoder that sees the image (and not a decoder's inner model, or BLIP's plain encoder)."""
+    return any(getattr(module, "text_encoder", None) is text for module in model.modules())
 
 
 def _example(kind: type[nn.Module]) -> Example:

@@ -26,6 +26,7 @@ class BlipTextStack(Stack):
     sequences = (("text",), ("image",))
     reader = 0
     padded = True
+    padded_memory = False  # images are whole, and the library's cross-attention takes no mask (transformers 5.23)
     ending = "text"  # a decoder, or the caller, reads every text token
 
     def __init__(self, text: BlipTextModel) -> None:
@@ -48,7 +49,7 @@ class BlipTextStack(Stack):
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
     ) -> Tensor:
-        return block.forward(x, memory, additive(real, x), additive(memory_real, x))
+        return block.forward(x, memory, additive(real, x))
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
         if not (block.gradient_checkpointing and block.training):
@@ -77,7 +78,7 @@ class BlipTextStack(Stack):
             raise UnsupportedCallError("output_attentions=True: attention is fused while attached; detach() first")
         text, image = hidden_states, encoder_hidden_states
         run.start(text, {"text": text.shape[1]}, real_tokens(attention_mask, text))
-        run.start(image, {"image": image.shape[1]}, real_tokens(encoder_attention_mask, image))
+        run.start(image, {"image": image.shape[1]})
         for index in range(len(self.blocks)):
             text, image = run.block(index, text, image)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=run.finish(text, image)[0])

@@ -65,6 +65,14 @@ class Family:
                     return head
         return UNKNOWN
 
+    def owner(self, model: nn.Module, tower: nn.Module) -> nn.Module:
+        """The model of the library that reads the tower: ``model``, or one inside it (zero-shot heads of yours)."""
+        kinds = tuple(kind for kind in self.heads if not issubclass(kind, self.tower))
+        for module in model.modules():
+            if isinstance(module, kinds) and any(part is tower for part in module.modules()):
+                return module
+        return model
+
 
 class TowerStack(Stack):
     """The blocks of one tower; ``projection`` is what its model does to the token that it compares with text."""
@@ -154,8 +162,9 @@ class TowerAdapter(Adapter):
                 f"{type(model).__name__} holds {len(found)} towers ({kinds}); attach to one of them"
             )
         family, tower = found[0]
-        head = self.head(model, family, tower)
-        projection = self.projection(model, tower) if head is not UNKNOWN else []
+        owner = family.owner(model, tower)
+        head = self.head(owner, family, tower)
+        projection = self.projection(owner, tower) if head is not UNKNOWN else []
         return {"vision": TowerStack(family, tower, self.prefix(family, tower), head, projection)}
 
     def towers(self, model: nn.Module) -> list[tuple[Family, nn.Module]]:
