@@ -56,6 +56,11 @@ class Attachment:
         return [site for bound in self._bounds for site in bound.sites.values()]
 
     @property
+    def stacks(self) -> list[str]:
+        """Names of the reduced stacks, in the order given to ``attach``."""
+        return [bound.stack.name for bound in self._bounds]
+
+    @property
     def notes(self) -> list[str]:
         return [note for bound in self._bounds for note in bound.reducer.notes]
 
@@ -167,7 +172,7 @@ class Attachment:
         return dict(last.last)
 
     def _bound(self, stack: str | None) -> Bound:
-        names = [bound.stack.name for bound in self._bounds]
+        names = self.stacks
         if stack is None and len(names) == 1:
             return self._bounds[0]
         if stack not in names:

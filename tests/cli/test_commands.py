@@ -42,7 +42,7 @@ def test_info_of_each_reducer(run, name):
 
 def test_info_shows_defaults(run):
     text = run("info", "pumer").stdout
-    for word in ("prune = 0.1", "merge = 0.3", "text_merge = 0.2", "2305.17530", "[2, 5, 8] of 12"):
+    for word in ("prune = None", "published share: 0.1", "2305.17530", "[2, 5, 8] of 12"):
         assert word in text
 
 

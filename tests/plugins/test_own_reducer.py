@@ -82,7 +82,7 @@ def test_mistakes_of_a_reducer_are_told_in_words(tiny_vit, images):
     model, x = tiny_vit(), images()
     for kind, says in (
         (Greedy, "the reducer read signals.keys but its 'needs' has"),
-        (Wrong, r"by stream name \(image, joint\), got 'picture'"),
+        (Wrong, r"by stream name \(image\), got 'picture'"),
         (Short, "the reduction of 'image' is for 3 tokens, the stream has 17"),
     ):
         with tokenreduce.attach(model, kind(keep=0.5)), pytest.raises(UnsupportedCallError, match=says):

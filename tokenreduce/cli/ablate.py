@@ -45,10 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.model or next(iter(registry.tasks))
     overrides = parse_settings(arguments.set)
     names = [n.strip() for n in arguments.reducers.split(",") if n.strip()] if arguments.reducers else []
-    names = list(dict.fromkeys(names)) or list(registry.reducers)
-    strangers = sorted(set(overrides) - set(names))
-    if strangers:
-        raise OptionError(f"--set names {', '.join(strangers)}, which is not among the reducers {', '.join(names)}")
+    names = list(dict.fromkeys(names))
+    check_overrides(overrides, names or list(registry.reducers))
 
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -62,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         job = progress.add_task("loading", total=None)
         task = registry.load("task", name)()
         data = task.data(arguments.samples, min(arguments.batch, arguments.samples))
+        if not names:
+            names = list(registry.reducers) + [n for n, chosen in task.settings.items() if "reducer" in chosen]
         options = {n: {**task.settings.get(n, {}), **overrides.get(n, {})} for n in names}
         result = ablate(
             task.model,
@@ -90,6 +90,13 @@ def run(arguments: argparse.Namespace) -> int:
         if row.failed is not None:
             print(f"tokenreduce: {row.reducer} failed: {row.failed}", file=sys.stderr)
     return 0 if result.ok else 1
+
+
+def check_overrides(overrides: dict[str, dict[str, Any]], names: list[str]) -> None:
+    """Raise OptionError when an option is given for something that will not run."""
+    strangers = sorted(set(overrides) - set(names))
+    if strangers:
+        raise OptionError(f"--set names {', '.join(strangers)}, which is not among the reducers {', '.join(names)}")
 
 
 def parse_settings(settings: list[str]) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ class Row:
         reducer, options: what was attached, options in force, ``layers`` among them.
         accuracy: mean score, 0 to 1; ``accuracy_change`` against the baseline row.
         groups: mean score per group of samples.
-        tokens: tokens left at the end of the stack, ``tokens_by_stream`` the same apart.
+        tokens: tokens left at the end of the stack (the first one named), ``tokens_by_stream`` the same apart.
         macs: multiply-adds per sample, the reducer's own included.
         throughput: samples per second, median over rounds; ``speedup`` is the median of paired ratios
             with the baseline, ``speedup_spread`` half their interquartile range.
@@ -89,8 +89,9 @@ def ablate(
     Args:
         model: as for :func:`tokenreduce.attach`; it is left as it was.
         data: batches; all are judged, the first is timed.
-        reducers: names, or options by name (``"layers"`` among them). The first with the role
-            ``"baseline"``, or else the first, is what the others are compared with.
+        reducers: names, or options by name (``"layers"`` among them). With the option ``"reducer"`` the name is a
+            label of your own: ``{"pumer+tome": {"reducer": {"cross": "pumer", "vision": "tome"}}}``. The first with
+            the role ``"baseline"``, or else the first, is what the others are compared with.
         metric: ``metric(output, targets)`` gives a score per sample, (B,).
         rounds: timed rounds, every reducer once in each.
         seed: of torch's generator before each evaluation.
@@ -170,7 +171,9 @@ def _judge(
 ) -> None:
     """Accuracy, tokens, multiply-adds and memory of one row."""
     with attached(model, row) as handle:
-        keep = {"layers", *handle.config} - {"reducer", "adapter", "trace", "restore"}
+        keep = {"layers", *handle.config} - {"adapter", "trace", "restore"}
+        if "reducer" not in row.options:
+            keep -= {"reducer"}
         row.options = {name: value for name, value in handle.config.items() if name in keep}
         row.notes = handle.notes
         scores, groups = [], dict[str, list[float]]()
@@ -183,7 +186,7 @@ def _judge(
                 tick(f"{row.reducer}: accuracy")
         row.accuracy = sum(scores) / len(scores)
         row.groups = {group: sum(values) / len(values) for group, values in sorted(groups.items())}
-        row.tokens_by_stream = handle.tokens()
+        row.tokens_by_stream = handle.tokens(handle.stacks[0])
         row.tokens = sum(row.tokens_by_stream.values())
         row.macs = count_macs(model, data[0].inputs, samples=len(data[0]))
         tick(f"{row.reducer}: MACs")
@@ -220,7 +223,7 @@ def attached(model: nn.Module, row: Row) -> Attachment:
     """The row's reducer on the model, as a context."""
     options = dict(row.options)
     layers = options.pop("layers", None)
-    return attach(model, row.reducer, layers=layers, **options)
+    return attach(model, options.pop("reducer", row.reducer), layers=layers, **options)
 
 
 def _baseline(rows: Sequence[Row]) -> Row | None:

@@ -36,7 +36,8 @@ class Task:
         model: ready for evaluation.
         data: ``data(samples, batch)`` gives batches that can be gone through again.
         metric: ``metric(output, targets)`` gives the score of each sample, (B,), higher is better.
-        settings: options by reducer that suit this model; reducers without an entry run with their defaults.
+        settings: options by reducer that suit this model; reducers without an entry run with their defaults. A
+            further name with the option ``"reducer"`` is a variant, and a row of its own.
         description: one line.
     """
 
