@@ -1,6 +1,6 @@
 """Throughput against what the multiply-adds allow, on base-size models with random weights.
 
-    python benchmarks/speed.py [--batch 8] [--rounds 9] [--model vilt] [--json FILE]
+    python benchmarks/speed.py [--batch 8] [--rounds 9] [--model vilt,vit,meter] [--json FILE]
 
 Every round runs every candidate once, in alternating order, in one process. ``plain`` is the library's own
 forward, ``none`` the engine with nothing removed (attach at zero budget), the others methods. Reported per
@@ -25,9 +25,16 @@ import torch
 import tokenreduce
 from tokenreduce.measure.timing import interleaved
 
-CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
+TOWER = {"vision": {"reducer": "tome", "r": 25}}
+CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {  # "reducer": what to attach, where it is not the name
     "vilt": {"none": {}, "pumer": {}, "evit": {"keep": 0.6, "layers": [2, 5, 8]}, "tome": {"r": 10}},
     "vit": {"none": {}, "tome": {"r": 13}, "evit": {"keep": 0.7}, "pumer": {}},
+    "meter": {
+        "none": {"reducer": {"cross": "none", "vision": "none", "text": "none"}},
+        "pumer": {},
+        "tome in vision": {"reducer": TOWER},
+        "pumer + tome in vision": {"reducer": {"cross": "pumer", **TOWER}},
+    },
 }
 
 
@@ -50,23 +57,39 @@ def vit(batch: int) -> tuple[torch.nn.Module, dict[str, Any]]:
     return timm.create_model("vit_base_patch16_224").eval(), {"x": torch.randn(batch, 3, 224, 224)}
 
 
+def meter(batch: int) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """METER-base at 384 px (577 image tokens) with 32 text tokens."""
+    from tokenreduce_meter import MeterConfig, MeterForQuestionAnswering
+
+    model = MeterForQuestionAnswering(MeterConfig(num_labels=3129)).eval()
+    return model, {
+        "input_ids": torch.randint(5, 1000, (batch, 32)),
+        "pixel_values": torch.randn(batch, 3, 384, 384),
+        "attention_mask": torch.ones(batch, 32, dtype=torch.long),
+    }
+
+
+def on(model: torch.nn.Module, name: str, options: dict[str, Any] | None) -> contextlib.AbstractContextManager[Any]:
+    """A candidate on the model, as a context; None leaves the model alone."""
+    if options is None:
+        return contextlib.nullcontext()
+    return tokenreduce.attach(model, **{"reducer": name, **options})
+
+
 def bench(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     """One model, all its candidates."""
     torch.manual_seed(0)
-    model, inputs = {"vilt": vilt, "vit": vit}[name](batch)
+    model, inputs = MODELS[name](batch)
     reducers = {"plain": None, **CANDIDATES[name]}
 
     @contextlib.contextmanager
     def candidate(reducer: str) -> Iterator[Callable[[], object]]:
-        options = reducers[reducer]
-        context = contextlib.nullcontext() if options is None else tokenreduce.attach(model, reducer, **options)
-        with context, torch.inference_mode():
+        with on(model, reducer, reducers[reducer]), torch.inference_mode():
             yield lambda: model(**inputs)
 
     macs = {}
     for reducer, options in reducers.items():
-        context = contextlib.nullcontext() if options is None else tokenreduce.attach(model, reducer, **options)
-        with context:
+        with on(model, reducer, options):
             macs[reducer] = tokenreduce.count_macs(model, inputs, samples=batch)
     contexts = {reducer: (lambda r=reducer: candidate(r)) for reducer in reducers}
     *_, timing = interleaved(contexts, baseline="none", rounds=rounds)
@@ -90,7 +113,7 @@ def bench(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
         }
         rows.append(row)
         print(
-            f"{name:<5}{reducer:<7}{row['gmacs']:>7.2f} GMACs {t.median:>7.3f} s   "
+            f"{name:<6}{reducer:<23}{row['gmacs']:>7.2f} GMACs {t.median:>7.3f} s   "
             f"x{t.ratio:.3f} ± {t.spread:.3f} of none   x{over_plain:.3f} of plain   "
             f"MACs allow x{allowed:.3f}   reached {100 * t.ratio / allowed:.0f} %",
             flush=True,
@@ -98,16 +121,18 @@ def bench(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+MODELS = {"vilt": vilt, "vit": vit, "meter": meter}
+
+
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--model", choices=("vilt", "vit", "both"), default="both")
+    parser.add_argument("--model", default="vilt,vit,meter", help="some of vilt, vit, meter")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    names = ["vilt", "vit"] if args.model == "both" else [args.model]
-    rows = [row for name in names for row in bench(name, args.batch, args.rounds)]
+    rows = [row for name in args.model.split(",") for row in bench(name, args.batch, args.rounds)]
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     if args.json:
         args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

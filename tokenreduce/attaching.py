@@ -21,6 +21,7 @@ from .errors import (
     UnsupportedModelError,
     nearest,
 )
+from .guidance import with_guide
 from .handle import Attachment, Patch
 from .proof import prove
 from .reducer import Backbone, Reducer
@@ -228,8 +229,8 @@ def _attach(
     common = {"adapter": adapter, "trace": trace, "restore": restore}
     config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
     handle = Attachment(model, bounds, config, patches)
-    if guide is not None:
-        handle.guide(guide)
+    if guide is not None:  # of several stacks, the one that it can guide
+        handle.guide(guide, next((bound.stack.name for bound in bounds if bound.stack.guidable), bounds[0].stack.name))
     handle.install()
     return handle
 
@@ -252,14 +253,12 @@ def _bind(
         raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} has no blocks, so no layers")
     levels = stack.levels or [(index,) for index in range(blocks)]
     provides = frozenset[str]().union(*(stack.provides(index) for index in range(blocks)))
-    if guided and stack.guidable:
-        provides |= {"text_attention"}
     joint = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
     backbone = Backbone(
         stack.name, len(levels), tuple(stack.prefix), provides, joint, type(model).__name__, stack.guidable
     )
     try:
-        settled = reducer.bind(backbone)
+        settled = reducer.bind(with_guide(backbone) if guided and stack.guidable else backbone)
     except UnfitReducerError as error:
         fit = [other for other in registry.reducers if other != name and _fits(registry, other, backbone)]
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error

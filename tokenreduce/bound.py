@@ -24,7 +24,7 @@ class Bound:
         roles: of each block.
         sites: by block.
         original, backbone: what the reducer was settled from, so that it can be settled anew for a guide.
-        guide: (Q, D) or (B, Q, D) text features that the user has set, or None.
+        guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
         last: record of the last pass.
     """
 

@@ -50,6 +50,11 @@ def make_streams(
 ) -> Streams:
     """The streams at a site; signals are closures, computed when read."""
     needs = frozenset(reducer.needs)
+    if guide is not None and guide.shape[0] not in (1, own.x.shape[0]):
+        raise UnsupportedCallError(
+            f"handle.guide has text features for {guide.shape[0]} samples, this is a batch of {own.x.shape[0]}; give "
+            "one text (D,) for all, or one per sample"
+        )
     text, weight = text_rows(own)
 
     def stream(seen: Seen, columns: slice, prefix: int, is_image: Tensor | None = None) -> Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from .bound import Bound
 from .errors import OptionError, UnfitReducerError
 from .proof import parameter_width
-from .reducer import Reducer
+from .reducer import Backbone, Reducer
 
 
 class Guidance:
@@ -45,9 +46,7 @@ def set_guide(bound: Bound, text_features: Any) -> None:
             f"the stack {stack.name!r} of {backbone.model} shares no space with text features, so none can guide it; "
             "models with a projection of their image tokens can (CLIP of transformers and open_clip)"
         )
-    provides = backbone.provides | {"text_attention"}
-    guided = type(backbone)(**{**vars(backbone), "provides": provides})
-    settled = bound.original.bind(guided)
+    settled = bound.original.bind(with_guide(backbone))
     if "text_attention" not in settled.needs:
         raise UnfitReducerError(
             f"{type(settled).__name__} with these options does not use text attention, so a guide would change "
@@ -56,11 +55,16 @@ def set_guide(bound: Bound, text_features: Any) -> None:
     bound.guide, bound.reducer = check_features(bound, text_features), settled
 
 
+def with_guide(backbone: Backbone) -> Backbone:
+    """What a backbone provides once text features guide it."""
+    return replace(backbone, provides=backbone.provides | {"text_attention"})
+
+
 def check_features(bound: Bound, features: Any) -> Tensor:
-    """Features as (Q, D) or (B, Q, D), detached.
+    """Features as (1, Q, D) or (B, Q, D), a copy without gradient.
 
     Raises:
-        OptionError: not a floating tensor of one to three axes whose last is as wide as the shared space.
+        OptionError: not a floating tensor of one to three axes whose last is as wide as the shared space, or empty.
     """
     like = next(bound.stack.blocks[0].parameters())
     probe = torch.zeros(1, 1, parameter_width(bound.stack.blocks[0]), dtype=like.dtype, device=like.device)
@@ -74,5 +78,7 @@ def check_features(bound: Bound, features: Any) -> Tensor:
             f"text features must be {width} wide, as the model's shared space; got {shape}. Use what the model gives "
             "for a text (get_text_features, encode_text)"
         )
-    moved: Tensor = features.detach().to(like.device)
+    if not features.numel():
+        raise OptionError(f"text features need at least one text, got {shape}; pass None to stop guiding")
+    moved: Tensor = features.detach().to(like.device, copy=True)
     return moved[:, None] if moved.ndim == 2 else moved[None, None] if moved.ndim == 1 else moved

@@ -42,7 +42,7 @@ class Attachment:
     """
 
     def __init__(self, model: nn.Module, bounds: list[Bound], config: dict[str, Any], patches: list[Patch]) -> None:
-        self.model, self._bounds, self._config, self._patches = model, bounds, config, patches
+        self.model, self.bounds, self._config, self._patches = model, bounds, config, patches
         self._installed = False
         for bound in bounds:
             bound.handle = self
@@ -53,16 +53,16 @@ class Attachment:
 
     @property
     def sites(self) -> list[Site]:
-        return [site for bound in self._bounds for site in bound.sites.values()]
+        return [site for bound in self.bounds for site in bound.sites.values()]
 
     @property
     def stacks(self) -> list[str]:
         """Names of the reduced stacks, in the order given to ``attach``."""
-        return [bound.stack.name for bound in self._bounds]
+        return [bound.stack.name for bound in self.bounds]
 
     @property
     def notes(self) -> list[str]:
-        return [note for bound in self._bounds for note in bound.reducer.notes]
+        return [note for bound in self.bounds for note in bound.reducer.notes]
 
     @property
     def attached(self) -> bool:
@@ -121,7 +121,7 @@ class Attachment:
             NoForwardError: no forward pass yet.
         """
         rows = []
-        for bound in self._bounds:
+        for bound in self.bounds:
             if bound.last is None:
                 raise NoForwardError("no forward pass yet; call model(...) once, then handle.report()")
             rows += [SiteReport(bound.stack.name, *row) for row in bound.last.counts]
@@ -149,7 +149,7 @@ class Attachment:
         (:func:`tokenreduce.count_macs` counts that too).
         """
         before = after = 0
-        for bound in self._bounds:
+        for bound in self.bounds:
             if bound.last is None:
                 raise NoForwardError("no forward pass yet; call model(...) once, then handle.macs()")
             between = bound.last.between
@@ -174,10 +174,10 @@ class Attachment:
     def _bound(self, stack: str | None) -> Bound:
         names = self.stacks
         if stack is None and len(names) == 1:
-            return self._bounds[0]
+            return self.bounds[0]
         if stack not in names:
             raise UnsupportedCallError(f"name one of the reduced stacks: {', '.join(names)}; got {stack!r}")
-        return self._bounds[names.index(stack)]
+        return self.bounds[names.index(stack)]
 
     def __enter__(self) -> Attachment:
         return self
@@ -188,7 +188,7 @@ class Attachment:
         self.detach()
 
     def __str__(self) -> str:
-        lines = [f"{type(self.model).__name__} with {', '.join(repr(b.reducer) for b in self._bounds)}"]
+        lines = [f"{type(self.model).__name__} with {', '.join(repr(b.reducer) for b in self.bounds)}"]
         lines += [f"  note: {note}" for note in self.notes]
         try:
             rows = self.report()

@@ -56,14 +56,7 @@ class OriginalVisionStack(Stack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a block of CLIP's vision tower")
         return OriginalView(block)
 
-    def reference(
-        self,
-        block: nn.Module,
-        x: Tensor,
-        real: Tensor | None,
-        memory: Tensor | None = None,
-        memory_real: Tensor | None = None,
-    ) -> Tensor:
+    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, *_: Any) -> Tensor:
         return self.unpack(block.forward(x.transpose(0, 1)))
 
     def pack(self, x: Tensor) -> Tensor:

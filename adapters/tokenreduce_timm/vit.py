@@ -21,7 +21,7 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from tokenreduce import Adapter, BlockView, Projected, Stack, UnsupportedModelError
+from tokenreduce import Adapter, BlockView, Example, Projected, Stack, UnsupportedModelError
 
 
 class PreNormView(BlockView):
@@ -151,6 +151,11 @@ class TimmViT(Adapter):
         if not isinstance(tower.blocks, nn.Sequential):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
         return {"vision": TimmStack(tower)}
+
+    def examples(self) -> dict[str, Callable[[], Example]]:
+        from .examples import EXAMPLES
+
+        return dict(EXAMPLES)
 
 
 def _towers(model: nn.Module) -> list[VisionTransformer]:

@@ -1,13 +1,19 @@
-"""Blocks built like BERT's: post-norm attention, perhaps cross-attention, post-norm MLP.
+"""Blocks built like BERT's (post-norm attention, perhaps cross-attention, post-norm MLP), and levels of them.
 
 Axes: B batch, N tokens, M memory tokens, C width, H heads, d head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from tokenreduce import BlockView, Projected
+from tokenreduce import BlockView, Projected, Role, Stack, UnsupportedModelError
+
+PARTS = ("attention", "crossattention", "intermediate", "output")
 
 
 class BertView(BlockView):
@@ -54,3 +60,50 @@ def additive(real: Tensor | None, like: Tensor) -> Tensor | None:
         return None
     low = like.new_full((), -1e30)
     return like.new_zeros(real.shape).masked_fill(~real, low)[:, None, None]
+
+
+class CoAttention(Stack):
+    """Levels of a text block with the image as memory, then an image block with the text as memory.
+
+    A subclass runs them; its blocks take (tokens, memory, mask, memory mask) and return a tuple, tokens first.
+    """
+
+    name = "cross"
+    prefix = {"text": 1, "image": 1}
+    sequences = (("text",), ("image",))
+    reader = 0
+    padded = True
+
+    def __init__(self, text_blocks: Iterable[nn.Module], image_blocks: Iterable[nn.Module]) -> None:
+        self.blocks = [block for pair in zip(text_blocks, image_blocks, strict=True) for block in pair]
+        self.levels = [(2 * i, 2 * i + 1) for i in range(len(self.blocks) // 2)]
+
+    def role(self, index: int) -> Role:
+        return Role("image", "text") if index % 2 else Role("text", "image")
+
+    def view(self, block: nn.Module) -> BlockView:
+        missing = [part for part in PARTS if not hasattr(block, part)]
+        if missing:
+            raise UnsupportedModelError(f"{type(block).__name__} has no {', '.join(missing)}; not a co-attention block")
+        return BertView(block)
+
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        masks = [
+            additive(torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask, x)
+            for tokens, mask in ((x, real), (memory, memory_real))
+            if tokens is not None
+        ]
+        return self.unpack(block.forward(x, memory, *masks))
+
+    def pack(self, x: Tensor) -> tuple[Tensor]:
+        return (x,)
+
+    def unpack(self, returned: Any) -> Tensor:
+        return returned[0]

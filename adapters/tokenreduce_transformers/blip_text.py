@@ -41,14 +41,7 @@ class BlipTextStack(Stack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a BlipTextLayer with cross-attention")
         return BertView(block)
 
-    def reference(
-        self,
-        block: nn.Module,
-        x: Tensor,
-        real: Tensor | None,
-        memory: Tensor | None = None,
-        memory_real: Tensor | None = None,
-    ) -> Tensor:
+    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, memory: Any = None, _: Any = None) -> Tensor:
         return block.forward(x, memory, additive(real, x))
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:

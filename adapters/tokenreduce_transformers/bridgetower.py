@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import BridgeTowerConfig
 from transformers.models.bridgetower.modeling_bridgetower import (
-    BridgeTowerBertCrossLayer,
     BridgeTowerForContrastiveLearning,
     BridgeTowerForImageAndTextRetrieval,
     BridgeTowerForMaskedLM,
@@ -24,52 +23,20 @@ from transformers.models.bridgetower.modeling_bridgetower import (
     BridgeTowerModelOutput,
 )
 
-from tokenreduce import Adapter, BlockView, Example, Role, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce import Adapter, Example, Stack, UnsupportedCallError, UnsupportedModelError
 
-from .bert import BertView, additive
+from .bert import CoAttention, additive
 
 TOLERANCE = 1e-4
 
 
-class BridgeTowerStack(Stack):
-    """The levels of co-attention: a text block, then an image block that sees the text as it was before."""
-
-    name = "cross"
-    prefix = {"text": 1, "image": 1}
-    sequences = (("text",), ("image",))
-    reader = 0
-    padded = True
+class BridgeTowerStack(CoAttention):
+    """The levels of co-attention; the image block sees the text as it was before the level."""
 
     def __init__(self, model: BridgeTowerModel, pooled: bool) -> None:
+        super().__init__(model.cross_modal_text_layers, model.cross_modal_image_layers)
         self.model = self.module = model
         self.ending = "none" if pooled else "text"
-        pairs = zip(model.cross_modal_text_layers, model.cross_modal_image_layers, strict=True)
-        self.blocks = [layer for pair in pairs for layer in pair]
-        self.levels = [(2 * i, 2 * i + 1) for i in range(len(self.blocks) // 2)]
-
-    def role(self, index: int) -> Role:
-        return Role("image", "text") if index % 2 else Role("text", "image")
-
-    def view(self, block: nn.Module) -> BlockView:
-        if not isinstance(block, BridgeTowerBertCrossLayer):
-            raise UnsupportedModelError(f"{type(block).__name__} is not a BridgeTowerBertCrossLayer")
-        return BertView(block)
-
-    def reference(
-        self,
-        block: nn.Module,
-        x: Tensor,
-        real: Tensor | None,
-        memory: Tensor | None = None,
-        memory_real: Tensor | None = None,
-    ) -> Tensor:
-        return self.unpack(block.forward(x, memory, additive(real, x), additive(memory_real, x)))
-
-    def pack(self, x: Tensor) -> tuple[Tensor]:
-        return (x,)
-
-    def unpack(self, returned: Any) -> Tensor:
-        return returned[0]
 
     def forward(
         self,
@@ -91,6 +58,7 @@ class BridgeTowerStack(Stack):
             raise UnsupportedCallError("BridgeTowerModel takes input_ids, not inputs_embeds")
         model = self.model
         as_dict = kwargs.get("return_dict")
+        as_dict = model.config.return_dict if as_dict is None else as_dict
         towers = Towers(model, input_ids, attention_mask, pixel_values, image_embeds, interpolate_pos_encoding)
         kind = model.token_type_embeddings.weight[image_token_type_idx or 1]
         text = model.cross_modal_text_layernorm(towers.text(0) + model.token_type_embeddings.weight[0])
@@ -113,7 +81,7 @@ class BridgeTowerStack(Stack):
         text, image = run.finish(text, image)
         pooled = model.get_cls_features(text, image)
         output = BridgeTowerModelOutput(text_features=text, image_features=image, pooler_output=pooled)
-        return output.to_tuple() if as_dict is False else output
+        return output if as_dict else output.to_tuple()
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         return [(self.model, "forward", BridgeTowerModel.forward)]
@@ -130,8 +98,9 @@ class BridgeTowerStack(Stack):
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            expected = BridgeTowerModel.forward(model, input_ids=ids, attention_mask=mask, pixel_values=pixels)
-            got = self.forward(Plain(self), input_ids=ids, attention_mask=mask, pixel_values=pixels)
+            inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "return_dict": True}
+            expected = BridgeTowerModel.forward(model, **inputs)
+            got = self.forward(Plain(self), **inputs)
         finally:
             for module, training in modes:
                 module.training = training

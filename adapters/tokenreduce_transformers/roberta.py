@@ -34,14 +34,7 @@ class RobertaStack(Stack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a RobertaLayer")
         return BertView(block)
 
-    def reference(
-        self,
-        block: nn.Module,
-        x: Tensor,
-        real: Tensor | None,
-        memory: Tensor | None = None,
-        memory_real: Tensor | None = None,
-    ) -> Tensor:
+    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, *_: Any) -> Tensor:
         return block.forward(x, additive(real, x))
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:

@@ -28,7 +28,7 @@ from transformers.models.vilt.modeling_vilt import (
     ViltModel,
 )
 
-from tokenreduce import Adapter, BlockView, Projected, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce import Adapter, BlockView, Example, Projected, Stack, UnsupportedCallError, UnsupportedModelError
 
 POOLED = (ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval)
 
@@ -243,3 +243,8 @@ class Vilt(Adapter):
         if len(found) > 1:
             raise UnsupportedModelError(f"{type(model).__name__} holds {len(found)} ViltModels; attach to one of them")
         return {"encoder": ViltStack(found[0], isinstance(model, POOLED))}
+
+    def examples(self) -> dict[str, Callable[[], Example]]:
+        from .vilt_examples import EXAMPLES
+
+        return dict(EXAMPLES)

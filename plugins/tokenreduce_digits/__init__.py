@@ -16,5 +16,7 @@ def tokenreduce_tasks() -> Iterator[TaskSpec]:
         "clip-digits", "tokenreduce_digits.clip_task:clip_digits", "CLIP finding the caption of a handwritten digit"
     )
     yield TaskSpec(
-        "meter-digits", "tokenreduce_digits.meter_task:meter_digits", "METER answering questions about handwritten digits"
+        "meter-digits",
+        "tokenreduce_digits.meter_task:meter_digits",
+        "METER answering questions about handwritten digits",
     )

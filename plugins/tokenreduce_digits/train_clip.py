@@ -9,10 +9,7 @@ of 6 x 6 patches around the digit, which is three times as fast; then all patche
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +18,7 @@ from torch.nn import functional as F
 from .clip_model import ZeroShot, build
 from .clip_task import accuracy
 from .clutter import GROUND, NO_PART, Cluttered, ClutterFactory, patch_labels, pixel_values, targets, windows
-from .training import adamw, rate, restore, save
+from .training import Recipe, options, train
 from .words import COLOURS
 
 EARLY, LATER = 2, 4
@@ -52,60 +49,23 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 def main() -> None:
     """Parse the options, then train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=200_000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--aux", type=float, default=1.0)
-    parser.add_argument("--near", type=float, default=0.7, help="share of the steps that see a window alone")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=200)
-    parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes judged at the end")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    train(args)
-
-
-def train(args: argparse.Namespace) -> None:
-    """Run from the last checkpoint, or from the start, to the end."""
+    args = options(__doc__, scenes=200_000, lr=1e-3, near="share of the steps that see a window alone").parse_args()
     torch.manual_seed(args.seed)
     model = build().train()
-    model.clip.set_attn_implementation("eager")
-    heads = PatchHeads(model.clip.vision_embed_dim)
-    params = [*model.parameters(), *heads.parameters()]
-    optimizer = adamw(params, args.lr)
-    start, steps = restore(args.out, model.clip, heads, optimizer), args.scenes // args.batch
-    if start:
-        print(f"continuing at step {start} of {steps}", flush=True)
-    factory, done, begun = ClutterFactory("train", args.seed), 0, time.time()
-    mean: Tensor | None = None
-    for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate(step, steps)
-        scenes = [factory(step * args.batch + i) for i in range(args.batch)]
-        seen = windows(scenes, WINDOW, step) if step < args.near * steps else None
-        values = losses(model, heads, scenes, seen, args.bf16)
-        (values[0] + args.aux * values[1:].sum()).backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        done += args.batch
-        mean = values.detach() if mean is None else 0.98 * mean + 0.02 * values.detach()
-        if (step + 1) % 50 == 0:
-            pace = done / (time.time() - begun)
-            left = (steps - step - 1) * args.batch / pace / 60
-            print(
-                f"step {step + 1}/{steps} caption, part, digit, colour: {' '.join(f'{v:.3f}' for v in mean)} "
-                f"{pace:.0f} scenes/s {left:.0f} min left",
-                flush=True,
-            )
-        if (step + 1) % args.save_every == 0 or step + 1 == steps:
-            save(args.out, "clip.safetensors", model.clip, heads, optimizer, step + 1)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            score = accuracy(model, samples=500 if step + 1 < steps else args.final_samples)
-            print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
+    model.clip.set_attn_implementation("eager")  # trains faster than fused attention in bf16 on a CPU
+    heads, step = PatchHeads(model.clip.vision_embed_dim), itertools.count()
+    recipe = Recipe(
+        model.clip,
+        heads,
+        "clip.safetensors",
+        ClutterFactory("train", args.seed),
+        lambda scenes, first: losses(
+            model, heads, scenes, windows(scenes, WINDOW, next(step)) if first else None, args.bf16
+        ),
+        ("caption", "part", "digit", "colour"),
+        lambda samples: accuracy(model, samples=samples),
+    )
+    train(args, recipe)
 
 
 def losses(model: ZeroShot, heads: PatchHeads, scenes: list[Cluttered], seen: Tensor | None, bf16: bool) -> Tensor:

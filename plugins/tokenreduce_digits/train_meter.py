@@ -9,19 +9,14 @@ all digits and only some of the background, which is faster.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .evaluate import accuracy_by_kind
 from .meter_model import VISION_WIDTH, WIDTH, build
-from .scenes import KINDS, SceneFactory, asked_patches, collate, patch_labels
-from .training import adamw, rate, restore, save
+from .scenes import SceneFactory, asked_patches, collate, patch_labels
+from .training import Recipe, options, train
 from .words import COLOURS
 
 ASKED_LEVEL = 3
@@ -51,68 +46,38 @@ class PatchHeads(nn.Module):
 
 def main() -> None:
     """Parse the options, then train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=160_000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=7e-4)
-    parser.add_argument("--aux", type=float, default=1.0)
-    parser.add_argument("--near", type=float, default=0.7, help="share of the steps that see only some background")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=200)
-    parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes judged at the end")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    train(args)
-
-
-def train(args: argparse.Namespace) -> None:
-    """Run from the last checkpoint, or from the start, to the end."""
+    near = "share of the steps that see only some of the background"
+    args = options(__doc__, scenes=160_000, lr=7e-4, near=near).parse_args()
     torch.manual_seed(args.seed)
-    model, heads = build(), PatchHeads()
+    model, heads = build().train(), PatchHeads()
     model.set_attn_implementation("eager")  # trains faster than fused attention in bf16 on a CPU
-    model.train()
-    params = [*model.parameters(), *heads.parameters()]
-    optimizer, steps = adamw(params, args.lr), args.scenes // args.batch
-    start = restore(args.out, model, heads, optimizer)
-    if start:
-        print(f"continuing at step {start} of {steps}", flush=True)
     seen: dict[str, Tensor] = {}
+    shown: list[Tensor] = []
     model.vit_model.register_forward_hook(lambda module, inputs, out: seen.update(vision=out))
     model.cross_modal_image_layers[ASKED_LEVEL].register_forward_hook(
         lambda module, inputs, out: seen.update(fused=out[0])
     )
-    shown: list[Tensor] = []
     model.vit_model.visual.patch_dropout.register_forward_hook(
         lambda module, inputs, out: gather(out, shown[0]) if shown else None
     )
-    factory, begun, mean = SceneFactory("train", args.seed), time.time(), torch.zeros(2)
-    for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate(step, steps)
-        scenes = [factory(step * args.batch + i) for i in range(args.batch)]
-        shown[:] = [digits_first(scenes)] if step < args.near * steps else []
+
+    def both(scenes: list, first: bool) -> Tensor:
+        shown[:] = [digits_first(scenes)] if first else []
         values = losses(model, heads, seen, shown, scenes, args.bf16)
-        (values[0] + args.aux * values[1]).backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        mean = values.detach() if step == start else 0.98 * mean + 0.02 * values.detach()
-        if (step + 1) % 50 == 0:
-            pace = (step + 1 - start) * args.batch / (time.time() - begun)
-            left = (steps - step - 1) * args.batch / pace / 60
-            print(
-                f"step {step + 1}/{steps} answer {mean[0]:.3f} patches {mean[1]:.3f} "
-                f"{pace:.0f} scenes/s {left:.0f} min left",
-                flush=True,
-            )
-        if (step + 1) % args.save_every == 0 or step + 1 == steps:
-            save(args.out, "meter.safetensors", model, heads, optimizer, step + 1, {"kinds": ",".join(KINDS)})
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            shown.clear()
-            score = accuracy_by_kind(model, samples=500 if step + 1 < steps else args.final_samples)
-            print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
+        shown.clear()
+        return values
+
+    recipe = Recipe(
+        model,
+        heads,
+        "meter.safetensors",
+        SceneFactory("train", args.seed),
+        both,
+        ("answer", "patches"),
+        lambda samples: accuracy_by_kind(model, samples=samples),
+        half=True,
+    )
+    train(args, recipe)
 
 
 def digits_first(scenes: list) -> Tensor:

@@ -44,10 +44,11 @@ class EViT(Reducer):
     def bind(self, backbone: Backbone) -> Reducer:
         missing = self.needs - backbone.provides
         if missing:
+            hint = alternatives(backbone.provides, backbone.guidable)
             raise UnfitReducerError(
                 f"EViT with saliency={self.saliency!r} needs {', '.join(sorted(missing))}, which {backbone.model} does "
                 f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
-                f"it provides: {', '.join(sorted(backbone.provides))}; pass {alternatives(backbone.provides)}."
+                f"it provides: {', '.join(sorted(backbone.provides))}; pass {hint}."
             )
         return super().bind(backbone)
 

@@ -111,14 +111,15 @@ class PuMer(Reducer):
         settled.prune, settled.merge, settled.text_merge = settled.ratios()
         if self.saliency is None:
             fallback = [kind for kind in ("text", "class") if NEEDS[kind] <= backbone.provides]
+            hint = alternatives(backbone.provides, backbone.guidable)
             if not fallback and settled.prune != 0:
                 raise UnfitReducerError(
                     f"PuMer prunes by text or class attention, {backbone.model} provides neither in its stack "
-                    f"{backbone.stack!r}; pass {alternatives(backbone.provides)}, or prune=0 to merge alone."
+                    f"{backbone.stack!r}; pass {hint}, or prune=0 to merge alone."
                 )
             settled._settle(fallback[0] if fallback else None)
             if fallback == ["class"]:
-                hint = "; handle.guide(text_features) has a text guide it" if backbone.guidable else ""
+                hint = "; handle.guide(text_features) lets a text say what matters" if backbone.guidable else ""
                 settled.notes = (f"no text crosses this stack: PuMer prunes by class-token attention here{hint}",)
         if not self.modality_aware and not backbone.joint:
             raise UnfitReducerError(

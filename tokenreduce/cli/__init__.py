@@ -1,4 +1,4 @@
-"""The command line: ``tokenreduce list | info | ablate``."""
+"""The command line: ``tokenreduce list | info | ablate | coverage``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def main(argv: list[str] | None = None) -> int:
     from .. import __version__
 
     parser.add_argument("--version", action="version", version=f"tokenreduce {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,info,ablate}")
-    from . import ablate, info, listing
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,info,ablate,coverage}")
+    from . import ablate, coverage, info, listing
 
-    for command in (listing, info, ablate):
+    for command in (listing, info, ablate, coverage):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:

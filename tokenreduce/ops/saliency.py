@@ -43,9 +43,10 @@ def _float(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def alternatives(provides: frozenset[str]) -> str:
+def alternatives(provides: frozenset[str], guidable: bool = False) -> str:
     """The saliencies that a backbone can feed, as text for an error message."""
-    return "saliency=" + " or ".join(repr(kind) for kind, needs in NEEDS.items() if needs <= provides)
+    guide = ", or saliency='text' with guide=text_features" if guidable else ""
+    return "saliency=" + " or ".join(repr(kind) for kind, needs in NEEDS.items() if needs <= provides) + guide
 
 
 def random_score(stream: Stream, site: Site, seed: int) -> Tensor:

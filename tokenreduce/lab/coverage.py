@@ -1,0 +1,121 @@
+"""Which reducer runs on which backbone, found by trying each pair on the adapters' own examples."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..adapter import Adapter, Example, Stack
+from ..attaching import attach
+from ..errors import TokenReduceError, UnsupportedModelError
+from ..measure.macs import call
+from ..registry import Registry, default_registry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One reducer, with its default options, on one stack of one example.
+
+    Attributes:
+        adapter, example, stack, reducer: names.
+        tokens: tokens of the stack before and after, None where refused.
+        reason: why it is refused, "" where it runs.
+        notes: what the reducer says of this backbone.
+        signals: what it reads there.
+    """
+
+    adapter: str
+    example: str
+    stack: str
+    reducer: str
+    tokens: tuple[int, int] | None
+    reason: str
+    notes: tuple[str, ...]
+    signals: tuple[str, ...]
+
+
+def coverage(registry: Registry | None = None, adapter: str | None = None) -> Iterator[Cell]:
+    """Try every reducer of the registry on every stack of every adapter's examples.
+
+    Args:
+        registry: the installed one if None.
+        adapter: only this one's examples.
+
+    Yields:
+        One cell per pair, adapters whose library is not installed left out.
+    """
+    registry = default_registry() if registry is None else registry
+    for name in registry.adapters if adapter is None else [adapter]:
+        library = getattr(registry.entry("adapter", name).spec, "library", "")
+        if library and importlib.util.find_spec(library) is None:
+            continue
+        made: Adapter = registry.load("adapter", name)()
+        for label, maker in made.examples().items():
+            example = maker()
+            stacks = {**made.stacks(example.model), **dict.fromkeys(made.refused(example.model))}
+            for stack_name, stack in stacks.items():
+                for reducer in registry.reducers:
+                    yield _cell(name, label, example, stack_name, stack, reducer)
+
+
+def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | None, reducer: str) -> Cell:
+    model = example.model
+    try:
+        with attach(model, {name: reducer}, adapter=adapter) as handle, torch.no_grad():
+            call(model, example.inputs)
+            first = last = 0
+            for bound in handle.bounds:
+                assert bound.last is not None
+                first, last = sum(bound.last.first.values()), sum(bound.last.last.values())
+            signals = tuple(sorted(handle.bounds[0].reducer.needs))
+            return Cell(adapter, label, name, reducer, (first, last), "", tuple(handle.notes), signals)
+    except UnsupportedModelError as error:
+        reason = str(error).partition(" cannot be reduced: ")[2] or str(error)
+        return Cell(adapter, label, name, reducer, None, _plain(reason, model), (), ())
+    except TokenReduceError as error:
+        return Cell(adapter, label, name, reducer, None, _plain(str(error), model), (), ())
+
+
+def _plain(reason: str, model: object) -> str:
+    """A reason without what is particular to one model: its class, and the list of reducers that do run."""
+    reason = reason.partition(" Reducers that run here")[0].partition("; it has: ")[0]
+    return reason.replace(type(model).__name__, "the model").strip().rstrip(".")
+
+
+def markdown(cells: list[Cell]) -> str:
+    """The cells as one table per adapter, models that are alike in one row, with numbered remarks below."""
+    remarks: dict[str, int] = {}
+    lines = []
+    for adapter in dict.fromkeys(cell.adapter for cell in cells):
+        lines += _table([cell for cell in cells if cell.adapter == adapter], remarks)
+    if remarks:
+        lines += ["## Remarks", ""]
+        lines += [f"{number}. {text[:1].upper()}{text[1:]}." for text, number in remarks.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(cells: list[Cell], remarks: dict[str, int]) -> list[str]:
+    reducers = list(dict.fromkeys(cell.reducer for cell in cells))
+    rows: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        rows.setdefault((cell.stack, cell.example), []).append(_text(cell, remarks))
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (stack, example), texts in rows.items():
+        alike.setdefault((stack, tuple(texts)), []).append(example)
+    lines = [f"## `{cells[0].adapter}`", "", "| stack | " + " | ".join(f"`{r}`" for r in reducers) + " | models |"]
+    lines.append("|---|" + "---|" * len(reducers) + "---|")
+    lines += [f"| `{stack}` | {' | '.join(texts)} | {'; '.join(models)} |" for (stack, texts), models in alike.items()]
+    return [*lines, ""]
+
+
+def _text(cell: Cell, remarks: dict[str, int]) -> str:
+    said = [cell.reason] if cell.reason else list(cell.notes)
+    numbers = [str(remarks.setdefault(text, len(remarks) + 1)) for text in said]
+    small = f" ({', '.join(numbers)})" if numbers else ""
+    if cell.tokens is None:
+        return f"no{small}"
+    needs = ", ".join(signal.removesuffix("_attention") for signal in cell.signals) or "nothing"
+    return f"{needs}{small}"
