@@ -169,7 +169,8 @@ class Run:
         if assignment is not None:
             end = whole.assignment()
             assignment = follow(assignment, end)
-            keep_last = whole.drops and (self.bound.ending in ("full", "expand") or is_image is not None)
+            wanted = chosen.get("text") if self.bound.ending == "text" and is_image is None else whole
+            keep_last = self.bound.ending != "none" and wanted is not None and wanted.drops
             self.undo[index, sequence] = (x if keep_last else None, end)
         self.done[index, sequence] = whole
         drops = state.drops or whole.drops
@@ -188,9 +189,10 @@ class Run:
             if "text" not in first.lengths:
                 return x
             text, rest = first.lengths["text"], last.lengths["text"]
-            if last.is_image is None:
+            if last.is_image is not None:  # merged across modalities: what follows [CLS] may be of the image
+                rest = self.bound.stack.prefix["text"]
+            elif all(before is None for before, _ in self.undo.values()):  # no text was dropped
                 return torch.cat([spread(x, assignment[:, :text]), x[:, rest:]], dim=1)
-            rest = self.bound.stack.prefix["text"]  # merged across modalities: what follows [CLS] may be of the image
             return torch.cat([self._restore(sequence, x)[:, :text], x[:, rest:]], dim=1)
         return self._restore(sequence, x)
 

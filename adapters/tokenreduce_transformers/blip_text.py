@@ -30,7 +30,7 @@ class BlipTextStack(Stack):
     ending = "text"  # a decoder, or the caller, reads every text token
 
     def __init__(self, text: BlipTextModel) -> None:
-        self.module = text.encoder
+        self.text, self.module = text, text.encoder
         self.blocks = list(self.module.layer)
 
     def role(self, index: int) -> Role:
@@ -76,5 +76,20 @@ class BlipTextStack(Stack):
             text, image = run.block(index, text, image)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=run.finish(text, image)[0])
 
+    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+        return [(self.text, "forward", EncoderOnly(self.text))]
+
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
-        return [(self.module, "forward", BlipTextEncoder.forward)]
+        return [(self.module, "forward", BlipTextEncoder.forward), (self.text, "forward", BlipTextModel.forward)]
+
+
+class EncoderOnly:
+    """``BlipTextModel.forward``, refused as a decoder: a causal mask needs every token at its place."""
+
+    def __init__(self, text: BlipTextModel) -> None:
+        self.text = text
+
+    def __call__(self, *args: Any, is_decoder: bool | None = False, **kwargs: Any) -> Any:
+        if is_decoder:
+            raise UnsupportedCallError("is_decoder=True: a causal mask needs every token at its place; detach() first")
+        return type(self.text).forward(self.text, *args, **kwargs)

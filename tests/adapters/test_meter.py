@@ -238,3 +238,49 @@ class TestHeads:
         model, inputs = tiny_meter("MeterModel")
         with pytest.raises(UnsupportedCallError, match="token_types=3"):
             model(**inputs, image_token_type=2)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_adapter_that_knows_most_of_the_model_takes_it(wrapped, tiny_meter):
+    """open_clip's adapter would take METER's vision tower alone."""
+    import open_clip
+
+    assert open_clip
+    model, inputs = tiny_meter()
+    outer = torch.nn.Sequential(model) if wrapped else model
+    handle = tokenreduce.attach(outer, "pumer")
+    assert handle.config["adapter"] == "meter"
+    handle.detach()
+    handle = tokenreduce.attach(outer, "tome", r=2, adapter="open-clip")
+    model(**inputs)
+    assert {row.stack for row in handle.report()} == {"vision"}
+
+
+@torch.no_grad()
+def test_half_precision(tiny_meter):
+    model, inputs = tiny_meter()
+    tokenreduce.attach(model, ALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(**inputs).logits.isfinite().all()
+    model.bfloat16()
+    logits = model(**{**inputs, "pixel_values": inputs["pixel_values"].bfloat16()}).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_dropped_text_comes_back_with_its_last_value(tiny_meter):
+    class Halve(tokenreduce.Reducer):
+        streams = ("text",)
+
+        def reduce_streams(self, streams, site):
+            tokens = streams["text"].tokens
+            return {"text": tokens.keep_top(-torch.arange(tokens.count).expand(2, -1), remove=tokens.count // 2)}
+
+    model, inputs = tiny_meter("MeterModel")
+    with tokenreduce.attach(model, Halve(), layers=[0, 2]):
+        halved = model(**inputs).text_features
+    with tokenreduce.attach(model, Halve(), layers=[0, 2], restore=True):
+        full = model(**inputs).text_features
+    assert halved.shape == (2, 12, 32)
+    assert torch.equal(halved, full)
+    assert halved.abs().sum(-1).all()

@@ -90,3 +90,23 @@ def test_nothing_to_do_is_an_error(model, data):
     for batches, reducers in (([], ["none"]), (data, [])):
         with pytest.raises(tokenreduce.OptionError, match="needs data and reducers"):
             tokenreduce.ablate(model, batches, reducers, metric=right)
+
+
+def test_a_variant_has_a_name_and_a_reducer_per_stack(tiny_meter):
+    meter, inputs = tiny_meter()
+    data = [Batch(inputs, torch.tensor([0, 1]))]
+    variants = {
+        "none": {},
+        "pumer": {"layers": [0, 1]},
+        "both": {"reducer": {"cross": "pumer", "vision": {"reducer": "tome", "r": 3}}},
+        "early": {"reducer": "pumer", "layers": [0]},
+    }
+    result = tokenreduce.ablate(meter, data, variants, metric=lambda out, y: out.logits.argmax(-1) == y, rounds=1)
+    assert result.ok, [row.failed for row in result.rows]
+    rows = {row.reducer: row for row in result.rows}
+    assert rows["both"].macs < rows["pumer"].macs < rows["early"].macs < rows["none"].macs
+    assert rows["both"].options["reducer"]["cross"]["reducer"] == "pumer"
+    assert rows["both"].tokens_by_stream["image"] < rows["pumer"].tokens_by_stream["image"]
+    assert rows["early"].options["layers"] == [0]
+    again = tokenreduce.ablate(meter, data, {"both": rows["both"].options}, metric=lambda out, y: y * 0.0, rounds=1)
+    assert again.rows[0].macs == rows["both"].macs

@@ -87,3 +87,12 @@ def test_interleaved_timing_finds_the_slower_one():
     assert result["slow"].ratio == 1
     assert 1.5 < result["fast"].ratio < 4
     assert result["fast"].median >= 0.01
+
+
+def test_torchs_own_fused_attention_is_counted():
+    """In evaluation it is one operator, which torch's flop counter does not know."""
+    attention = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    counted = tokenreduce.count_macs(attention, (torch.randn(3, 10, 64),), samples=3)
+    assert counted == 10 * (4 * 64 * 64 + 2 * 64 * 128) + 2 * 10 * 10 * 64
+    assert torch.backends.mha.get_fastpath_enabled() == enabled

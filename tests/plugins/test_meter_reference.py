@@ -148,3 +148,24 @@ def test_padded_text_does_not_change_the_result(order, stacks, tiny_meter):
         short = int(inputs["attention_mask"][1].sum())
         alone = model(inputs["input_ids"][1:, :short], inputs["pixel_values"][1:]).logits
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
+
+
+PUBLISHED = {  # image pixels, text tokens, levels, ratios, image tokens and text tokens at each site
+    "VQAv2": (384, 32, [0, 1, 2, 3], (0.2, 0.2), [577, 347, 209, 125, 75], [32, 26, 21, 17, 14]),
+    "SNLI-VE": (384, 40, [0, 1, 2, 3], (0.3, 0.5), [577, 203, 72, 26, 10], [40, 32, 26, 21, 17]),
+    "NLVR2": (288, 40, [1, 2, 3], (0.3, 0.5), [325, 114, 41, 15], [40, 32, 26, 21]),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("protect", [False, True])
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_published_token_counts(task, protect, tiny_meter, flow):
+    pixels, words, levels, (prune, merge), image, text = PUBLISHED[task]
+    model, _ = tiny_meter(image_size=pixels, patch_size=16, num_top_layer=6, vision_layers=2)
+    model.text_transformer.embeddings.position_embeddings = torch.nn.Embedding(64, 32)
+    model.text_transformer.embeddings.register_buffer("token_type_ids", torch.zeros(1, 64, dtype=torch.long))
+    with tokenreduce.attach(model, "pumer", layers=levels, prune=prune, merge=merge, protect_class=protect) as handle:
+        model(torch.full((1, words), 5), torch.randn(1, 3, pixels, pixels))
+        assert flow(handle) == image
+        assert flow(handle, "text") == text

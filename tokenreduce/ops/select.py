@@ -24,7 +24,7 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
     """
     if order not in ("original", "score"):
         raise OptionError(f"order must be 'original' or 'score', got {order!r}")
-    score = score.detach()
+    score = score.detach() if score.is_floating_point() else score.float()
     if real is not None:
         score = score.masked_fill(~real, float("-inf"))
     index = score[:, prefix:].topk(keep - prefix, dim=1).indices + prefix

@@ -1,0 +1,49 @@
+"""docs/coverage.md is what the registry says today, and every pair in it does what it says."""
+
+from pathlib import Path
+
+import pytest
+
+import tokenreduce
+from tokenreduce.lab.coverage import coverage, markdown
+
+PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return list(coverage())
+
+
+def test_the_page_is_current(cells):
+    """Run ``tokenreduce coverage`` and put its output below the line in docs/coverage.md."""
+    _, _, tables = PAGE.read_text().partition("\n---\n\n")
+    assert tables == markdown(cells)
+
+
+def test_every_adapter_has_examples_and_every_reducer_is_tried(cells):
+    registry = tokenreduce.default_registry()
+    assert {cell.adapter for cell in cells} == set(registry.adapters)
+    assert {cell.reducer for cell in cells} == set(registry.reducers)
+
+
+def test_whatever_runs_removes_tokens_and_whatever_does_not_says_why(cells):
+    registry = tokenreduce.default_registry()
+    for cell in cells:
+        if cell.tokens is None:
+            assert len(cell.reason) > 20, cell
+            continue
+        before, after = cell.tokens
+        if registry.reducers[cell.reducer].spec.role == "baseline":
+            assert before == after, cell
+        else:
+            assert after < before, cell
+
+
+def test_each_default_stack_takes_every_control_and_baseline(cells):
+    registry = tokenreduce.default_registry()
+    free = {name for name, entry in registry.reducers.items() if entry.spec.role != "method"}
+    first = {(cell.adapter, cell.example): cell.stack for cell in reversed(cells)}
+    for cell in cells:
+        if cell.reducer in free and cell.stack == first[cell.adapter, cell.example]:
+            assert cell.tokens is not None, cell
