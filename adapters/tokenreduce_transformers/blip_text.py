@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.blip.modeling_blip_text import BlipTextEncoder, BlipTextLayer, BlipTextModel
 
-from tokenreduce import BlockView, Role, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce import BlockView, Role, UnsupportedCallError, UnsupportedModelError
 
 from .bert import BertView, additive
+from .layers import LayerStack
 from .roberta import real_tokens
 
 
-class BlipTextStack(Stack):
+class BlipTextStack(LayerStack):
     """The layers of a text encoder. The head reads the text's first token; nobody reads the image's class token."""
 
     name = "cross"
@@ -43,11 +44,6 @@ class BlipTextStack(Stack):
 
     def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, memory: Any = None, _: Any = None) -> Tensor:
         return block.forward(x, memory, additive(real, x))
-
-    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not (block.gradient_checkpointing and block.training):
-            return None
-        return block._gradient_checkpointing_func
 
     def forward(
         self,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.roberta.modeling_roberta import RobertaEncoder, RobertaLayer
 
-from tokenreduce import BlockView, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce import BlockView, UnsupportedCallError, UnsupportedModelError
 
 from .bert import BertView, additive
+from .layers import LayerStack
 
 
-class RobertaStack(Stack):
+class RobertaStack(LayerStack):
     """The layers of a ``RobertaModel``; all text tokens are back at their places at the end."""
 
     name = "text"
@@ -36,11 +36,6 @@ class RobertaStack(Stack):
 
     def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, *_: Any) -> Tensor:
         return block.forward(x, additive(real, x))
-
-    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not (block.gradient_checkpointing and block.training):
-            return None
-        return block._gradient_checkpointing_func
 
     def forward(self, run: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         if any(kwargs.get(name) is not None for name in ("encoder_hidden_states", "past_key_values")):

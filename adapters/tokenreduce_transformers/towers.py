@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from tokenreduce import Adapter, BlockView, Stack, UnsupportedCallError, UnsupportedModelError
 from tokenreduce.adapter import Ending
 
+from .layers import LayerStack
 from .prenorm import Parts, PreNormView, through
 
 
@@ -74,7 +75,7 @@ class Family:
         return model
 
 
-class TowerStack(Stack):
+class TowerStack(LayerStack):
     """The blocks of one tower; ``projection`` is what its model does to the token that it compares with text."""
 
     name = "vision"
@@ -113,11 +114,6 @@ class TowerStack(Stack):
 
     def shared_space(self, x: Tensor) -> Tensor:
         return through(self.projection, x) if self.projection else super().shared_space(x)
-
-    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not (block.gradient_checkpointing and block.training):
-            return None
-        return block._gradient_checkpointing_func
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         return [(self.module, "forward", self.family.encoder.forward)]

@@ -30,6 +30,8 @@ from transformers.models.vilt.modeling_vilt import (
 
 from tokenreduce import Adapter, BlockView, Example, Projected, Stack, UnsupportedCallError, UnsupportedModelError
 
+from .layers import LayerStack
+
 POOLED = (ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval)
 
 
@@ -56,7 +58,7 @@ class ViltView(BlockView):
         return layer.output(layer.intermediate(layer.layernorm_after(x)), x)
 
 
-class ViltStack(Stack):
+class ViltStack(LayerStack):
     """The encoder of a ``ViltModel``. The head reads the text's [CLS]; nobody reads the image's class token."""
 
     name = "encoder"
@@ -84,11 +86,6 @@ class ViltStack(Stack):
 
     def unpack(self, returned: Any) -> Tensor:
         return returned[0]
-
-    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not (block.gradient_checkpointing and block.training):
-            return None
-        return block._gradient_checkpointing_func
 
     def forward(
         self,

@@ -80,7 +80,7 @@ def test_tuples_and_labels(label, tensors_of):
 
 
 def test_text_towers_are_refused_with_the_reason():
-    for label, word in {"CLIPModel": "causally", "SiglipModel": "last position", "BlipModel": "text side"}.items():
+    for label, word in {"CLIPModel": "causally", "SiglipModel": "last position", "BlipModel": "sees no image"}.items():
         with pytest.raises(tokenreduce.UnsupportedModelError, match=word):
             tokenreduce.attach(EXAMPLES[label]().model, {"text": "tome"})
     with pytest.raises(tokenreduce.UnsupportedModelError, match="causally"):
