@@ -7,6 +7,7 @@ Axes: B batch, T text tokens, N image tokens, C width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,11 @@ class CrossStack(CoAttention):
         super().__init__(model.cross_modal_text_layers, model.cross_modal_image_layers)
         self.model = self.module = model
         self.sequential = sequential
+
+    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
+        if not (getattr(block, "gradient_checkpointing", False) and block.training):
+            return None
+        return block._gradient_checkpointing_func
 
     def forward(self, run: Any, text: Tensor, image: Tensor, attention_mask: Tensor | None = None) -> Any:
         run.start(text, {"text": text.shape[1]}, None if attention_mask is None else attention_mask.bool())

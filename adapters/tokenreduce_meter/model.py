@@ -15,6 +15,7 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, RobertaModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBertCrossLayer
 from transformers.utils import ModelOutput
 
@@ -80,6 +81,10 @@ class Pooler(nn.Module):
         return pooled
 
 
+class CoAttentionLayer(GradientCheckpointingLayer, BridgeTowerBertCrossLayer):
+    """Self-attention, cross-attention and MLP, norms last: BridgeTower's layer, which is METER's."""
+
+
 class MeterPreTrainedModel(PreTrainedModel):
     """What all METER models share: configuration, loading, initial weights."""
 
@@ -87,8 +92,9 @@ class MeterPreTrainedModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["BridgeTowerBertCrossLayer", "RobertaLayer", "ResidualAttentionBlock"]
+    _no_split_modules = ["CoAttentionLayer", "RobertaLayer", "ResidualAttentionBlock"]
 
 
 class MeterModel(MeterPreTrainedModel):
@@ -106,8 +112,8 @@ class MeterModel(MeterPreTrainedModel):
         self.vit_model = VisionTower(config)
         self.text_transformer = RobertaModel(config.text_config, add_pooling_layer=False)
         levels = range(config.num_top_layer)
-        self.cross_modal_image_layers = nn.ModuleList([BridgeTowerBertCrossLayer(config) for _ in levels])
-        self.cross_modal_text_layers = nn.ModuleList([BridgeTowerBertCrossLayer(config) for _ in levels])
+        self.cross_modal_image_layers = nn.ModuleList([CoAttentionLayer(config) for _ in levels])
+        self.cross_modal_text_layers = nn.ModuleList([CoAttentionLayer(config) for _ in levels])
         self.cross_modal_image_pooler = Pooler(width)
         self.cross_modal_text_pooler = Pooler(width)
         self.add_head(config)

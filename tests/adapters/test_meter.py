@@ -284,3 +284,32 @@ def test_dropped_text_comes_back_with_its_last_value(tiny_meter):
     assert halved.shape == (2, 12, 32)
     assert torch.equal(halved, full)
     assert halved.abs().sum(-1).all()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("order", ["parallel", "sequential"])
+@pytest.mark.parametrize("stacks", [None, ALL, {"cross": {"reducer": "tome", "r": 3}}], ids=str)
+def test_gradients_are_the_same_through_checkpoints(stacks, order, reentrant, tiny_meter):
+    model, inputs = tiny_meter(level_order=order, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model.train()
+    if stacks:
+        tokenreduce.attach(model, stacks)
+
+    def gradients():
+        model.zero_grad()
+        torch.manual_seed(3)  # RoBERTa keeps its dropout
+        loss = model(**inputs, labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    loss, plain = gradients()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    for module in model.modules():
+        if type(module).__name__ == "CoAttentionLayer":
+            assert module.gradient_checkpointing
+    again, checkpointed = gradients()
+    torch.testing.assert_close(again, loss)
+    assert set(plain) == set(checkpointed)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-6)
