@@ -255,7 +255,7 @@ def test_a_reducer_that_would_not_listen_is_refused(name, options, one, forwards
         [0.0] * 16,
         "a photo of a dog",
     ],
-    ids=str,
+    ids=range(10),
 )
 def test_wrong_features_are_refused(wrong, one, forwards):
     with tokenreduce.attach(one.model, "pumer", guide=one.features()) as handle:
