@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +36,19 @@ def prove(stack: Stack) -> None:
             seen.add(shape)
             _prove_block(stack, index, block, f"{type(block).__name__} {index} of stack {stack.name!r}")
     stack.prove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode without gradients, every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def structure(block: nn.Module) -> tuple[Any, ...]:

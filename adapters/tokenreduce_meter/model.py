@@ -20,6 +20,7 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 from transformers.utils import ModelOutput
 
 from tokenreduce import UnsupportedCallError
+from tokenreduce_transformers.bert import additive
 
 from .checkpoint import check_names, fit, read_config, read_weights
 from .config import MeterConfig
@@ -196,21 +197,14 @@ class MeterModel(MeterPreTrainedModel):
 
     def co_attend(self, text: Tensor, image: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All levels of co-attention: text (B, T, C), image (B, N, C), attention_mask (B, T) with 0 for padding."""
-        text_mask, image_mask = additive_mask(text, attention_mask), additive_mask(image, None)
+        real = None if attention_mask is None else attention_mask.bool()
+        text_mask, image_mask = additive(real, text), additive(None, image)
         for text_layer, image_layer in zip(self.cross_modal_text_layers, self.cross_modal_image_layers, strict=True):
             new = text_layer(text, image, attention_mask=text_mask, encoder_attention_mask=image_mask)[0]
             seen = new if self.config.level_order == "sequential" else text
             image = image_layer(image, seen, attention_mask=image_mask, encoder_attention_mask=text_mask)[0]
             text = new
         return text, image
-
-
-def additive_mask(x: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """(B, 1, 1, N) to add to attention logits over tokens x (B, N, C): 0 for real tokens, very low for padding."""
-    mask = torch.zeros(x.shape[:2], dtype=x.dtype, device=x.device)
-    if attention_mask is not None:
-        mask = mask.masked_fill(attention_mask == 0, torch.finfo(x.dtype).min)
-    return mask[:, None, None]
 
 
 def _as_dict(model: PreTrainedModel, return_dict: bool | None) -> bool:

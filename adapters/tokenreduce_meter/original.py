@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenreduce import UnsupportedCallError, UnsupportedModelError
-from tokenreduce_transformers.bert import additive
+from tokenreduce.proof import evaluating
+from tokenreduce_transformers.bert import Plain, additive
 
 from .cross import CrossStack
 
@@ -79,40 +80,21 @@ class OriginalCross(CrossStack):
             "text_masks": masks,
         }
 
-    @torch.no_grad()
     def prove(self) -> None:
         """Compare with the original ``infer`` on two images with a text each, in both orders of a level."""
-        model = self.model
-        modes = [(module, module.training) for module in model.modules()]
-        batch = probe(model)
-        try:
-            model.eval()
+        model, batch, differences = self.model, probe(self.model), []
+        with evaluating(model):
             expected = model.infer(dict(batch))
-            differences = []
-            for sequential in (False, True):
-                self.sequential = sequential
-                differences.append(self._difference(batch, expected))
-        finally:
-            for module, training in modes:
-                module.training = training
+            for self.sequential in (False, True):
+                got = self.forward(Plain(self), batch)
+                pairs = [(got[name], expected[name]) for name in ("cls_feats", "image_feats")]
+                differences.append(max(float((ours - theirs).abs().max()) for ours, theirs in pairs))
         self.sequential = differences[1] < differences[0]
         if not min(differences) <= TOLERANCE:
             raise UnsupportedModelError(
                 f"infer of this {type(model).__name__} does not compute what METER's does (largest difference of the "
                 f"pooled features {min(differences):.3g}); this adapter would change its output"
             )
-
-    def _difference(self, batch: dict[str, Any], expected: dict[str, Any]) -> float:
-        model, masks = self.model, batch["text_masks"]
-        text, image = embed(model, batch["text_ids"], masks, batch["image"][0], 1)
-        text_mask, image_mask = additive(masks.bool(), text), text.new_zeros(len(image), 1, 1, image.shape[1])
-        for text_layer, image_layer in zip(model.cross_modal_text_layers, model.cross_modal_image_layers, strict=True):
-            new = self.unpack(text_layer(text, image, text_mask, image_mask))
-            image = self.unpack(image_layer(image, new if self.sequential else text, image_mask, text_mask))
-            text = new
-        pooled = torch.cat([model.cross_modal_text_pooler(text), model.cross_modal_image_pooler(image)], dim=-1)
-        pairs = ((pooled, expected["cls_feats"]), (image, expected["image_feats"]))
-        return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
 
 
 def embed(model: nn.Module, ids: Tensor, masks: Tensor, image: Tensor, kind: int) -> tuple[Tensor, Tensor]:

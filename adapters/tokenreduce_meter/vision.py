@@ -12,6 +12,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tokenreduce import BlockView, Stack, UnsupportedModelError
+from tokenreduce.proof import evaluating
 from tokenreduce_open_clip.blocks import ResidualView
 from tokenreduce_open_clip.vision import VisionStack
 
@@ -70,16 +71,12 @@ class OriginalVisionStack(Stack):
         run.start(x, {"image": x.shape[1]})
         return run(x).transpose(0, 1)
 
-    @torch.no_grad()
     def prove(self) -> None:
         like = self.blocks[0].ln_1.weight
-        noise = torch.randn(5, 2, len(like), generator=torch.Generator().manual_seed(0)).to(like)
-        modes = [(module, module.training) for module in self.module.modules()]
-        self.module.eval()
-        expected, x = self.module(noise), noise
-        for block in self.blocks:
-            x = block(x)
-        for module, training in modes:
-            module.training = training
+        x = torch.randn(5, 2, len(like), generator=torch.Generator().manual_seed(0)).to(like)
+        with evaluating(self.module):
+            expected = self.module(x)
+            for block in self.blocks:
+                x = block(x)
         if not torch.equal(expected, x):
             raise UnsupportedModelError(f"{type(self.module).__name__} does more than run its blocks in turn")

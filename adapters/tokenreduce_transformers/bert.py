@@ -54,12 +54,15 @@ def project(attention: nn.Module, x: Tensor, memory: Tensor) -> Projected:
     return Projected(*(linear(tokens).unflatten(-1, shape).transpose(1, 2) for linear, tokens in pairs))
 
 
-def additive(real: Tensor | None, like: Tensor) -> Tensor | None:
-    """The mask ``real`` (B, N) as BERT's layers take it: (B, 1, 1, N), 0 where real and very low at padding."""
-    if real is None:
-        return None
-    low = like.new_full((), -1e30)
-    return like.new_zeros(real.shape).masked_fill(~real, low)[:, None, None]
+def additive(real: Tensor | None, tokens: Tensor) -> Tensor:
+    """(B, 1, 1, N) to add to attention logits over tokens (B, N, C): 0 where ``real`` (B, N), else very low.
+
+    ``real`` None means all.
+    """
+    mask = tokens.new_zeros(tokens.shape[:2])
+    if real is not None:
+        mask = mask.masked_fill(~real, torch.finfo(mask.dtype).min)
+    return mask[:, None, None]
 
 
 class CoAttention(Stack):
@@ -95,15 +98,31 @@ class CoAttention(Stack):
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
     ) -> Tensor:
-        masks = [
-            additive(torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask, x)
-            for tokens, mask in ((x, real), (memory, memory_real))
-            if tokens is not None
-        ]
-        return self.unpack(block.forward(x, memory, *masks))
+        assert memory is not None
+        return self.unpack(block.forward(x, memory, additive(real, x), additive(memory_real, memory)))
 
     def pack(self, x: Tensor) -> tuple[Tensor]:
         return (x,)
 
     def unpack(self, returned: Any) -> Tensor:
         return returned[0]
+
+
+class Plain:
+    """Stands in for a run in a proof: the library's own blocks of a :class:`CoAttention`, on all tokens."""
+
+    def __init__(self, stack: CoAttention) -> None:
+        self.stack, self.masks = stack, dict[str, Tensor]()
+
+    def start(self, x: Tensor, lengths: dict[str, int], real: Tensor | None = None) -> None:
+        self.masks["+".join(lengths)] = additive(real, x)
+
+    def block(self, index: int, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        role, block = self.stack.role(index), self.stack.blocks[index]
+        return self.stack.unpack(block(x, memory, self.masks[role.own], self.masks[role.memory])), memory
+
+    def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
+        return x
+
+    def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
+        return tokens

@@ -24,8 +24,9 @@ from transformers.models.bridgetower.modeling_bridgetower import (
 )
 
 from tokenreduce import Adapter, Example, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.proof import evaluating
 
-from .bert import CoAttention, additive
+from .bert import CoAttention, Plain, additive
 
 TOLERANCE = 1e-4
 
@@ -86,7 +87,6 @@ class BridgeTowerStack(CoAttention):
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         return [(self.model, "forward", BridgeTowerModel.forward)]
 
-    @torch.no_grad()
     def prove(self) -> None:
         model, config = self.model, self.model.config
         like, side = model.cross_modal_text_layernorm.weight, config.vision_config.image_size
@@ -95,42 +95,16 @@ class BridgeTowerStack(CoAttention):
         ids = torch.randint(3, config.text_config.vocab_size, (2, 5), generator=generator).to(like.device)
         mask = torch.ones_like(ids)
         mask[1, 3:] = 0
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "return_dict": True}
+        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "return_dict": True}
+        quiet = {"output_hidden_states": False, "output_attentions": False}
+        with evaluating(model):
             expected = BridgeTowerModel.forward(model, **inputs)
-            quiet = {"output_hidden_states": False, "output_attentions": False}
             got = self.forward(Plain(self), **quiet, **inputs)
-        finally:
-            for module, training in modes:
-                module.training = training
         tolerance = TOLERANCE if like.dtype in (torch.float32, torch.float64) else 5e-2
         pairs = [(got[name], expected[name]) for name in ("pooler_output", "image_features")]
         pairs.append((got.text_features[mask.bool()], expected.text_features[mask.bool()]))
         if not all(torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance) for ours, theirs in pairs):
             raise UnsupportedModelError("BridgeTowerModel.forward no longer computes what this adapter assumes")
-
-
-class Plain:
-    """Stands in for a run in the proof: the library's own blocks on all tokens."""
-
-    def __init__(self, stack: BridgeTowerStack) -> None:
-        self.stack, self.masks = stack, dict[str, Any]()
-
-    def start(self, x: Tensor, lengths: dict[str, int], real: Tensor | None = None) -> None:
-        self.masks["+".join(lengths)] = additive(real, x)
-
-    def block(self, index: int, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        role = self.stack.role(index)
-        block = self.stack.blocks[index]
-        return self.stack.unpack(block(x, memory, self.masks[role.own], self.masks[role.memory])), memory
-
-    def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
-        return x
-
-    def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
-        return tokens
 
 
 class Towers:
