@@ -26,14 +26,16 @@ from .errors import (
 )
 from .hookspecs import hookimpl
 from .registry import Registry, default_registry
-from .spec import AdapterSpec, ReducerSpec, TaskSpec
+from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
 
 if TYPE_CHECKING:
     from .adapter import Adapter, BlockView, Example, Projected, Role, Stack
     from .attaching import attach, attachment
     from .handle import Attachment
+    from .lab.loader import Loader, Record
+    from .lab.result import Result
     from .lab.runner import ablate
-    from .lab.task import Task
+    from .lab.task import Batch, Sample, Task
     from .measure.macs import count_macs
     from .reducer import Reducer
     from .reduction import Reduction
@@ -45,12 +47,17 @@ __version__ = "0.1.0"
 _LAZY = {  # imported on first use: these need torch
     "Adapter": "adapter",
     "Attachment": "handle",
+    "Batch": "lab.task",
     "BlockView": "adapter",
     "Example": "adapter",
+    "Loader": "lab.loader",
     "Projected": "adapter",
+    "Record": "lab.loader",
     "Reducer": "reducer",
     "Reduction": "reduction",
+    "Result": "lab.result",
     "Role": "adapter",
+    "Sample": "lab.task",
     "Signals": "streams",
     "Site": "streams",
     "Stack": "adapter",
@@ -69,18 +76,25 @@ __all__ = [
     "AdapterSpec",
     "AlreadyAttachedError",
     "Attachment",
+    "Batch",
     "BlockView",
     "Example",
     "LayerError",
+    "Loader",
+    "LoaderSpec",
     "NoForwardError",
     "OptionError",
     "PluginError",
+    "PresetSpec",
     "Projected",
+    "Record",
     "Reducer",
     "ReducerSpec",
     "Reduction",
     "Registry",
+    "Result",
     "Role",
+    "Sample",
     "Signals",
     "Site",
     "Stack",

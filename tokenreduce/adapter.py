@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from .errors import UnsupportedModelError
+from .patches import Size, conv_patch
 
 if TYPE_CHECKING:
     from .engine import Run
@@ -249,6 +250,23 @@ class Adapter:
     def refused(self, model: nn.Module) -> dict[str, str]:
         """Towers of the model that a user may name but that cannot be reduced, each with the reason."""
         return {}
+
+    def patch_size(self, model: nn.Module) -> Size | None:
+        """Height and width in pixels of the patches that the model cuts pictures into, None if it does not."""
+        return conv_patch(model)
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        """A model with the same weights that takes images of ``height`` x ``width`` pixels.
+
+        ``model`` itself is left as it is: what comes back is a copy whose position embeddings are interpolated
+        (:mod:`tokenreduce.patches` helps), or ``model`` where it takes images of any size. At the size that the
+        model was made for, both compute the same.
+
+        Raises:
+            UnsupportedModelError: the model cannot be had for another size, and why.
+            OptionError: the size is not one of whole patches.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} cannot change the input size of {type(model).__name__}")
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         """Makers of small random models of this family, by a label that names the class (docs and tests use them)."""

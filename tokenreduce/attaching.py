@@ -97,6 +97,7 @@ def attachment(model: nn.Module) -> Attachment | None:
 
 
 Plan = dict[str | None, tuple[Reducer, str, Sequence[int] | None]]
+Found = tuple[str, Adapter, dict[str, Stack]]
 
 
 def _plan(
@@ -148,8 +149,8 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     return made(**options), reducer
 
 
-def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple[str, dict[str, Stack]]:
-    """The adapter that takes the model, and the model's stacks.
+def find_adapter(registry: Registry, model: nn.Module, name: str | None) -> Found:
+    """The adapter that takes the model, by name and as an object, and the model's stacks.
 
     Raises:
         UnsupportedModelError: none does, or it says why not.
@@ -163,7 +164,7 @@ def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple
         if adapter.accepts(model):
             found.append((candidate, adapter))
     if len(found) == 1:
-        return found[0][0], found[0][1].stacks(model)
+        return *found[0], found[0][1].stacks(model)
     if found:
         return widest(model, found)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -177,13 +178,13 @@ def find_stacks(registry: Registry, model: nn.Module, name: str | None) -> tuple
     raise UnsupportedModelError(f"no adapter takes {kind}.{hint} Supported: {known or '(no adapters installed)'}.")
 
 
-def widest(model: nn.Module, found: list[tuple[str, Adapter]]) -> tuple[str, dict[str, Stack]]:
+def widest(model: nn.Module, found: list[tuple[str, Adapter]]) -> Found:
     """Of several adapters that take a model, the one with most blocks of it: METER's, not that of its tower.
 
     Raises:
         UnsupportedModelError: every one of them refuses the model; the first one's reason.
     """
-    best: tuple[int, str, dict[str, Stack]] | None = None
+    best: tuple[int, Found] | None = None
     reasons = []
     for name, adapter in found:
         try:
@@ -193,10 +194,10 @@ def widest(model: nn.Module, found: list[tuple[str, Adapter]]) -> tuple[str, dic
             continue
         size = sum(len(stack.blocks) for stack in stacks.values())
         if best is None or size > best[0]:
-            best = size, name, stacks
+            best = size, (name, adapter, stacks)
     if best is None:
         raise reasons[0]
-    return best[1], best[2]
+    return best[1]
 
 
 def _attach(
@@ -208,8 +209,8 @@ def _attach(
     restore: bool | None,
     guide: Tensor | None,
 ) -> Attachment:
-    adapter, stacks = find_stacks(registry, model, adapter)
-    refused = registry.load("adapter", adapter)().refused(model)
+    adapter, family, stacks = find_adapter(registry, model, adapter)
+    refused = family.refused(model)
     bounds, patches, configs = [], [], {}
     for wanted, (reducer, name, layers) in plan.items():
         if wanted is not None and wanted not in stacks:

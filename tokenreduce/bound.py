@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from .state import State
 from .streams import Site
 
 if TYPE_CHECKING:
+    from .engine import Run
     from .handle import Attachment
 
 
@@ -26,6 +27,7 @@ class Bound:
         original, backbone: what the reducer was settled from, so that it can be settled anew for a guide.
         guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
         last: record of the last pass.
+        run: makes the :class:`tokenreduce.engine.Run` of each pass, for measuring; None for the plain one.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Bound:
         self.guide: Tensor | None = None
         self.handle: Attachment | None = None
         self.last: Record | None = None
+        self.run: Callable[[Bound], Run] | None = None
 
 
 class Record:

@@ -263,4 +263,5 @@ class StackForward:
         self.bound = bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.bound.stack.forward(Run(self.bound), *args, **kwargs)
+        run = Run(self.bound) if self.bound.run is None else self.bound.run(self.bound)
+        return self.bound.stack.forward(run, *args, **kwargs)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from .spec import AdapterSpec, ReducerSpec, TaskSpec
+    from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
 
 PROJECT = "tokenreduce"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -55,5 +55,25 @@ def tokenreduce_tasks() -> Iterable[TaskSpec]:
 
     Example:
         yield TaskSpec("flowers", "my_package.task:flowers", "102 kinds of flowers with a small ViT")
+    """
+    return ()
+
+
+@hookspec
+def tokenreduce_presets() -> Iterable[PresetSpec]:
+    """Yield the named ablations of this plugin, for ``tokenreduce ablate --preset NAME``.
+
+    Example:
+        yield PresetSpec("key-norm-paper", "my_package.presets:paper", "the ablation table of the paper")
+    """
+    return ()
+
+
+@hookspec
+def tokenreduce_loaders() -> Iterable[LoaderSpec]:
+    """Yield the loaders of this plugin: what turns ``--model NAME --data FILE`` into a task.
+
+    Example:
+        yield LoaderSpec("my-zoo", "my_package.loader:Zoo", "models of my zoo", library="my_models")
     """
     return ()

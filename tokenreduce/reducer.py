@@ -58,12 +58,15 @@ class Reducer:
         needs: the signals it reads: any of ``"keys"``, ``"class_attention"``, ``"text_attention"``.
         streams: the streams it reduces; it acts in the block of a layer that updates the first of them.
         proportional_attention: have attention count a merged token as often as its size (adds log size).
+        stochastic: whether what goes depends on a draw; an ablation then runs several seeds (of the option ``seed``
+            if there is one, and of torch's generator).
         notes: remarks for the user, shown by the handle.
     """
 
     needs: Collection[str] = frozenset()
     streams: tuple[str, ...] = ("image",)
     proportional_attention: bool = False
+    stochastic: bool = False
     notes: tuple[str, ...] = ()
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
 
@@ -134,6 +137,42 @@ class Reducer:
         value = per_site(self.remove, site.total, "remove", 0)[site.index]
         count = round(value * removable) if isinstance(value, float) else value
         return int(min(count, max(removable - 1, 0)))
+
+    def at_strength(self, strength: float, tokens: int, sites: int) -> dict[str, Any]:
+        """Options that make the method remove more as ``strength`` rises from 0 (next to nothing) to 1 (its most).
+
+        This is a method's own knob: an ablation solves for the strength at which a row costs, or keeps, what was
+        asked for. It is called on the reducer that :meth:`bind` gave. The more of the options in force it respects
+        (proportions between sites, or between kinds of removal), the better the row stands for the variant. By
+        default ``keep`` or ``remove`` is scaled, at each site in proportion.
+
+        Args:
+            strength: 0 to 1.
+            tokens: tokens of the main stream before the first site.
+            sites: number of acting sites.
+
+        Returns:
+            The options that change; the others stay.
+
+        Raises:
+            UnfitReducerError: the method has neither of the two options and defines no knob of its own.
+        """
+        known = self.option_defaults()
+        by_count = self.keep is None and self.remove is not None
+        if ("remove" if by_count else "keep") not in known:
+            raise UnfitReducerError(
+                f"{type(self).__name__} has no option to scale; write at_strength(strength, tokens, sites), which "
+                "gives options that remove more as strength rises"
+            )
+        given = per_site(self.remove if by_count else self.keep, sites, "keep or remove", 0 if by_count else 1.0)
+        shares = [1.0 - v if not by_count else v if isinstance(v, float) else v / max(tokens, 1) for v in given]
+        most = max(shares, default=0.0)
+        scaled = [strength * (share / most if most else 1.0) for share in shares]
+        even = len(set(scaled)) == 1
+        if by_count:
+            return {"remove": scaled[0] if even else scaled}
+        kept = [max(1.0 - share, 1e-6) for share in scaled]
+        return {"keep": kept[0] if even else kept}
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         """Reductions by stream name; streams left out stay whole. By default the main stream's alone."""

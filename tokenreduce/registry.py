@@ -13,13 +13,15 @@ import pluggy
 
 from . import hookspecs
 from .errors import PluginError, UnknownNameError, nearest
-from .spec import AdapterSpec, ReducerSpec, Spec, TaskSpec
+from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, Spec, TaskSpec
 
 S = TypeVar("S", bound=Spec)
 KINDS: dict[str, type[Spec]] = {
     "tokenreduce_reducers": ReducerSpec,
     "tokenreduce_adapters": AdapterSpec,
     "tokenreduce_tasks": TaskSpec,
+    "tokenreduce_presets": PresetSpec,
+    "tokenreduce_loaders": LoaderSpec,
 }
 _ORDER = {"baseline": 0, "control": 1, "method": 2}
 
@@ -55,6 +57,8 @@ class Registry:
     reducers: dict[str, Entry] = field(default_factory=dict)
     adapters: dict[str, Entry] = field(default_factory=dict)
     tasks: dict[str, Entry] = field(default_factory=dict)
+    presets: dict[str, Entry] = field(default_factory=dict)
+    loaders: dict[str, Entry] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
     disabled: tuple[str, ...] = ()
 
@@ -118,7 +122,7 @@ class Registry:
         self.reducers = dict(ordered)
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The entry ``name`` of ``kind``: ``"reducer"``, ``"adapter"`` or ``"task"``.
+        """The entry ``name`` of ``kind``: ``"reducer"``, ``"adapter"``, ``"task"``, ``"preset"`` or ``"loader"``.
 
         Raises:
             PluginError: a plugin that offers the name is broken or clashes.

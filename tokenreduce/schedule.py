@@ -40,6 +40,20 @@ def constant_or_ramp(r: Any, sites: int) -> list[int]:
     raise OptionError(f"r is a count, a pair (count, inflection) or a list of counts, got {r!r}")
 
 
+def spread_counts(total: float, weights: Sequence[float]) -> list[int]:
+    """``total`` shared out by weight as whole numbers, rounding carried on: they sum to ``int(total)``.
+
+    All zero where the weights are.
+    """
+    whole, before, counts = sum(weights), 0, []
+    so_far = 0.0
+    for weight in weights:
+        so_far += total * weight / whole if whole else 0.0
+        counts.append(int(so_far + 1e-9) - before)
+        before += counts[-1]
+    return counts
+
+
 def check_ratio(name: str, value: Any, *, low: float = 0.0, high: float = 1.0, open_low: bool = False) -> float:
     """``value`` if it is a number in [low, high], or (low, high] with ``open_low``.
 

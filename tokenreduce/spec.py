@@ -83,3 +83,27 @@ class AdapterSpec(Spec):
 @dataclass(frozen=True)
 class TaskSpec(Spec):
     """A task for ablations: ``target`` returns a :class:`tokenreduce.Task` when called without arguments."""
+
+
+@dataclass(frozen=True)
+class PresetSpec(Spec):
+    """A named ablation: ``target``, called without arguments, gives a ``tokenreduce.lab.grid.Request`` or its mapping.
+
+    Args:
+        source: the paper whose rows it repeats.
+    """
+
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class LoaderSpec(Spec):
+    """A loader of models by name: ``target`` is a subclass of :class:`tokenreduce.Loader`.
+
+    Args:
+        library: top-level module that it needs; empty for none.
+        models: what may be named, in words.
+    """
+
+    library: str = ""
+    models: str = ""

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from tokenreduce import AdapterSpec, hookimpl
+from tokenreduce import AdapterSpec, LoaderSpec, hookimpl
 
 _LAZY = {  # imported on first use: these need torch, transformers and open_clip
     "MeterConfig": "config",
@@ -28,6 +28,17 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "METER: CLIP's vision tower, RoBERTa, and levels of co-attention",
         library="transformers",
         models="the METER models of tokenreduce_meter, and models built from the published code",
+    )
+
+
+@hookimpl
+def tokenreduce_loaders() -> Iterator[LoaderSpec]:
+    yield LoaderSpec(
+        "meter",
+        "tokenreduce_meter.loader:Meter",
+        "METER answering questions",
+        library="transformers",
+        models="a folder of save_pretrained: MeterForQuestionAnswering, its tokenizer and answers (id2label)",
     )
 
 

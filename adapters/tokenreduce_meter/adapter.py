@@ -5,6 +5,7 @@ What needs open_clip is imported once a METER is there, so that other models do 
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from tokenreduce import Adapter, Example, Stack, UnsupportedModelError
+from tokenreduce_open_clip.sizes import check_visual, resize_visual
 
 from .original import is_original
 
@@ -34,6 +36,15 @@ class Meter(Adapter):
         if any(is_original(module) for module in model.modules()):
             return {"text": "the published code runs RoBERTa's layers one by one inside infer"}
         return {}
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        check_visual(_meters(model)[0].vit_model.visual, height, width)
+        copied = copy.deepcopy(model)
+        meter = _meters(copied)[0]
+        resize_visual(meter.vit_model.visual, height, width, antialias=False)  # as the published code does
+        if not is_original(meter):
+            meter.config.image_size = height if height == width else (height, width)
+        return copied
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         from .examples import EXAMPLES

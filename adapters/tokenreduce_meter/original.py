@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokenreduce import UnsupportedCallError, UnsupportedModelError
 from tokenreduce.proof import evaluating
+from tokenreduce_open_clip.sizes import native_size
 from tokenreduce_transformers.bert import Plain, additive
 
 from .cross import CrossStack
@@ -112,9 +113,9 @@ def embed(model: nn.Module, ids: Tensor, masks: Tensor, image: Tensor, kind: int
 def probe(model: nn.Module) -> dict[str, Any]:
     """Two small images of noise with a text each, the second one padded, as ``infer`` takes them."""
     visual, like = model.vit_model.visual, model.cross_modal_text_transform.weight
-    side = round((len(visual.positional_embedding) - 1) ** 0.5) * visual.conv1.kernel_size[0]
+    height, width = native_size(visual)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 3, side, side, generator=generator).to(like)
+    image = torch.randn(2, 3, height, width, generator=generator).to(like)
     ids = torch.randint(
         3, model.text_transformer.embeddings.word_embeddings.num_embeddings, (2, 5), generator=generator
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenreduce import AdapterSpec, hookimpl
+from tokenreduce import AdapterSpec, LoaderSpec, hookimpl
 
 
 @hookimpl
@@ -15,4 +15,15 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "vision towers of open_clip",
         library="open_clip",
         models="CLIP, CustomTextCLIP and CoCa of open_clip with a VisionTransformer, its own or timm's",
+    )
+
+
+@hookimpl
+def tokenreduce_loaders() -> Iterator[LoaderSpec]:
+    yield LoaderSpec(
+        "open_clip",
+        "tokenreduce_open_clip.loader:OpenClip",
+        "dual encoders of open_clip, zero-shot",
+        library="open_clip",
+        models="open_clip:ARCHITECTURE/TAG-OR-FILE, hf-hub:OWNER/NAME, local-dir:FOLDER with open_clip_config.json",
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from open_clip import CLIP
 from open_clip.hf_model import HFTextEncoder
@@ -12,8 +15,10 @@ from open_clip.transformer import MultimodalTransformer, TextTransformer, Vision
 from torch import nn
 
 from tokenreduce import Adapter, Example, Stack, UnsupportedModelError
+from tokenreduce.patches import Size, pair
 
 from .examples import EXAMPLES
+from .sizes import check_visual, resize_visual
 from .vision import VisionStack
 
 TOWERS = (VisionTransformer, TimmModel, ModifiedResNet)
@@ -61,6 +66,27 @@ class OpenClip(Adapter):
             elif isinstance(module, MultimodalTransformer):
                 reasons["text_decoder"] = "it is causal and predicts a word at every position"
         return reasons
+
+    def patch_size(self, model: nn.Module) -> Size | None:
+        tower = _towers(model)[0]
+        if isinstance(tower, TimmModel):
+            from .trunk import trunk_patch
+
+            return trunk_patch(tower)
+        return pair(tower.patch_size)
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        tower = _towers(model)[0]
+        check: Callable[..., Any] = check_visual
+        resize: Callable[..., None] = partial(resize_visual, antialias=True)  # as open_clip does when it loads weights
+        if isinstance(tower, TimmModel):
+            from .trunk import check_trunk, resize_trunk
+
+            check, resize = check_trunk, resize_trunk
+        check(tower, height, width)
+        copied = copy.deepcopy(model)
+        resize(_towers(copied)[0], height, width)
+        return copied
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return dict(EXAMPLES)

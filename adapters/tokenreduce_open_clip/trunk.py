@@ -9,7 +9,10 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor
 
 from tokenreduce import UnsupportedModelError
-from tokenreduce_timm.vit import TimmStack, TimmViT
+from tokenreduce.patches import Size
+from tokenreduce_timm.vit import TimmStack, TimmViT, check_tower
+
+from .sizes import note_size
 
 
 class TrunkStack(TimmStack):
@@ -39,3 +42,24 @@ def trunk_stack(tower: TimmModel) -> TrunkStack:
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"the vision tower cannot be reduced: timm's {error}") from None
     return TrunkStack(tower)
+
+
+def trunk_patch(tower: TimmModel) -> Size | None:
+    """Height and width of a patch in pixels."""
+    return TimmViT().patch_size(tower.trunk)
+
+
+def check_trunk(tower: TimmModel, height: int, width: int) -> None:
+    """The errors of :func:`resize_trunk`, before anything is copied."""
+    check_tower(tower.trunk, height, width)
+
+
+def resize_trunk(tower: TimmModel, height: int, width: int) -> None:
+    """Change a timm tower to take images of height x width pixels.
+
+    Raises:
+        UnsupportedModelError, OptionError: those of timm's adapter.
+    """
+    check_trunk(tower, height, width)
+    tower.set_input_size((height, width))
+    note_size(tower, height, width)

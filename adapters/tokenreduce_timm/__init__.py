@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenreduce import AdapterSpec, hookimpl
+from tokenreduce import AdapterSpec, LoaderSpec, hookimpl
 
 
 @hookimpl
@@ -15,4 +15,15 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "vision transformers of timm",
         library="timm",
         models="timm models built on VisionTransformer with Block or ResPostBlock",
+    )
+
+
+@hookimpl
+def tokenreduce_loaders() -> Iterator[LoaderSpec]:
+    yield LoaderSpec(
+        "timm",
+        "tokenreduce_timm.loader:Timm",
+        "classifiers of timm",
+        library="timm",
+        models="timm:NAME, timm/NAME of the hub, local-dir:FOLDER with timm's config.json",
     )

@@ -22,6 +22,7 @@ from timm.models.vision_transformer import (
 from torch import Tensor, nn
 
 from tokenreduce import Adapter, BlockView, Example, Projected, Stack, UnsupportedModelError
+from tokenreduce.patches import Size, check_size, pair
 
 
 class PreNormView(BlockView):
@@ -152,10 +153,30 @@ class TimmViT(Adapter):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
         return {"vision": TimmStack(tower)}
 
+    def patch_size(self, model: nn.Module) -> Size | None:
+        return pair(_towers(model)[0].patch_embed.feat_ratio(as_scalar=False))
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        check_tower(_towers(model)[0], height, width)
+        copied = copy.deepcopy(model)
+        _towers(copied)[0].set_input_size((height, width))
+        return copied
+
     def examples(self) -> dict[str, Callable[[], Example]]:
         from .examples import EXAMPLES
 
         return dict(EXAMPLES)
+
+
+def check_tower(tower: VisionTransformer, height: int, width: int) -> None:
+    """Raise UnsupportedModelError or OptionError unless the tower can be set to images of this size."""
+    embed = tower.patch_embed
+    if not hasattr(embed, "set_input_size") or embed.img_size is None:
+        raise UnsupportedModelError(
+            f"the patch embedding of {type(tower).__name__} is {type(embed).__name__}, whose input size cannot be set; "
+            "timm's PatchEmbed and HybridEmbed have set_input_size"
+        )
+    check_size(height, width, pair(embed.feat_ratio(as_scalar=False)), pair(embed.img_size))
 
 
 def _towers(model: nn.Module) -> list[VisionTransformer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenreduce import AdapterSpec, hookimpl
+from tokenreduce import AdapterSpec, LoaderSpec, hookimpl
 
 
 @hookimpl
@@ -57,4 +57,16 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "BridgeTower of transformers",
         library="transformers",
         models="BridgeTowerModel and its heads for retrieval and masked language modelling",
+    )
+
+
+@hookimpl
+def tokenreduce_loaders() -> Iterator[LoaderSpec]:
+    yield LoaderSpec(
+        "transformers",
+        "tokenreduce_transformers.loaders.loader:Transformers",
+        "checkpoints of transformers",
+        library="transformers",
+        models="OWNER/NAME of the hub, or a folder of save_pretrained: ViltForQuestionAnswering, "
+        "ViltForImageAndTextRetrieval, CLIPModel, SiglipModel, every ...ForImageClassification",
     )

@@ -8,6 +8,7 @@ Axes: B batch, T text tokens, N image tokens, C width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from tokenreduce import Adapter, Example, Stack, UnsupportedCallError, Unsupport
 from tokenreduce.proof import evaluating
 
 from .bert import CoAttention, Plain, additive
+from .sizes import check_embeddings, native_size, resize_embeddings
 
 TOLERANCE = 1e-4
 
@@ -89,9 +91,9 @@ class BridgeTowerStack(CoAttention):
 
     def prove(self) -> None:
         model, config = self.model, self.model.config
-        like, side = model.cross_modal_text_layernorm.weight, config.vision_config.image_size
+        like, size = model.cross_modal_text_layernorm.weight, native_size(model.vision_model.visual.embeddings)
         generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(2, 3, side, side, generator=generator).to(like)
+        pixels = torch.randn(2, 3, *size, generator=generator).to(like)
         ids = torch.randint(3, config.text_config.vocab_size, (2, 5), generator=generator).to(like.device)
         mask = torch.ones_like(ids)
         mask[1, 3:] = 0
@@ -179,6 +181,13 @@ class BridgeTower(Adapter):
             )
         return {"cross": BridgeTowerStack(found[0], isinstance(model, POOLED))}
 
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        check_embeddings(_tower(model).vision_model.visual.embeddings, height, width)
+        copied = copy.deepcopy(model)
+        tower = _tower(copied)
+        resize_embeddings(tower.vision_model.visual.embeddings, tower.config.vision_config, height, width)
+        return copied
+
     def refused(self, model: nn.Module) -> dict[str, str]:
         reason = "its layers feed a bridge each, and every bridge needs as many tokens as its stream"
         return {"vision": reason, "text": reason}
@@ -186,6 +195,10 @@ class BridgeTower(Adapter):
     def examples(self) -> dict[str, Callable[[], Example]]:
         kinds = (BridgeTowerModel, BridgeTowerForImageAndTextRetrieval, BridgeTowerForMaskedLM)
         return {kind.__name__: partial(_example, kind) for kind in kinds}
+
+
+def _tower(model: nn.Module) -> BridgeTowerModel:
+    return next(module for module in model.modules() if isinstance(module, BridgeTowerModel))
 
 
 def _example(kind: type[nn.Module]) -> Example:

@@ -62,6 +62,7 @@ class Dinov2(TowerAdapter):
             1,
             "layer",
             REGISTERS,
+            antialias=True,
         ),
     )
 

@@ -10,6 +10,7 @@ Axes: B batch, N tokens, C width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from tokenreduce.adapter import Ending
 
 from .layers import LayerStack
 from .prenorm import Parts, PreNormView, through
+from .sizes import check_embeddings, resize_embeddings
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Family:
         parts: names in a block.
         prefix: class, distillation and the like, in front of the patches.
         heads: how each known model reads the tower; a model that is not there gets every token at its place.
+        antialias: whether the library does so where it interpolates position embeddings.
     """
 
     tower: type[nn.Module]
@@ -57,6 +60,7 @@ class Family:
     prefix: int
     blocks: str = "layers"
     heads: Mapping[type[nn.Module], Head] = field(default_factory=dict)
+    antialias: bool = False
 
     def head(self, model: nn.Module, tower: nn.Module) -> Head:
         """How the model reads the tower; unknown where either has a ``forward`` of its own."""
@@ -162,6 +166,13 @@ class TowerAdapter(Adapter):
         head = self.head(owner, family, tower)
         projection = self.projection(owner, tower) if head is not UNKNOWN else []
         return {"vision": TowerStack(family, tower, self.prefix(family, tower), head, projection)}
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        check_embeddings(self.towers(model)[0][1].embeddings, height, width)
+        copied = copy.deepcopy(model)
+        family, tower = self.towers(copied)[0]
+        resize_embeddings(tower.embeddings, tower.config, height, width, antialias=family.antialias)
+        return copied
 
     def towers(self, model: nn.Module) -> list[tuple[Family, nn.Module]]:
         """The towers in a model, each with its family."""

@@ -29,6 +29,7 @@ from transformers.models.vilt.modeling_vilt import (
 )
 
 from tokenreduce import Adapter, BlockView, Example, Projected, Stack, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.patches import check_size, pair
 
 from .layers import LayerStack
 
@@ -240,6 +241,19 @@ class Vilt(Adapter):
         if len(found) > 1:
             raise UnsupportedModelError(f"{type(model).__name__} holds {len(found)} ViltModels; attach to one of them")
         return {"encoder": ViltStack(found[0], isinstance(model, POOLED))}
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        """The model itself: ViLT interpolates its position embeddings on every pass."""
+        vilt = next(module for module in model.modules() if isinstance(module, ViltModel))
+        patch, native = pair(vilt.config.patch_size), pair(vilt.config.image_size)
+        rows, columns = check_size(height, width, patch, native)
+        limit = vilt.config.max_image_length
+        if isinstance(limit, int) and 0 <= limit < rows * columns and (height, width) != native:
+            raise UnsupportedModelError(
+                f"this ViLT picks {limit} of an image's patches at random, and {height} x {width} pixels have "
+                f"{rows * columns}; set model.config.max_image_length = -1 to keep all"
+            )
+        return model
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         from .vilt_examples import EXAMPLES

@@ -25,6 +25,7 @@ from transformers.models.vit.modeling_vit import (
     ViTModel,
 )
 
+from tokenreduce import UnsupportedModelError
 from tokenreduce.adapter import Example
 
 from .prenorm import Parts
@@ -54,6 +55,8 @@ DEIT = {
     DeiTForMaskedImageModeling: Head("full", class_token=False),
 }
 
+MASKED = (ViTForMaskedImageModeling, DeiTForMaskedImageModeling)
+
 
 class ViT(TowerAdapter):
     """A ``ViTModel`` or ``DeiTModel``, bare, in one of the library's models, or under a head of your own."""
@@ -62,6 +65,15 @@ class ViT(TowerAdapter):
         Family(ViTModel, ViTModel, ViTLayer, PARTS, 1, heads=VIT),
         Family(DeiTModel, DeiTModel, DeiTLayer, PARTS, 2, heads=DEIT),
     )
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        for module in model.modules():
+            if isinstance(module, MASKED) and height != width:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} lays its tokens out as a square again, so it takes square images only, "
+                    f"got {height} x {width}"
+                )
+        return super().resized(model, height, width)
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return {kind.__name__: partial(_example, kind) for kind in (*VIT, *DEIT)}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from tokenreduce.lab.task import Batch, Task
+from tokenreduce import OptionError
+from tokenreduce.lab.task import Batch, Sample, Task
 
+from .captions import CAPTIONS
 from .clip_model import load
 from .clutter import ClutterFactory, pixel_values, targets
 from .evaluate import HELD_OUT_SEED
+from .pictures import to_image, to_pixels
 from .words import COLOURS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # About as many multiply-adds as PuMer leaves in six blocks, so that rows compare.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -31,6 +38,9 @@ def clip_digits() -> Task:
         right,
         SETTINGS,
         "one of 60 captions for a held-out handwritten digit among fragments of others",
+        prepare,
+        samples,
+        answers,
     )
 
 
@@ -48,6 +58,30 @@ def held_out(samples: int, batch: int) -> list[Batch]:
 def right(output: Any, target: Tensor) -> Tensor:
     """(S,) 1 where the most likely caption names digit and colour."""
     return (output.logits.argmax(dim=-1) == target.to(output.logits.device)).float()
+
+
+def prepare(images: Sequence[Image], texts: Sequence[str]) -> dict[str, Tensor]:
+    """B pictures of any size as inputs of the model.
+
+    Raises:
+        OptionError: a text is given; the model always chooses among its own captions.
+    """
+    if any(texts):
+        raise OptionError(f"this model chooses among {len(CAPTIONS)} captions of its own; leave the text out")
+    return {"pixel_values": to_pixels(images)}
+
+
+def samples(batch: Batch) -> list[Sample]:
+    """What a person sees of each sample; without an answer where the batch has no targets."""
+    assert not isinstance(batch.inputs, tuple)
+    images = to_image(batch.inputs["pixel_values"])
+    right = [""] * len(images) if batch.targets is None else [CAPTIONS[int(target)] for target in batch.targets]
+    return [Sample(image, "", caption) for image, caption in zip(images, right, strict=True)]
+
+
+def answers(output: Any) -> list[str]:
+    """The most likely caption of each sample."""
+    return [CAPTIONS[index] for index in output.logits.argmax(dim=-1).tolist()]
 
 
 def accuracy(model: nn.Module, samples: int = 500, batch: int = 100) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from tokenreduce.lab.task import Task
 
 from .meter_model import load
-from .task import held_out, right
+from .task import answers, held_out, prepare, right, samples
 
 # About as many multiply-adds as PuMer's published schedule leaves in the levels of co-attention, so that rows compare.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -27,4 +27,7 @@ def meter_digits() -> Task:
         right,
         SETTINGS,
         "questions about scenes of held-out handwritten digits, answered by METER",
+        prepare,
+        samples,
+        answers,
     )

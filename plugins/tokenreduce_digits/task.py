@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tokenreduce.lab.task import Batch, Task
+from tokenreduce.lab.task import Batch, Sample, Task
 
 from .evaluate import HELD_OUT_SEED
 from .model import load
+from .pictures import to_image, to_pixels
 from .scenes import SceneFactory, collate
+from .words import ANSWERS, decode, encode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # About as many tokens as PuMer's published schedule leaves after each of its three sites, so that rows compare.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -29,6 +35,9 @@ def vilt_digits() -> Task:
         right,
         SETTINGS,
         "questions about scenes of held-out handwritten digits",
+        prepare,
+        samples,
+        answers,
     )
 
 
@@ -47,3 +56,26 @@ def held_out(samples: int, batch: int) -> list[Batch]:
 def right(output: Any, answer: Tensor) -> Tensor:
     """(S,) 1 where the most likely answer is right."""
     return (output.logits.argmax(dim=-1) == answer.to(output.logits.device)).float()
+
+
+def prepare(images: Sequence[Image], texts: Sequence[str]) -> dict[str, Tensor]:
+    """B pictures of any size and a question each, as inputs of the model.
+
+    Raises:
+        OptionError: a question is too long. A word that the model does not know counts as ``[UNK]``.
+    """
+    ids, mask = encode(texts)
+    return {"pixel_values": to_pixels(images), "input_ids": ids, "attention_mask": mask}
+
+
+def samples(batch: Batch) -> list[Sample]:
+    """What a person sees of each sample; without an answer where the batch has no targets."""
+    assert not isinstance(batch.inputs, tuple)
+    images, questions = to_image(batch.inputs["pixel_values"]), decode(batch.inputs["input_ids"])
+    right = [""] * len(questions) if batch.targets is None else [ANSWERS[int(target)] for target in batch.targets]
+    return [Sample(*parts) for parts in zip(images, questions, right, strict=True)]
+
+
+def answers(output: Any) -> list[str]:
+    """The most likely answer to each sample."""
+    return [ANSWERS[index] for index in output.logits.argmax(dim=-1).tolist()]

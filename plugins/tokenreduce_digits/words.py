@@ -33,3 +33,9 @@ def encode(questions: Sequence[str], length: int = TEXT_LENGTH) -> tuple[Tensor,
         tokens = ["[CLS]", *words, "[SEP]"]
         ids[row, : len(tokens)] = torch.tensor([_INDEX.get(t, _INDEX["[UNK]"]) for t in tokens])
     return ids, (ids != _INDEX["[PAD]"]).long()
+
+
+def decode(ids: Tensor) -> list[str]:
+    """Questions (S, T) in words, without what :func:`encode` puts around them."""
+    around = {_INDEX[token] for token in ("[PAD]", "[CLS]", "[SEP]")}
+    return [" ".join(VOCABULARY[i] for i in row if i not in around) for row in ids.tolist()]

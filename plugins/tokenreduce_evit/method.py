@@ -40,6 +40,7 @@ class EViT(Reducer):
             raise OptionError(f"fuse must be True or False, got {fuse!r}")
         self.fuse, self.saliency, self.seed = fuse, saliency, check_seed(seed)
         self.needs: frozenset[str] = NEEDS[saliency]
+        self.stochastic = saliency == "random"
 
     def bind(self, backbone: Backbone) -> Reducer:
         missing = self.needs - backbone.provides

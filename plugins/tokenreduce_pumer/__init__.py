@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenreduce import ReducerSpec, hookimpl
+from tokenreduce import PresetSpec, ReducerSpec, hookimpl
 
 
 @hookimpl
@@ -16,4 +16,14 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         source="Cao et al., PuMer: Pruning and Merging Tokens for Efficient Vision Language Models, ACL 2023, "
         "arXiv 2305.17530",
         needs=("keys",),
+    )
+
+
+@hookimpl
+def tokenreduce_presets() -> Iterator[PresetSpec]:
+    yield PresetSpec(
+        "pumer-paper",
+        "tokenreduce_pumer.presets:paper",
+        "PuMer's own ablations: no text, no merging, mixed modalities, layers early, late and cascaded",
+        source="Cao et al., ACL 2023, arXiv 2305.17530, ablation study",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,6 +93,7 @@ class PuMer(Reducer):
 
     def _settle(self, kind: str | None) -> None:
         self.measure = kind
+        self.stochastic = kind == "random"
         self.needs = {"keys"} | (NEEDS[kind] if kind and self.prune != 0 else frozenset())
 
     def layers(self, depth: int) -> list[int]:
@@ -128,6 +130,16 @@ class PuMer(Reducer):
             )
         Reducer.bind(settled, backbone)
         return settled
+
+    def at_strength(self, strength: float, tokens: int, sites: int) -> dict[str, Any]:
+        """The three ratios in their proportion, each up to its limit; at 1 pruning, or else merging, is at its most."""
+        prune, merge, text_merge = self.ratios()
+        scale = strength * (0.99 / prune if prune else 1 / max(merge, text_merge, 1e-6))
+        return {
+            "prune": min(prune * scale, 0.99),
+            "merge": min(merge * scale, 1.0),
+            "text_merge": min(text_merge * scale, 1.0),
+        }
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         share, merge_share, text_share = self.ratios()

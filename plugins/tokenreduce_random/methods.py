@@ -34,6 +34,8 @@ class RandomDrop(Reducer):
         seed: of the draws in evaluation.
     """
 
+    stochastic = True
+
     def __init__(self, *, keep: Any = None, remove: Any = None, seed: int = 0) -> None:
         super().__init__(keep=keep, remove=remove)
         self.seed = check_seed(seed)

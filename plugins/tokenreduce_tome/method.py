@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokenreduce import OptionError, Reducer, Reduction, Signals, Site, Tokens
 from tokenreduce.ops.match import bipartite
-from tokenreduce.schedule import constant_or_ramp
+from tokenreduce.schedule import constant_or_ramp, spread_counts
 
 
 class ToMe(Reducer):
@@ -40,6 +41,14 @@ class ToMe(Reducer):
 
     def check_sites(self, sites: int) -> None:
         constant_or_ramp(self.r, sites)
+
+    def at_strength(self, strength: float, tokens: int, sites: int) -> dict[str, Any]:
+        """``r`` as a list with the shape of the schedule in force; at 1 every site merges all it may."""
+        pair = self.r if isinstance(self.r, (list, tuple)) else (self.r, 0.0)
+        if isinstance(self.r, Mapping):
+            pair = (self.r["r"], self.r["inflection"])
+        ramp = constant_or_ramp((1000, pair[1]) if isinstance(pair, tuple) else pair, sites)
+        return {"r": spread_counts(strength * tokens * sites / 2, ramp if any(ramp) else [1] * sites)}
 
     def remove_count(self, removable: int, site: Site) -> int:
         return min(constant_or_ramp(self.r, site.total)[site.index], removable // 2)

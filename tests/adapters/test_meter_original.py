@@ -8,6 +8,7 @@ from torch import nn
 
 import tokenreduce
 from tokenreduce import UnsupportedCallError, UnsupportedModelError
+from tokenreduce.resize import resize_inputs, resize_model
 from tokenreduce_meter import MeterForQuestionAnswering
 
 
@@ -128,6 +129,28 @@ def test_known_by_its_parts_and_reduced_alike(updated, pair):
         assert handle.config["adapter"] == "meter"
     assert torch.equal(original(batch), plain)
     assert not {"infer", "forward"} & set(vars(original))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(48, 48), (32, 32), (56, 56), (24, 40)])
+def test_resized_as_ours_is(size, pair, fingerprint):
+    model, original, inputs, batch = pair()
+    before = fingerprint(original)
+    ours, theirs = resize_model(model, *size), resize_model(original, *size)
+    inputs, (batch,) = resize_inputs(inputs, *size), resize_inputs((batch,), *size)
+    torch.testing.assert_close(theirs(batch), ours(**inputs).logits, rtol=1e-5, atol=1e-5)
+    if size == (48, 48):
+        assert torch.equal(theirs(batch), original(batch))
+    for stacks in ("none", {"cross": "pumer", "vision": {"reducer": "tome", "r": 3}}, {"vision": "random"}):
+        with tokenreduce.attach(theirs, stacks) as handle, tokenreduce.attach(ours, stacks) as other:
+            torch.testing.assert_close(theirs(batch), ours(**inputs).logits, rtol=1e-5, atol=1e-5)
+            assert handle.report() == other.report()
+    assert fingerprint(original) == before
+    assert image_tokens(original) == 37 and image_tokens(theirs) == 1 + size[0] * size[1] // 64
+
+
+def image_tokens(model):
+    return len(model.vit_model.visual.positional_embedding)
 
 
 @torch.no_grad()

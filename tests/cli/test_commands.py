@@ -1,8 +1,10 @@
 """The command line as a user types it."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -60,6 +62,12 @@ def test_info_of_an_adapter_and_a_task(run):
         (["ablate", "--set", "tome"], ["REDUCER.OPTION=VALUE"]),
         (["ablate", "--set", "tomme.r=3"], ["tomme"]),
         (["ablate", "--json", "no/such/folder/x.json"], ["folder"]),
+        (["ablate", "--report", "no/such/folder/x.html"], ["--report", "folder"]),
+        (["ablate", "--ratios", "much"], ["0.1:0.6:0.1"]),
+        (["ablate", "--match-macs", "1.5"], ["match_macs", "between 0 and 1"]),
+        (["ablate", "--batch-sizes", "x"], ["--batch-sizes", "1,8,50"]),
+        (["ablate", "--grid", "nowhere.toml"], ["nowhere.toml"]),
+        (["ablate", "--preset", "pumer-papr"], ["'pumer-paper'"]),
     ],
 )
 def test_wrong_use_says_what_to_type(run, args, words):
@@ -70,36 +78,101 @@ def test_wrong_use_says_what_to_type(run, args, words):
         assert word in done.stderr
 
 
+QUICK = ("--samples", "8", "--batch", "4", "--rounds", "1", "--seeds", "1", "--batch-sizes", "4", "--no-break-even")
+
+
 def test_ablate_writes_table_and_json(run, tmp_path):
     out = tmp_path / "result.json"
-    done = run("ablate", "--samples", "40", "--batch", "20", "--rounds", "2", "--json", str(out))
+    args = ["--samples", "40", "--batch", "20", "--rounds", "2", "--store", str(tmp_path / "store")]
+    done = run("ablate", *args, "--json", str(out))
     assert done.returncode == 0, done.stderr
-    for word in ("reducer", "accuracy", "tokens", "MACs", "samples", "speed-up", "training"):
+    for word in ("accuracy", "95 %", "tokens", "MACs", "samples", "speed-up", "own", "training", "pays from", "random"):
         assert word in done.stdout
     document = json.loads(out.read_text())
-    assert [row["reducer"] for row in document["rows"]] == ["none", "random", "evit", "pumer", "tome"]
-    assert document["task"] == "vilt-digits" and document["seed"] == 0 and document["baseline"] == "none"
-    assert document["versions"]["torch"] and document["samples"] == 40
-    rows = {row["reducer"]: row for row in document["rows"]}
+    rows = {row["name"]: row for row in document["rows"]}
+    small = next(name for name, row in rows.items() if row["input_size"])
+    assert list(rows) == ["none", small, "random", "evit", "pumer", "tome"]
+    setup = document["setup"]
+    assert setup["model"]["name"] == "vilt-digits" and setup["baseline"] == "none"
+    assert setup["request"]["seed"] == 0 and setup["versions"]["torch"] and setup["data"]["samples"] == 40
     for row in document["rows"]:
         assert row["failed"] is None
-        assert 0 <= row["accuracy"] <= 1 and row["macs"] > 0 and row["throughput"] > 0 and row["speedup"] > 0
+        assert 0 <= row["accuracy"] <= 1 and row["macs"] > 0 and row["paces"][0]["seconds"][0] > 0
         assert row["macs"] <= rows["none"]["macs"] and row["peak_memory_bytes"] > 0
         assert set(row["groups"]) <= {"digit-of-colour", "colour-of-digit", "is-there", "how-many"}
+        assert [pace["batch"] for pace in row["paces"]] == [1, 8, 20]
     assert rows["none"]["tokens"] == 153 and rows["pumer"]["tokens_by_stream"] == {"text": 4, "image": 31}
     assert rows["pumer"]["options"]["prune"] == 0.1 and rows["pumer"]["options"]["layers"] == [2, 5, 8]
     assert rows["pumer"]["training_memory_bytes"] < 0.7 * rows["none"]["training_memory_bytes"]
-    again = tmp_path / "again.json"
-    run("ablate", "--samples", "40", "--batch", "20", "--rounds", "1", "--json", str(again))
-    accuracy = [row["accuracy"] for row in json.loads(again.read_text())["rows"]]
-    assert accuracy == [row["accuracy"] for row in document["rows"]]
+    assert len(rows["random"]["accuracy_by_seed"]) == 3 and len(rows["tome"]["accuracy_by_seed"]) == 1
+    begin = time.monotonic()
+    again = run("ablate", *args, "--json", str(tmp_path / "again.json"))
+    assert "cells were kept" in again.stdout and again.returncode == 0
+    kept = json.loads((tmp_path / "again.json").read_text())
+    assert kept["rows"] == document["rows"] and kept["setup"]["cells"]["worked out"] == 0
+    assert time.monotonic() - begin < 60
+    repeated = tmp_path / "repeated.json"
+    quick = ["--rounds", "1", "--batch-sizes", "4", "--no-break-even", "--store", str(tmp_path / "other")]
+    assert run("ablate", "--repeat", str(out), *quick, "--json", str(repeated)).returncode == 0
+    for row in json.loads(repeated.read_text())["rows"]:
+        for same in ("scores", "accuracy_by_seed", "options", "macs", "tokens"):
+            assert row[same] == rows[row["name"]][same], (row["name"], same)
 
 
 def test_ablate_goes_on_after_a_row_that_fails(run, tmp_path):
     out = tmp_path / "result.json"
-    args = ["--samples", "4", "--batch", "4", "--rounds", "1", "--json", str(out)]
+    args = [*QUICK, "--json", str(out), "--store", str(tmp_path / "store")]
     done = run("ablate", "--reducers", "none,tomme,random", "--set", "random.keep=2", *args)
     assert done.returncode == 1
-    rows = {row["reducer"]: row for row in json.loads(out.read_text())["rows"]}
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
     assert "'tome'" in rows["tomme"]["failed"] and "keep" in rows["random"]["failed"]
     assert rows["none"]["failed"] is None
+
+
+def test_a_grid_of_ratios_from_a_file_and_from_flags(run, tmp_path):
+    grid = tmp_path / "grid.toml"
+    grid.write_text(
+        'model = "clip-digits"\nsamples = 8\nbatch = 4\nratios = "0.3:0.6:0.3"\n'
+        '[variants.falling]\nreducer = "tome"\nr = {r = 10, inflection = -1.0}\n[variants.tome]\n'
+    )
+    out, store = tmp_path / "result.json", str(tmp_path / "store")
+    quick = QUICK[4:]
+    done = run("ablate", "--grid", str(grid), *quick, "--json", str(out), "--store", store)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    for variant in ("falling", "tome", "random"):
+        levels = {row["ratio"]: row for row in rows if row["variant"] == variant}
+        assert list(levels) == [0.3, 0.6]
+        for ratio, row in levels.items():
+            assert row["tokens"] == pytest.approx(145 * (1 - ratio), abs=3), row["name"]
+    assert sum(row["input_size"] is not None for row in rows) == 2
+    matched = run(
+        "ablate", "--grid", str(grid), "--reducers", "tome", "--match-macs", "0.6", *quick, "--json", str(out),
+        "--store", store,
+    )  # fmt: skip
+    assert matched.returncode == 0, matched.stderr
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert "falling" not in rows and rows["tome"]["macs_share"] == pytest.approx(0.6, abs=0.02)
+    assert rows["random"]["macs_share"] == pytest.approx(0.6, abs=0.02)
+
+
+def test_the_preset_of_the_paper(run, tmp_path):
+    out = tmp_path / "result.json"
+    done = run("ablate", "--preset", "pumer-paper", *QUICK, "--json", str(out), "--store", str(tmp_path / "store"))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    for name in ("no-text", "no-merge", "mixed-modalities", "early", "late", "cascaded"):
+        assert rows[f"pumer-{name}"]["failed"] is None and rows[f"pumer-{name}"]["tokens"] < 153
+    assert rows["pumer-early"]["macs"] < rows["pumer"]["macs"] < rows["pumer-late"]["macs"] < rows["none"]["macs"]
+    assert rows["pumer-no-text"]["tokens"] > rows["pumer"]["tokens"] < rows["pumer-no-merge"]["tokens"]
+    assert "pumer-paper" in run("list").stdout
+
+
+def test_a_report_is_written(run, tmp_path):
+    page = tmp_path / "report.html"
+    done = run("ablate", *QUICK, "--report", str(page), "--pictures", "2", "--store", str(tmp_path / "store"))
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    for word in ("vilt-digits", "pumer", "data:image/png;base64", "<svg", "not counted"):
+        assert word in text
+    assert not re.search(r"""(src|href)=["']?https?:""", text)

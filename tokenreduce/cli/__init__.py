@@ -1,4 +1,4 @@
-"""The command line: ``tokenreduce list | info | ablate | coverage``."""
+"""The command line: ``tokenreduce list | info | ablate | compare | show | coverage``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def main(argv: list[str] | None = None) -> int:
     from .. import __version__
 
     parser.add_argument("--version", action="version", version=f"tokenreduce {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,info,ablate,coverage}")
-    from . import ablate, coverage, info, listing
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,info,ablate,compare,show,coverage}")
+    from . import ablate, compare, coverage, info, listing, show
 
-    for command in (listing, info, ablate, coverage):
+    for command in (listing, info, ablate, compare, show, coverage):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""``tokenreduce ablate``: reducers side by side on a task."""
+"""``tokenreduce ablate``: reducers side by side on a task, or on a model and data of one's own."""
 
 from __future__ import annotations
 
@@ -6,90 +6,247 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..registry import default_registry
+from ..registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from ..lab.grid import Request
+    from ..lab.result import Result
+    from ..lab.task import Task
 
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("ablate", help="compare reducers on a model that has learnt a task")
-    parser.add_argument("--model", metavar="TASK", help="task of the registry (default: the first)")
-    parser.add_argument("--reducers", metavar="A,B,...", help="default: every reducer of the registry")
-    parser.add_argument(
+    parser = commands.add_parser(
+        "ablate",
+        help="compare reducers on a model",
+        description="Compare reducers on a model: accuracy with intervals and paired tests, multiply-adds, time, "
+        "memory; beside the baseline, a random control and the model on smaller pictures. Flags override --grid, "
+        " --preset, "
+        "--repeat.",
+    )
+    what = parser.add_argument_group("what to compare")
+    what.add_argument("--model", metavar="NAME", help="a task, or a hub id, folder or file (default: the first task)")
+    what.add_argument("--data", metavar="FILE", help="samples for such a model: JSON lines of image, text, answer")
+    what.add_argument("--reducers", metavar="A,B,...", help="default: every reducer of the registry")
+    what.add_argument(
         "--set",
         metavar="REDUCER.OPTION=VALUE",
         action="append",
         default=[],
         help="an option, its value as JSON; may be given again (for example --set tome.r=13)",
     )
-    parser.add_argument("--samples", type=int, default=1000, help="held-out samples to judge (1000)")
-    parser.add_argument("--batch", type=int, default=50, help="batch size (50)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of torch's generator (0)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results, versions and options here")
+    source = what.add_mutually_exclusive_group()
+    source.add_argument("--grid", metavar="FILE", help="variants and more from a TOML or JSON file")
+    source.add_argument("--preset", metavar="NAME", help="variants of a plugin ('tokenreduce list' names them)")
+    source.add_argument("--repeat", metavar="FILE", help="what an earlier --json was asked for, again")
+    level = what.add_mutually_exclusive_group()
+    level.add_argument(
+        "--ratios", metavar="A:B:STEP", help="shares of image tokens to be gone (0.1:0.6:0.1, or 0.2,0.4)"
+    )
+    level.add_argument(
+        "--match-macs", metavar="SHARE", help="solve every method for this share of multiply-adds (0.55)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--samples", type=int, help="samples to judge (1000)")
+    how.add_argument("--batch", type=int, help="batch size (50)")
+    how.add_argument("--seeds", type=int, help="runs of what draws at random (3)")
+    how.add_argument("--seed", type=int, help="the first seed (0)")
+    how.add_argument("--batch-sizes", metavar="A,B,...", help="batch sizes to time (1, 8 and --batch)")
+    how.add_argument("--rounds", type=int, help="timed rounds (7)")
+    how.add_argument("--no-break-even", action="store_true", help="leave out timing at other picture sizes")
+    how.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
+    out = parser.add_argument_group("results")
+    out.add_argument("--json", metavar="FILE", type=Path, help="write everything here; compare and --repeat read it")
+    out.add_argument("--report", metavar="FILE", type=Path, help="write a page with table, charts and pictures (.html)")
+    out.add_argument("--pictures", type=int, help="samples to draw in the report (4)")
+    out.add_argument("--store", metavar="DIR", help="where finished cells are kept ($TOKENREDUCE_CACHE)")
+    out.add_argument("--fresh", action="store_true", help="work out everything anew, whatever is kept")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print the table, write the JSON; exit code 1 when a row failed."""
-    for name in ("samples", "batch", "rounds"):
-        if getattr(arguments, name) < 1:
-            raise OptionError(f"--{name} must be 1 or more, got {getattr(arguments, name)}")
+    """Evaluate, print, write; exit code 1 when a row failed."""
+    for name in ("json", "report"):
+        path = getattr(arguments, name)
+        if path is not None and not path.resolve().parent.is_dir():
+            raise OptionError(f"--{name}: the folder {path.parent} does not exist; make it first")
     registry = default_registry()
-    if arguments.model is None and not registry.tasks:
-        raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
-    if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
-        raise OptionError(f"--json: the folder {arguments.json.parent} does not exist; make it first")
-    name = arguments.model or next(iter(registry.tasks))
+    request = settle(registry, arguments)
     overrides = parse_settings(arguments.set)
-    names = [n.strip() for n in arguments.reducers.split(",") if n.strip()] if arguments.reducers else []
-    names = list(dict.fromkeys(names))
-    check_overrides(overrides, names or list(registry.reducers))
+    from ..lab.processes import team
 
+    crew = team()
+    result, task = evaluate(registry, request, overrides, arguments)
+    if not crew.first:
+        return 0 if result.ok else 1
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result.to_json()) + "\n")
+    if arguments.report is not None:
+        from ..viz.report import render_report
+
+        arguments.report.write_text(render_report(result), encoding="utf-8")
+    _print(result, task.name)
+    for path in (arguments.json, arguments.report):
+        if path is not None:
+            print(f"written: {path}")
+    for row in result.rows:
+        if row.failed is not None:
+            print(f"tokenreduce: {row.name} failed: {row.failed}", file=sys.stderr)
+    return 0 if result.ok else 1
+
+
+def settle(registry: Registry, arguments: argparse.Namespace) -> Request:
+    """The request: from a grid, preset or result if one is named, with the flags over it."""
+    from ..lab.grid import Request, from_mapping, read
+    from ..lab.plan import parse_ratios
+
+    request = Request()
+    if arguments.grid or arguments.repeat:
+        request = read(arguments.grid or arguments.repeat)
+    elif arguments.preset:
+        made = registry.load("preset", arguments.preset)()
+        request = made if isinstance(made, Request) else from_mapping(made, f"preset {arguments.preset}")
+    flags = {
+        name: getattr(arguments, name) for name in ("model", "data", "samples", "batch", "seeds", "seed", "rounds")
+    }
+    for name in ("samples", "batch", "seeds", "rounds", "pictures"):
+        value = getattr(arguments, name)
+        if value is not None and value < (0 if name == "pictures" else 1):
+            raise OptionError(f"--{name} must be {0 if name == 'pictures' else 1} or more, got {value}")
+    flags["pictures"] = arguments.pictures
+    flags["break_even"] = False if arguments.no_break_even else None
+    if arguments.batch_sizes:
+        flags["batch_sizes"] = numbers(arguments.batch_sizes, "--batch-sizes")
+    for name, other in (("ratios", "match_macs"), ("match_macs", "ratios")):
+        if getattr(arguments, name):
+            flags[name], flags[other] = parse_ratios(getattr(arguments, name)), []
+    request = request.with_(**flags)
+    if arguments.reducers:
+        names = [n.strip() for n in arguments.reducers.split(",") if n.strip()]
+        known = request.variants or {}
+        request = request.with_(variants={n: known.get(n, {}) for n in dict.fromkeys(names)})
+    if request.model is None:
+        if not registry.tasks:
+            raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
+        request = request.with_(model=next(iter(registry.tasks)))
+    return request
+
+
+def evaluate(
+    registry: Registry, request: Request, overrides: dict[str, dict[str, Any]], arguments: argparse.Namespace
+) -> tuple[Result, Task]:
+    """Load the model and run the ablation, a bar on the error stream meanwhile."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from ..lab.loading import load_task
+    from ..lab.processes import team
     from ..lab.runner import ablate
-    from ..lab.table import groups, render
+    from ..lab.store import Store, default_folder
 
-    out, bar = Console(highlight=False), Console(stderr=True)
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=bar, transient=True) as progress:
+    names = list(request.variants or registry.reducers)
+    if request.variants is not None:  # before anything is loaded; a task may add variants of its own
+        check_overrides(overrides, names)
+    store = Store(arguments.store or default_folder(), fresh=arguments.fresh)
+    crew = team()
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
+    bar = Console(stderr=True)
+    with Progress(*columns, *times, console=bar, transient=True, disable=not crew.first) as progress:
         job = progress.add_task("loading", total=None)
-        task = registry.load("task", name)()
-        data = task.data(arguments.samples, min(arguments.batch, arguments.samples))
-        if not names:
-            names = list(registry.reducers) + [n for n, chosen in task.settings.items() if "reducer" in chosen]
-        options = {n: {**task.settings.get(n, {}), **overrides.get(n, {})} for n in names}
+        assert request.model is not None
+        task = load_task(registry, request.model, request.data)
+        task.model.to(_device(arguments.device, crew.device))
+        variants = full_variants(request, task, names, overrides)
+        request = request.with_(variants=variants)
+        data = task.data(request.samples, min(request.batch, request.samples))
         result = ablate(
             task.model,
             data,
-            options,
+            variants,
             metric=task.metric,
-            rounds=arguments.rounds,
-            seed=arguments.seed,
+            ratios=request.ratios,
+            match_macs=request.match_macs,
+            seeds=request.seeds,
+            seed=request.seed,
+            batch_sizes=request.batch_sizes or sorted({1, min(8, request.batch), min(request.batch, request.samples)}),
+            rounds=request.rounds,
+            break_even=request.break_even,
+            settings=task.settings,
+            store=store,
+            about={
+                "model": {"name": task.name},
+                "data": {"name": request.data or task.description},
+                "request": request.to_json(),
+                "command": ["tokenreduce", *sys.argv[1:]],
+            },
             step=lambda what, done, total: progress.update(job, description=what, completed=done, total=total),
         )
-    setup = result.setup
-    title = f"{name}: {setup['samples']} held-out samples, batch {setup['batch']}, {setup['rounds']} timed rounds"
+        if arguments.report is not None and crew.first:
+            from ..viz.gallery import gallery
+
+            progress.update(job, description="pictures")
+            result.pictures = gallery(task, data[0], result, request.pictures)
+    return result, task
+
+
+def full_variants(
+    request: Request, task: Task, names: list[str], overrides: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Every variant with all its options, so that the request alone repeats the ablation."""
+    if request.variants is None:
+        names = names + [n for n, chosen in task.settings.items() if "reducer" in chosen]
+        check_overrides(overrides, names)
+    given = request.variants or {}
+    return {n: {**(given.get(n) or task.settings.get(n, {})), **overrides.get(n, {})} for n in names}
+
+
+def _device(named: str | None, own: Any) -> Any:
+    import torch
+
+    try:
+        return torch.device(named) if named else own or ("cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise OptionError(f"--device {named!r}: {error}") from error
+
+
+def _print(result: Result, name: str) -> None:
+    from rich.console import Console
+
+    from ..lab.table import accuracy, cost, groups, remarks
+
+    out = Console(highlight=False)
     if not out.is_terminal:
         out = Console(highlight=False, width=120)
-    out.print(render(result, title))
+    setup = result.setup
+    data = setup["data"]
+    out.print(accuracy(result, f"{name}: {data['samples']} samples, batch {data['batch']}"))
+    out.print(cost(result))
     by_group = groups(result)
     if by_group is not None:
         out.print(by_group)
-    for row in result.rows:
-        for note in row.notes:
-            out.print(f"{row.reducer}: {note}", markup=False)
-    if arguments.json is not None:
-        document = {"task": name, "command": ["tokenreduce", *sys.argv[1:]], **result.to_json()}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-    for row in result.rows:
-        if row.failed is not None:
-            print(f"tokenreduce: {row.reducer} failed: {row.failed}", file=sys.stderr)
-    return 0 if result.ok else 1
+    for line in remarks(result):
+        out.print(line, markup=False)
+    cells = setup["cells"]
+    if cells["kept"]:
+        out.print(
+            f"{cells['kept']} of {sum(cells.values())} cells were kept from earlier runs (--fresh works them out)"
+        )
+
+
+def numbers(text: str, flag: str) -> list[int]:
+    """``"1,8,50"`` to whole numbers.
+
+    Raises:
+        OptionError: something else.
+    """
+    try:
+        return sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        raise OptionError(f"{flag} takes whole numbers with commas, for example 1,8,50, got {text!r}") from None
 
 
 def check_overrides(overrides: dict[str, dict[str, Any]], names: list[str]) -> None:

@@ -11,13 +11,13 @@ from ..errors import PluginError, UnknownNameError, nearest
 from ..registry import Entry, Registry, default_registry
 from ..spec import ReducerSpec
 
-KINDS = ("reducer", "adapter", "task")
+KINDS = ("reducer", "adapter", "task", "preset", "loader")
 
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "info", help="options, needs, source and backbones of a reducer; or an adapter, a task"
+        "info", help="options, needs, source and backbones of a reducer; or an adapter, a task, a preset, a loader"
     )
     parser.add_argument("name")
     parser.set_defaults(run=run)
@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  code      {entry.spec.target}")
         if isinstance(entry.spec, ReducerSpec):
             _reducer(registry, entry, entry.spec)
-        elif kind == "adapter":
-            print(f"  models    {getattr(entry.spec, 'models', '')}")
+        elif kind == "preset":
+            print(f"  source    {getattr(entry.spec, 'source', '') or '-'}")
+        elif kind in ("adapter", "loader"):
+            print(f"  models    {getattr(entry.spec, 'models', '') or '-'}")
             print(f"  library   {_library(entry)}")
     return 0
 
@@ -62,7 +64,7 @@ def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
 
 
 def _library(entry: Entry) -> str:
-    """Whether the adapter's library is installed here."""
+    """Whether the library of an adapter or loader is installed here."""
     library = getattr(entry.spec, "library", "")
     if not library:
         return "no library needed"

@@ -8,10 +8,12 @@ from typing import Any
 
 from ..registry import Registry, default_registry
 
+KINDS = ("reducers", "adapters", "tasks", "presets", "loaders")
+
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("list", help="reducers, adapters and tasks, and what is broken")
+    parser = commands.add_parser("list", help="reducers, adapters, tasks, presets and loaders, and what is broken")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -41,7 +43,7 @@ def as_json(registry: Registry) -> dict[str, Any]:
                 }
                 for name, entry in getattr(registry, kind).items()
             ]
-            for kind in ("reducers", "adapters", "tasks")
+            for kind in KINDS
         },
         "broken": [vars(broken) for broken in registry.broken],
         "disabled": list(registry.disabled),
@@ -54,7 +56,7 @@ def _print(registry: Registry) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    for kind in ("reducers", "adapters", "tasks"):
+    for kind in KINDS:
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False)
         for column in ("name", "description", "distribution", "plugin"):
             table.add_column(column)

@@ -2,141 +2,227 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attaching import attach
+from ..attaching import find_adapter
 from ..errors import OptionError, TokenReduceError
-from ..handle import Attachment
-from ..measure.macs import call, count_macs
-from ..measure.memory import peak_activation_bytes
-from ..measure.timing import interleaved
+from ..measure.macs import DEFINITION, uncounted
+from ..measure.memory import DEFINITION as MEMORY
 from ..registry import default_registry
-from .task import Batch
+from . import breakeven
+from .bench import Bench, attached, machine
+from .control import smaller_input
+from .cost import affordable, cost, measure_overhead
+from .data import Batches, model_fingerprint
+from .judge import judge, settle
+from .objects import Classes
+from .pace import paces
+from .plan import Variants, one_per_variant, plan
+from .processes import team
+from .result import Result, Row
+from .store import Store, code_fingerprint
+from .verdict import judge as compare_rows
 
 Step = Callable[[str, int, int], None]
 
-
-@dataclass
-class Row:
-    """One reducer's result.
-
-    Attributes:
-        reducer, options: what was attached, options in force, ``layers`` among them.
-        accuracy: mean score, 0 to 1; ``accuracy_change`` against the baseline row.
-        groups: mean score per group of samples.
-        tokens: tokens left at the end of the stack (the first one named), ``tokens_by_stream`` the same apart.
-        macs: multiply-adds per sample, the reducer's own included.
-        throughput: samples per second, median over rounds; ``speedup`` is the median of paired ratios
-            with the baseline, ``speedup_spread`` half their interquartile range.
-        peak_memory_bytes: peak activation memory of one batch in inference;
-            ``training_memory_bytes`` the same with what a backward pass needs kept.
-        failed: why there is no result, else None.
-    """
-
-    reducer: str
-    options: dict[str, Any] = field(default_factory=dict)
-    accuracy: float | None = None
-    accuracy_change: float | None = None
-    groups: dict[str, float] = field(default_factory=dict)
-    tokens: int | None = None
-    tokens_by_stream: dict[str, int] = field(default_factory=dict)
-    macs: int | None = None
-    throughput: float | None = None
-    speedup: float | None = None
-    speedup_spread: float | None = None
-    peak_memory_bytes: int | None = None
-    training_memory_bytes: int | None = None
-    notes: list[str] = field(default_factory=list)
-    failed: str | None = None
-
-
-@dataclass
-class Result:
-    """All rows of one ablation and what is needed to repeat it."""
-
-    rows: list[Row]
-    setup: dict[str, Any]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every row has a result."""
-        return all(row.failed is None for row in self.rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able: ``{"rows": [...], **setup}``."""
-        return {"rows": [asdict(row) for row in self.rows], **self.setup}
+DEFINITIONS = {
+    "MACs": DEFINITION,
+    "memory": MEMORY,
+    "accuracy": "Mean score over the samples (and over the seeds, where the reducer draws at random), with a 95 % "
+    "confidence interval: Wilson's where every score is 0 or 1, a percentile bootstrap over the samples otherwise.",
+    "change": "Difference to the baseline on the same samples, with a bootstrap interval. p is two-sided: exact "
+    "McNemar where scores are 0 or 1, a sign-flip permutation test otherwise; adjusted by Holm over the rows.",
+    "speed-up": "Every row is timed once per round in one process, in alternating order; the speed-up is the median "
+    "over the rounds of the baseline's time divided by the row's, ± half the range between its quartiles. The baseline "
+    "runs through the same engine with fused attention, so that the ratio shows the reduction alone.",
+    "ratio": "Share of the image tokens that is gone after the last block; each method's own knob is solved for.",
+    "overhead": "Share of a forward pass's time that the reduction itself takes: signals, choice, gathering, merging.",
+    "pays from": "Speed-up at other picture sizes with the same options; the least token count from which on it "
+    "exceeds 1 by more than its spread.",
+}
 
 
 def ablate(
     model: nn.Module,
-    data: Sequence[Batch],
-    reducers: Sequence[str] | Mapping[str, Mapping[str, Any]],
+    data: Iterable[Any],
+    reducers: Sequence[str] | Variants,
     *,
     metric: Callable[[Any, Any], Tensor],
-    rounds: int = 7,
+    ratios: Sequence[float] = (),
+    match_macs: float | Sequence[float] = (),
+    seeds: int = 1,
     seed: int = 0,
+    batch_sizes: Sequence[int] | None = None,
+    rounds: int = 7,
+    break_even: bool = True,
+    settings: Variants | None = None,
+    store: Store | None = None,
+    about: Mapping[str, Any] | None = None,
     step: Step | None = None,
 ) -> Result:
-    """Evaluate a model under several reducers.
+    """Evaluate a model under several reducers, with the baseline and the controls beside them.
 
     Args:
         model: as for :func:`tokenreduce.attach`; it is left as it was.
-        data: batches; all are judged, the first is timed.
+        data: a list or ``DataLoader`` of :class:`tokenreduce.Batch`, of ``(inputs, targets)`` pairs or of mappings
+            with ``labels``; gone through once per row, so shuffling and augmentation must be off.
         reducers: names, or options by name (``"layers"`` among them). With the option ``"reducer"`` the name is a
-            label of your own: ``{"pumer+tome": {"reducer": {"cross": "pumer", "vision": "tome"}}}``. The first with
-            the role ``"baseline"``, or else the first, is what the others are compared with.
-        metric: ``metric(output, targets)`` gives a score per sample, (B,).
-        rounds: timed rounds, every reducer once in each.
-        seed: of torch's generator before each evaluation.
+            label of your own: ``{"both": {"reducer": {"cross": "pumer", "vision": "tome"}}}``.
+            A :class:`tokenreduce.Reducer`, or a class of them, does for a name: ``{"mine": {"reducer": Mine()}}``.
+        metric: ``metric(output, targets)`` gives a score per sample, (B,), higher is better.
+        ratios: shares of image tokens to be gone at the end, a row for each; every method's own knob is solved for.
+        match_macs: shares of the baseline's multiply-adds to remain, likewise. Not together with ``ratios``.
+        seeds: runs of every reducer that draws at random.
+        seed: the first of them; also of torch's generator before each batch.
+        batch_sizes: to time; 1 is always among them. By default 1 and that of the first batch.
+        rounds: timed rounds, every row once in each.
+        break_even: also time other picture sizes, to find from which token count on a method pays.
+        settings: options for reducers that were named without any.
+        store: keeps finished cells (``Store("folder")``), so that what was interrupted goes on and what is repeated is
+            instant.
+        about: what else belongs into ``result.setup``.
         step: called with (what, done, total) as work proceeds.
 
     Raises:
-        OptionError: no data, or no reducers.
+        OptionError: no data, no reducers, or levels that cannot be.
 
     Returns:
-        A row per reducer. A reducer that fails gives a row that says why; the others are finished.
+        A row per reducer and level. One that fails gives a row that says why; the others are finished.
     """
-    if not data or not reducers:
-        raise OptionError(f"ablate needs data and reducers, got {len(data)} batches and {len(reducers)} reducers")
-    options = dict(reducers) if isinstance(reducers, Mapping) else {name: {} for name in reducers}
-    rows = [Row(name, dict(chosen)) for name, chosen in options.items()]
-    total, done = len(rows) * (len(data) + 2 + rounds + 1), 0
-
-    def tick(what: str, by: int = 1) -> None:
-        nonlocal done
-        done += by
-        if step is not None:
-            step(what, done, total)
-
+    sizes = sorted({1, *(batch_sizes or ())})
+    levels = (match_macs,) if isinstance(match_macs, (int, float)) else tuple(match_macs)
+    if not reducers:
+        raise OptionError("ablate needs reducers to compare, got none; 'tokenreduce list' names them")
+    for name, value in (("seeds", seeds), ("rounds", rounds), *(("batch_sizes", size) for size in sizes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name} must be 1 or more, got {value!r}")
+    registry = default_registry()
+    classes: Classes = {}
+    rows = plan(registry, reducers, settings, ratios=ratios, match_macs=levels, classes=classes)
+    crew, adapter = team(), find_adapter(registry, model, None)[0]
+    used = [registry.load("adapter", adapter), metric, *classes.values(), *_implementations(rows)]
+    common = {
+        "code": code_fingerprint(used),
+        "model": model_fingerprint(model),
+        "device": str(next(model.parameters()).device.type),
+        "torch": torch.__version__,
+        "metric": f"{getattr(metric, '__module__', '')}:{getattr(metric, '__qualname__', repr(metric))}",
+    }
+    progress = Progress(step if crew.first else None)
+    bench = Bench(model, Batches(data), metric, store or Store(), crew, common, progress, classes=classes)
     training = model.training
     model.eval()
     try:
-        for row in rows:
-            torch.manual_seed(seed)
-            _guarded(row, lambda row=row: _judge(model, data, metric, row, tick))  # type: ignore[misc]
-        _time_all(model, data[0], [row for row in rows if row.failed is None], rounds, tick)
+        bench.survey()
+        assert bench.first is not None
+        if batch_sizes is None:
+            sizes = sorted({1, len(bench.first)})
+        result = _run(
+            bench, rows, progress, tuple(ratios), levels, range(seed, seed + seeds), sizes, rounds, break_even
+        )
     finally:
         model.train(training)
-    base = _baseline(rows)
-    for row in rows:
-        if row.accuracy is not None and base is not None and base.accuracy is not None:
-            row.accuracy_change = row.accuracy - base.accuracy
-    setup = {
-        "baseline": None if base is None else base.reducer,
-        "samples": sum(len(batch) for batch in data),
-        "batch": len(data[0]),
-        "rounds": rounds,
-        "seed": seed,
+    result.setup |= {
+        "model": {"class": f"{type(model).__module__}.{type(model).__qualname__}", "fingerprint": common["model"]},
+        "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": bench.sizes[0]},
         **environment(),
+        "cells": {"kept": bench.store.hits, "worked out": bench.store.misses},
     }
-    return Result(rows, setup)
+    for key, value in (about or {}).items():
+        known = result.setup.get(key)
+        result.setup[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def _run(
+    bench: Bench,
+    rows: list[Row],
+    progress: Progress,
+    ratios: tuple[float, ...],
+    shares: tuple[float, ...],
+    seeds: range,
+    sizes: list[int],
+    rounds: int,
+    pays: bool,
+) -> Result:
+    here, notes = machine(), list[str]()
+    baseline = rows[0]
+    progress.total = 2 * len(rows) + len(seeds) * len(rows) + len(sizes) * rounds + len(rows)
+    bench.cost_batch = bench.team.share(affordable(bench, bench.sizes[0]))
+    for row in rows:
+        guarded(row, lambda row=row: settle(bench, row, baseline.macs or 0, seeds))  # type: ignore[misc]
+        guarded(row, lambda row=row: cost(bench, row))  # type: ignore[misc]
+        progress(f"{row.name}: cost")
+    if baseline.failed is not None or baseline.macs is None:
+        raise OptionError(f"the baseline cannot run on this model: {baseline.failed}")
+    rows[1:1] = _smaller(bench, rows, baseline, ratios, shares, notes)
+    for row in rows:
+        guarded(row, lambda row=row: judge(bench, row))  # type: ignore[misc]
+    worked = [row for row in rows if row.failed is None]
+    paces(bench, worked, baseline, sizes, rounds, here)
+    for row in worked:
+        guarded(row, lambda row=row: measure_overhead(bench, row, sizes[-1], here))  # type: ignore[misc]
+        row.macs_share = row.macs / baseline.macs if row.macs is not None else None
+    if pays:
+        try:
+            chosen = one_per_variant(worked)
+            breakeven.break_even(
+                bench, chosen, baseline, samples=min(sizes[-1], 8), rounds=max(rounds // 2, 1), machine=here
+            )
+        except TokenReduceError as error:
+            notes.append(f"no break-even: {error}")
+    compare_rows(rows, baseline.name)
+    with attached(bench, baseline) as handle:
+        definitions = {**DEFINITIONS, "operators not counted": ", ".join(uncounted(handle.model, bench.inputs(1)))}
+    progress.finish()
+    setup = {"baseline": baseline.name, "rounds": rounds, "batch_sizes": sizes, "seeds": list(seeds), "notes": notes}
+    return Result(rows, {**setup, "definitions": definitions})
+
+
+def _smaller(
+    bench: Bench, rows: list[Row], baseline: Row, ratios: tuple[float, ...], shares: tuple[float, ...], notes: list[str]
+) -> list[Row]:
+    """The control on smaller pictures at each level; without levels, at the multiply-adds in the methods' middle."""
+    if not ratios and not shares:
+        costs = sorted(row.macs for row in rows if row.macs is not None and row.role == "method")
+        costs = costs or sorted(row.macs for row in rows[1:] if row.macs is not None)
+        assert baseline.macs is not None
+        shares = (costs[len(costs) // 2] / baseline.macs,) if costs and costs[len(costs) // 2] < baseline.macs else ()
+    made: dict[str, Row] = {}
+    try:
+        levels = [*((ratio, None) for ratio in ratios), *((None, share) for share in shares)]
+        for ratio, share in levels:
+            row = smaller_input(bench, baseline, ratio=ratio, share=share)
+            made.setdefault(row.name, row)
+    except TokenReduceError as error:
+        notes.append(f"no control on smaller pictures: {error}")
+    for row in made.values():
+        bench.drawing[row.name] = set()
+        guarded(row, lambda row=row: cost(bench, row))  # type: ignore[misc]
+    return list(made.values())
+
+
+class Progress:
+    """Counts what is done for whoever watches; the total is a fair guess until the end."""
+
+    def __init__(self, step: Step | None) -> None:
+        self.step, self.done, self.total = step, 0, 1
+
+    def __call__(self, what: str) -> None:
+        self.done += 1
+        self.total = max(self.total, self.done)
+        if self.step is not None:
+            self.step(what, self.done, self.total)
+
+    def finish(self) -> None:
+        """All is done."""
+        self.done = self.total - 1
+        self("done")
 
 
 def environment() -> dict[str, Any]:
@@ -145,15 +231,14 @@ def environment() -> dict[str, Any]:
 
     registry = default_registry()
     plugins = {f"{e.distribution}:{e.plugin}": e.version for e in registry.reducers.values()}
-    return {
-        "versions": {"tokenreduce": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "plugins": plugins,
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-    }
+    versions = {"tokenreduce": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"versions": versions, "plugins": plugins, "machine": machine()}
 
 
-def _guarded(row: Row, work: Callable[[], None]) -> None:
-    """Run part of a row; whatever a plugin raises becomes the row's reason."""
+def guarded(row: Row, work: Callable[[], None]) -> None:
+    """Run part of a row unless it has failed; whatever a plugin raises becomes the row's reason."""
+    if row.failed is not None:
+        return
     try:
         work()
     except TokenReduceError as error:
@@ -162,75 +247,16 @@ def _guarded(row: Row, work: Callable[[], None]) -> None:
         row.failed = f"{type(error).__name__}: {error}"
 
 
-def _judge(
-    model: nn.Module,
-    data: Sequence[Batch],
-    metric: Callable[[Any, Any], Tensor],
-    row: Row,
-    tick: Callable[..., None],
-) -> None:
-    """Accuracy, tokens, multiply-adds and memory of one row."""
-    with attached(model, row) as handle:
-        keep = {"layers", *handle.config} - {"adapter", "trace", "restore"}
-        if "reducer" not in row.options:
-            keep -= {"reducer"}
-        row.options = {name: value for name, value in handle.config.items() if name in keep}
-        row.notes = handle.notes
-        scores, groups = [], dict[str, list[float]]()
-        with torch.inference_mode():
-            for batch in data:
-                score = metric(call(model, batch.inputs), batch.targets).float().cpu().tolist()
-                scores += score
-                for group, value in zip(batch.groups or (), score, strict=False):
-                    groups.setdefault(group, []).append(value)
-                tick(f"{row.reducer}: accuracy")
-        row.accuracy = sum(scores) / len(scores)
-        row.groups = {group: sum(values) / len(values) for group, values in sorted(groups.items())}
-        row.tokens_by_stream = handle.tokens(handle.stacks[0])
-        row.tokens = sum(row.tokens_by_stream.values())
-        row.macs = count_macs(model, data[0].inputs, samples=len(data[0]))
-        tick(f"{row.reducer}: MACs")
-        row.peak_memory_bytes = peak_activation_bytes(model, data[0].inputs)
-        row.training_memory_bytes = peak_activation_bytes(model, data[0].inputs, graph=True)
-        tick(f"{row.reducer}: memory")
-
-
-def _time_all(model: nn.Module, batch: Batch, rows: list[Row], rounds: int, tick: Callable[..., None]) -> None:
-    """Throughput of all rows, interleaved."""
-    if not rows:
-        return
-    base = _baseline(rows)
-    assert base is not None
-
-    @contextlib.contextmanager
-    def candidate(row: Row) -> Iterator[Callable[[], object]]:
-        with attached(model, row), torch.inference_mode():
-            yield lambda: call(model, batch.inputs)
-
-    device = next(model.parameters()).device
-    contexts = {row.reducer: (lambda row=row: candidate(row)) for row in rows}  # type: ignore[misc]
-    for result in interleaved(contexts, baseline=base.reducer, rounds=rounds, device=device):
-        if result is None:
-            tick("timing")
-            continue
-        for row in rows:
-            timing = result[row.reducer]
-            row.throughput = len(batch) / timing.median
-            row.speedup, row.speedup_spread = timing.ratio, timing.spread
-
-
-def attached(model: nn.Module, row: Row) -> Attachment:
-    """The row's reducer on the model, as a context."""
-    options = dict(row.options)
-    layers = options.pop("layers", None)
-    return attach(model, options.pop("reducer", row.reducer), layers=layers, **options)
-
-
-def _baseline(rows: Sequence[Row]) -> Row | None:
-    """The first row whose reducer changes nothing, else the first that worked."""
-    known = default_registry().reducers
-    worked = [row for row in rows if row.failed is None]
-    for row in worked:
-        if row.reducer in known and getattr(known[row.reducer].spec, "role", "") == "baseline":
-            return row
-    return worked[0] if worked else None
+def _implementations(rows: Sequence[Row]) -> list[Any]:
+    """Classes of the reducers that the rows name, where they can be had."""
+    found = []
+    for row in rows:
+        parts = row.reducer.values() if isinstance(row.reducer, Mapping) else [row.reducer]
+        for part in parts:
+            name = part.get("reducer") if isinstance(part, Mapping) else part
+            if isinstance(name, str) and name in default_registry().reducers:
+                try:
+                    found.append(default_registry().load("reducer", name))
+                except TokenReduceError:
+                    continue  # its row will say why
+    return found

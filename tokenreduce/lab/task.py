@@ -1,12 +1,32 @@
-"""A task: a model, data to judge it on, and a metric."""
+"""A task: a model, data to judge it on, and a metric. Axes: B batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Inputs = Mapping[str, Any] | tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample for the eye.
+
+    Args:
+        image: (3, H, W) floating-point numbers in 0..1, all of what the model was given, padding included.
+        text: the question, the caption, or nothing.
+        answer: the right answer in words, or nothing.
+    """
+
+    image: Tensor
+    text: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -14,22 +34,23 @@ class Batch:
     """Some samples.
 
     Args:
-        inputs: keyword arguments of the model's call.
+        inputs: keyword arguments of the model's call, or a tuple of positional ones.
         targets: whatever the metric compares with.
         groups: a label per sample, for a score per group (question types, say).
     """
 
-    inputs: Mapping[str, Any]
+    inputs: Inputs
     targets: Any
     groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        values = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
+        return len(next(iter(values)))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What an ablation needs. A plugin gives one through ``tokenreduce_tasks``.
+    """What an ablation needs. A plugin gives one through ``tokenreduce_tasks``, a loader makes one.
 
     Args:
         name: what the user types after ``--model``.
@@ -39,6 +60,10 @@ class Task:
         settings: options by reducer that suit this model; reducers without an entry run with their defaults. A
             further name with the option ``"reducer"`` is a variant, and a row of its own.
         description: one line.
+        prepare: ``prepare(images, texts)`` turns B pictures and as many texts ("" for none) into inputs of the
+            model, for ``tokenreduce show``; None where the task cannot.
+        samples: ``samples(batch)`` gives what a person sees of each sample of a batch, or None.
+        answers: ``answers(output)`` gives the model's answer to each sample in words, or None.
     """
 
     name: str
@@ -47,3 +72,6 @@ class Task:
     metric: Callable[[Any, Any], Tensor]
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     description: str = ""
+    prepare: Callable[[Sequence[Image], Sequence[str]], Inputs] | None = None
+    samples: Callable[[Batch], Sequence[Sample]] | None = None
+    answers: Callable[[Any], Sequence[str]] | None = None

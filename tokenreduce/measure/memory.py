@@ -13,6 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from .macs import call
 
+DEFINITION = (
+    "Largest sum of the tensors alive at once in one forward pass of a batch, weights and inputs not counted; for "
+    "training, with everything kept that a backward pass needs. On the CPU every storage that an operator returns "
+    "counts from its making until nothing holds it (scratch space inside a kernel is not seen); on an accelerator it "
+    "is the allocator's own peak above what was allocated before."
+)
+
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operators make, for as long as anything holds them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+
+from .overhead import wait
 
 
 @dataclass(frozen=True)
@@ -30,43 +33,64 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def interleaved(
-    candidates: Mapping[str, Callable[[], AbstractContextManager[Callable[[], object]]]],
-    *,
-    baseline: str,
-    rounds: int = 7,
-    device: torch.device | None = None,
-) -> Iterator[dict[str, Timing] | None]:
-    """Time every candidate once per round, in turn; yields None after each single timing and the result last.
+Candidates = Mapping[str, Callable[[], AbstractContextManager[Callable[[], object]]]]
+
+
+def one_round(
+    candidates: Candidates, turn: int, *, device: torch.device | None = None, least: float = 0.0
+) -> dict[str, float]:
+    """Seconds of every candidate, each once, in an order that alternates with ``turn``.
 
     Args:
         candidates: by name, a function giving a context that is set up untimed and holds what to time.
+        turn: number of the round.
+        device: an accelerator to wait for.
+        least: work that takes less than so many seconds is repeated, up to 50 times, and its mean taken.
+    """
+    names = list(candidates)
+    spent = {}
+    for name in names if turn % 2 else reversed(names):
+        with candidates[name]() as work:
+            spent[name] = seconds(work, device, least)
+    return {name: spent[name] for name in names}
+
+
+def seconds(work: Callable[[], object], device: torch.device | None, least: float) -> float:
+    """Seconds that ``work`` takes; where that is less than ``least``, the mean of several that follow the first."""
+    first = _time(work, device, 1)
+    if first >= least:
+        return first
+    return _time(work, device, min(math.ceil(least / max(first, 1e-6)), 50))
+
+
+def interleaved(
+    candidates: Candidates, *, baseline: str, rounds: int = 7, device: torch.device | None = None
+) -> Iterator[dict[str, Timing] | None]:
+    """Time every candidate once per round, in turn; yields None after each round and the result last.
+
+    Args:
+        candidates: as for :func:`one_round`.
         baseline: the candidate that ratios refer to.
         rounds: timed rounds, after one untimed.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
-        for name in names if turn % 2 else reversed(names):
-            with candidates[name]() as work:
-                spent = _time(work, device)
+        for name, spent in one_round(candidates, turn, device=device).items():
             if turn:
-                seconds[name].append(spent)
-            yield None
-    base = seconds[baseline]
+                times[name].append(spent)
+        yield None
     result = {}
-    for name, values in seconds.items():
-        ratios = [b / v for b, v in zip(base, values, strict=True)]
+    for name, values in times.items():
+        ratios = [b / v for b, v in zip(times[baseline], values, strict=True)]
         quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
         result[name] = Timing(tuple(values), statistics.median(ratios), (quartiles[2] - quartiles[0]) / 2)
     yield result
 
 
-def _time(work: Callable[[], object], device: torch.device | None) -> float:
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _time(work: Callable[[], object], device: torch.device | None, repeats: int) -> float:
+    wait(device)
     begin = time.perf_counter()
-    work()
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    for _ in range(repeats):
+        work()
+    wait(device)
+    return (time.perf_counter() - begin) / repeats

@@ -1,0 +1,1 @@
+"""Models of transformers by name: folders that ``save_pretrained`` wrote, and ids of the hub."""

@@ -1,0 +1,97 @@
+"""``tokenreduce compare`` as a user types it."""
+
+import json
+
+import pytest
+
+from tokenreduce.lab.result import Pace, Result, Row
+
+SETUP = {
+    "model": {"name": "net", "fingerprint": "m"},
+    "data": {"name": "things", "fingerprint": "d"},
+    "machine": {"cpu": "x"},
+}
+
+
+def row(name, scores, seconds=1.0):
+    paces = [Pace(batch, [seconds] * 3, [2.0] * 3) for batch in (1, 8)]
+    return Row(name, accuracy=sum(scores) / len(scores), scores=scores, macs=10**9, tokens=9, paces=paces)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two results on two machines: ``a`` lost some accuracy, ``[bold]gone`` and ``new`` are in one only."""
+    right, worse = [1.0] * 20, [1.0] * 8 + [0.0] * 12
+    a = Result([row("a", right), row("[bold]gone", right)], SETUP)
+    b = Result([row("a", worse, 0.5), row("new", right)], {**SETUP, "machine": {"cpu": "[red]y"}})
+    for name, result in (("a", a), ("b", b)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result.to_json()))
+    return tmp_path
+
+
+def test_tables(run, files):
+    done = run("compare", str(files / "a.json"), str(files / "b.json"))
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in (
+        "100.0 % → 40.0 %",
+        "-60.0 [",
+        "< 0.001",
+        "[bold]gone (only in A)",
+        "new (only in B)",
+        "2.00 ± 0.00",
+        "4.00 ± 0.00",
+        "NOT COMPARABLE",
+        "machine, cpu: x in A, [red]y in B",
+        "times and speed-ups are not comparable",
+    ):
+        assert words in done.stdout
+    assert "…" not in done.stdout
+
+
+def test_json(run, files):
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), "--json", str(files / "out.json"))
+    assert done.returncode == 0, done.stderr
+    document = json.loads((files / "out.json").read_text())
+    assert [change["name"] for change in document["changes"]] == ["a", "[bold]gone", "new"]
+    assert document["changes"][0]["difference"] == pytest.approx(-0.6)
+    assert document["a"] == str(files / "a.json")
+    assert any("machine" in line for line in document["differences"])
+
+
+def test_the_same_twice(run, files):
+    done = run("compare", str(files / "a.json"), str(files / "a.json"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Nothing differs" in done.stdout
+    assert "NOT COMPARABLE" not in done.stdout
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"rows": []}', '{"rows": ["x"], "setup": {}, "pictures": []}'])
+def test_a_file_that_is_something_else(run, files, text):
+    (files / "bad.json").write_text(text)
+    done = run("compare", str(files / "a.json"), str(files / "bad.json"))
+    assert done.returncode == 2
+    assert "bad.json: expected what 'tokenreduce ablate --json FILE' writes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["missing.json"], "cannot read missing.json: No such file"),
+        (["a.json", "--json", "nowhere/out.json"], "the folder nowhere does not exist"),
+        (["/"], "cannot read /: Is a directory"),
+    ],
+)
+def test_wrong_files(run, files, more, words, monkeypatch):
+    monkeypatch.chdir(files)
+    done = run("compare", "a.json", *more)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bytes_that_are_no_text(run, files):
+    (files / "bad.json").write_bytes(b"\xff\xfe\x00")
+    done = run("compare", str(files / "bad.json"), str(files / "a.json"))
+    assert (done.returncode, "bad.json" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr

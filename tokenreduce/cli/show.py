@@ -1,0 +1,146 @@
+"""``tokenreduce show``: one picture, what a reducer leaves of it, and the answers before and after."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from ..registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from ..lab.task import Task
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("show", help="draw what a reducer leaves of a picture, with the answers")
+    parser.add_argument("image", metavar="IMAGE", nargs="?", type=Path, help="a picture; or use --sample")
+    parser.add_argument("--text", metavar="TEXT", default="", help="the question, or whatever text the model takes")
+    parser.add_argument("--sample", metavar="N", type=int, help="held-out sample N of the model's data, from 0 on")
+    parser.add_argument("--model", metavar="NAME", help="as for ablate (default: the first task)")
+    parser.add_argument("--data", metavar="FILE", help="data file that --sample counts in, for a model that has none")
+    parser.add_argument(
+        "--reducer",
+        metavar="NAME",
+        help="name of a reducer or of a setting of the task, or JSON with one per stack (default: the first method)",
+    )
+    parser.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option, VALUE as JSON")
+    parser.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
+    parser.add_argument("--out", metavar="FILE.png", type=Path, default=Path("picture.png"), help="(picture.png)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw the picture, print answers and token counts."""
+    check(arguments)
+    registry = default_registry()
+    options = parse_options(arguments.set)
+    if arguments.layers is not None:
+        options["layers"] = parse_layers(arguments.layers)
+    if arguments.model is None and not registry.tasks:
+        raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
+
+    from ..lab.loading import load_task
+
+    task = load_task(registry, arguments.model or next(iter(registry.tasks)), arguments.data)
+    row, chosen = choose(registry, task, arguments.reducer, options)
+
+    from ..viz.draw import draw
+    from ..viz.look import answers, pictures, traced
+    from ..viz.regions import regions
+    from ..viz.subject import given, held_out
+
+    if arguments.sample is not None:
+        inputs, sample = held_out(task, arguments.sample)
+    else:
+        inputs, sample = given(task, arguments.image, arguments.text)
+    before = answers(task, inputs)
+    with traced(task, chosen.pop("reducer"), chosen) as handle:
+        picture = pictures(task, inputs, [sample], row, handle, before)[0]
+        table = str(handle)
+    try:
+        arguments.out.write_bytes(draw(picture))
+    except OSError as error:
+        raise OptionError(f"--out: {arguments.out} cannot be written ({error}); name another file") from error
+    for name, words in (("text", picture.text), ("right answer", picture.expected)):
+        if words:
+            print(f"{name}: {words}")
+    print(f"before: {picture.before or '(no words)'}\nafter: {picture.after or '(no words)'}\n{table}")
+    found = regions(picture.grid, picture.owner)
+    print(f"patches: {len(picture.owner)} to {found.left} tokens ({found})\nwritten: {arguments.out}")
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise OptionError for what can be seen to be wrong before anything is loaded."""
+    if (arguments.image is None) == (arguments.sample is None):
+        raise OptionError("show takes a picture or --sample N, one of them: tokenreduce show photo.png --text '...'")
+    if arguments.sample is not None and arguments.text:
+        raise OptionError("--text belongs to a picture of yours; a held-out sample has its own, so leave it out")
+    if arguments.sample is not None and arguments.sample < 0:
+        raise OptionError(f"--sample counts from 0, got {arguments.sample}")
+    if arguments.image is not None and not arguments.image.is_file():
+        raise OptionError(f"there is no file {str(arguments.image)!r}; give a picture, or --sample 0")
+    if arguments.out.suffix.lower() != ".png":
+        raise OptionError(f"--out writes a PNG, so name it FILE.png; got {str(arguments.out)!r}")
+    if not arguments.out.resolve().parent.is_dir():
+        raise OptionError(f"--out: the folder {arguments.out.parent} does not exist; make it first")
+
+
+def parse_options(settings: list[str]) -> dict[str, Any]:
+    """``["r=13"]`` to ``{"r": 13}``; a value that is not JSON is taken as text.
+
+    Raises:
+        OptionError: not of the form OPTION=VALUE.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier():
+            raise OptionError(f"--set takes OPTION=VALUE, for example r=13, got {setting!r}")
+        try:
+            parsed[name] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[name] = value
+    return parsed
+
+
+def parse_layers(text: str) -> list[int]:
+    """``"2,5,8"`` to numbers.
+
+    Raises:
+        OptionError: something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"--layers takes numbers with commas, for example 2,5,8, got {text!r}") from None
+
+
+def choose(registry: Registry, task: Task, name: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Label and ``{"reducer": ..., **options}``: the task's setting of that name, with options given here over it.
+
+    Without a name, the first reducer of the registry that is a method.
+
+    Raises:
+        UnknownNameError, PluginError: no such reducer. OptionError: JSON that is not a mapping of stacks.
+    """
+    if name is None:
+        methods = [n for n, entry in registry.reducers.items() if getattr(entry.spec, "role", "") == "method"]
+        if not methods:
+            raise OptionError("no method is installed; name a reducer with --reducer (see 'tokenreduce list')")
+        name = methods[0]
+    if name.lstrip().startswith("{"):
+        try:
+            stacks = json.loads(name)
+        except json.JSONDecodeError as error:
+            raise OptionError(f'--reducer is a name, or JSON like {{"vision": "tome"}}: {error}') from error
+        label = " + ".join(str(part.get("reducer") if isinstance(part, dict) else part) for part in stacks.values())
+        return label, {"reducer": stacks, **options}
+    setting = dict(task.settings.get(name, {}))
+    if "reducer" not in setting and ":" not in name:
+        registry.entry("reducer", name)  # raises with the names that are near
+    return name, {"reducer": name, **setting, **options}

@@ -1,0 +1,75 @@
+"""What a row costs: tokens, multiply-adds, memory, and the time that the reduction itself takes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from ..measure.macs import call, count_macs
+from ..measure.memory import peak_activation_bytes
+from ..measure.overhead import overhead
+from .bench import Bench, attach_arguments, attached
+from .result import Row, SiteTokens
+
+SHARE_OF_MEMORY = 0.3
+
+
+def cost(bench: Bench, row: Row) -> None:
+    """Fill in tokens, multiply-adds and memory, of ``bench.cost_batch`` samples of the first batch."""
+    facts = {"attach": attach_arguments(row), "size": row.input_size, "samples": bench.cost_batch, **bench.of_first}
+    found = bench.cell("cost", facts, lambda: bench.team.alone(lambda: _cost(bench, row)))
+    row.tokens_by_stream = found["tokens"]
+    row.tokens = sum(row.tokens_by_stream.values())
+    row.sites = [SiteTokens(*site) for site in found["sites"]]
+    row.macs, row.memory_batch = found["macs"], bench.cost_batch
+    row.peak_memory_bytes, row.training_memory_bytes = found["peak"], found["training"]
+
+
+def _cost(bench: Bench, row: Row) -> dict[str, Any]:
+    inputs = bench.inputs(bench.cost_batch, row.input_size)
+    with attached(bench, row) as handle:
+        return {
+            "macs": count_macs(handle.model, inputs, samples=bench.cost_batch),
+            "sites": [[r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out] for r in handle.report()],
+            "tokens": handle.tokens(handle.stacks[0]),
+            "peak": peak_activation_bytes(handle.model, inputs),
+            "training": peak_activation_bytes(handle.model, inputs, graph=True),
+        }
+
+
+def measure_overhead(bench: Bench, row: Row, samples: int, machine: dict[str, Any]) -> None:
+    """Fill in the share of the time that the reduction itself takes, at a batch size."""
+    facts = {"attach": attach_arguments(row), "size": row.input_size, "samples": samples, "machine": machine}
+
+    def work() -> float:
+        inputs = bench.inputs(samples, row.input_size)
+        with attached(bench, row) as handle:
+            return overhead(handle, inputs)
+
+    row.overhead = bench.cell("overhead", {**facts, **bench.of_first}, lambda: bench.team.alone(work))
+
+
+def affordable(bench: Bench, wanted: int) -> int:
+    """The greatest batch, ``wanted`` or a half, a quarter ... of it, whose backward pass fits into a part of memory.
+
+    Judged by the activations of one sample under the plain model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        inputs = bench.inputs(1)
+        call(bench.model, inputs)
+        one = peak_activation_bytes(bench.model, inputs, graph=True)
+    free = SHARE_OF_MEMORY * _free_bytes(bench.device)
+    while wanted > 1 and wanted * one > free:
+        wanted = (wanted + 1) // 2
+    return wanted
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):  # not every system tells
+        return 8e9
