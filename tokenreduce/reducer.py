@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -138,17 +138,16 @@ class Reducer:
         count = round(value * removable) if isinstance(value, float) else value
         return int(min(count, max(removable - 1, 0)))
 
-    def at_strength(self, strength: float, tokens: int, sites: int) -> dict[str, Any]:
-        """Options that make the method remove more as ``strength`` rises from 0 (next to nothing) to 1 (its most).
+    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
+        """Options with which the method removes ``factor`` times as much as it does now, as far as it can.
 
-        This is a method's own knob: an ablation solves for the strength at which a row costs, or keeps, what was
-        asked for. It is called on the reducer that :meth:`bind` gave. The more of the options in force it respects
-        (proportions between sites, or between kinds of removal), the better the row stands for the variant. By
-        default ``keep`` or ``remove`` is scaled, at each site in proportion.
+        This is a method's own knob: an ablation solves for the factor at which a row costs, or keeps, what was asked
+        for, and a schedule raises it from 0 to 1 in training. It is called on the reducer that :meth:`bind` gave.
+        Proportions between sites, or between kinds of removal, should stay, so that a variant stays what it is.
+        By default ``keep`` or ``remove`` is scaled.
 
         Args:
-            strength: 0 to 1.
-            tokens: tokens of the main stream before the first site.
+            factor: 0 (nothing goes) and up; 1 gives what is in force.
             sites: number of acting sites.
 
         Returns:
@@ -157,22 +156,15 @@ class Reducer:
         Raises:
             UnfitReducerError: the method has neither of the two options and defines no knob of its own.
         """
-        known = self.option_defaults()
         by_count = self.keep is None and self.remove is not None
-        if ("remove" if by_count else "keep") not in known:
+        if ("remove" if by_count else "keep") not in self.option_defaults():
             raise UnfitReducerError(
-                f"{type(self).__name__} has no option to scale; write at_strength(strength, tokens, sites), which "
-                "gives options that remove more as strength rises"
+                f"{type(self).__name__} has no option to scale; write scaled(factor, sites), which gives options that "
+                "remove so many times as much"
             )
-        given = per_site(self.remove if by_count else self.keep, sites, "keep or remove", 0 if by_count else 1.0)
-        shares = [1.0 - v if not by_count else v if isinstance(v, float) else v / max(tokens, 1) for v in given]
-        most = max(shares, default=0.0)
-        scaled = [strength * (share / most if most else 1.0) for share in shares]
-        even = len(set(scaled)) == 1
-        if by_count:
-            return {"remove": scaled[0] if even else scaled}
-        kept = [max(1.0 - share, 1e-6) for share in scaled]
-        return {"keep": kept[0] if even else kept}
+        if not by_count:
+            return {"keep": _each(self.keep, lambda keep: min(max(1.0 - (1.0 - keep) * factor, 1e-6), 1.0))}
+        return {"remove": _each(self.remove, lambda remove: scaled_removal(remove, factor))}
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         """Reductions by stream name; streams left out stay whole. By default the main stream's alone."""
@@ -193,3 +185,12 @@ class Reducer:
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
         return f"{type(self).__name__}({inside})"
+
+
+def scaled_removal(remove: float, factor: float) -> float:
+    """A count (int, rounded) or a share (float, at most 1) that many times as large."""
+    return min(remove * factor, 1.0) if isinstance(remove, float) else round(remove * factor)
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    return [change(one) for one in value] if isinstance(value, (list, tuple)) else change(value)

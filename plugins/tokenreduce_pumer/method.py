@@ -131,14 +131,13 @@ class PuMer(Reducer):
         Reducer.bind(settled, backbone)
         return settled
 
-    def at_strength(self, strength: float, tokens: int, sites: int) -> dict[str, Any]:
-        """The three ratios in their proportion, each up to its limit; at 1 pruning, or else merging, is at its most."""
+    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
+        """The three ratios in their proportion, each up to its limit."""
         prune, merge, text_merge = self.ratios()
-        scale = strength * (0.99 / prune if prune else 1 / max(merge, text_merge, 1e-6))
         return {
-            "prune": min(prune * scale, 0.99),
-            "merge": min(merge * scale, 1.0),
-            "text_merge": min(text_merge * scale, 1.0),
+            "prune": min(prune * factor, 0.99),
+            "merge": min(merge * factor, 1.0),
+            "text_merge": min(text_merge * factor, 1.0),
         }
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tokenreduce import OptionError, Reducer, Reduction, Signals, Site, Tokens
@@ -42,13 +41,10 @@ class ToMe(Reducer):
     def check_sites(self, sites: int) -> None:
         constant_or_ramp(self.r, sites)
 
-    def at_strength(self, strength: float, tokens: int, sites: int) -> dict[str, Any]:
-        """``r`` as a list with the shape of the schedule in force; at 1 every site merges all it may."""
-        pair = self.r if isinstance(self.r, (list, tuple)) else (self.r, 0.0)
-        if isinstance(self.r, Mapping):
-            pair = (self.r["r"], self.r["inflection"])
-        ramp = constant_or_ramp((1000, pair[1]) if isinstance(pair, tuple) else pair, sites)
-        return {"r": spread_counts(strength * tokens * sites / 2, ramp if any(ramp) else [1] * sites)}
+    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
+        """``r`` as a list with the shape of the schedule in force and that many times its sum."""
+        counts = constant_or_ramp(self.r, sites)
+        return {"r": spread_counts(factor * sum(counts), counts)}
 
     def remove_count(self, removable: int, site: Site) -> int:
         return min(constant_or_ramp(self.r, site.total)[site.index], removable // 2)

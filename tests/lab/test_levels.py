@@ -94,7 +94,7 @@ def test_a_reducer_of_ones_own_is_matched_too(vit, data):
     assert rows["nearest"].tokens == rows["random"].tokens > rows["class"].tokens == rows["fixed"].tokens
     rows = rows_of(tokenreduce.ablate(vit, data, variants, match_macs=0.6, **QUICK))
     assert rows["nearest"].macs_share == pytest.approx(0.6, abs=0.03)
-    assert "at_strength" in rows["fixed"].failed
+    assert "scaled(factor, sites)" in rows["fixed"].failed
 
 
 @given(
@@ -116,15 +116,17 @@ def test_shared_out_counts_keep_the_shape():
 
 @given(st.floats(0.05, 0.95), st.integers(5, 400))
 def test_solving_comes_as_close_as_the_steps_allow(target, steps):
-    strength = solve(lambda s: 1 - int(s * steps) / steps, target, "tokens")
-    assert abs(1 - int(strength * steps) / steps - target) <= 1 / steps + 0.002
+    def left(factor):
+        return max(1 - int(factor * 0.3 * steps) / steps, 0)
+
+    assert abs(left(solve(left, target, "tokens")) - target) <= 1 / steps + 0.002
 
 
 def test_solving_refuses_what_cannot_be():
     with pytest.raises(tokenreduce.UnfitReducerError, match=r"0\.400 is the least"):
-        solve(lambda s: 1 - 0.6 * s, 0.2, "tokens")
-    with pytest.raises(tokenreduce.UnfitReducerError, match="strength changes no tokens"):
-        solve(lambda s: 0.8, 0.5, "tokens")
+        solve(lambda factor: 1 - 0.6 * min(factor, 1), 0.2, "tokens")
+    with pytest.raises(tokenreduce.UnfitReducerError, match="changes no tokens"):
+        solve(lambda factor: 0.8, 0.5, "tokens")
 
 
 def test_levels_as_text():

@@ -131,6 +131,7 @@ def ablate(
         "model": {"class": f"{type(model).__module__}.{type(model).__qualname__}", "fingerprint": common["model"]},
         "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": bench.sizes[0]},
         **environment(),
+        "processes": crew.size,
         "cells": {"kept": bench.store.hits, "worked out": bench.store.misses},
     }
     for key, value in (about or {}).items():

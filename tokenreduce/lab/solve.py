@@ -1,4 +1,4 @@
-"""Finds the strength at which a method costs, or keeps, what was asked for."""
+"""Finds how many times as much a method has to remove to cost, or keep, what was asked for."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from ..handle import Attachment
 from ..measure.macs import call, count_macs
 from .task import Inputs
 
-STEPS, TOLERANCE = 16, 0.002
+STEPS, TOLERANCE, MOST = 16, 0.002, 1e4
 
 
 def solve(measure: Callable[[float], float], target: float, what: str) -> float:
-    """The strength in [0, 1] at which ``measure`` comes closest to ``target``, by bisection.
+    """The factor at which ``measure`` comes closest to ``target``, by bisection.
 
     Args:
-        measure: falls as strength rises, in steps.
+        measure: falls, in steps, as the factor rises from 0.
         target: the value wanted.
         what: its name, for the message.
 
     Raises:
-        UnfitReducerError: even the greatest strength leaves more than that, or strength changes nothing.
+        UnfitReducerError: even the greatest factor leaves more than that, or the factor changes nothing.
     """
-    seen = {strength: measure(strength) for strength in (0.0, 1.0)}
-    if seen[0.0] <= seen[1.0]:
+    seen = {factor: measure(factor) for factor in (0.0, MOST)}
+    if seen[0.0] <= seen[MOST]:
+        raise UnfitReducerError(f"removing more changes no {what} here ({seen[0.0]:.3f} always); see Reducer.scaled")
+    if seen[MOST] > target + 0.02:
         raise UnfitReducerError(
-            f"its strength changes no {what} here ({seen[0.0]:.3f} at any); see Reducer.at_strength"
+            f"cannot come down to {what} of {target:.3f}: {seen[MOST]:.3f} is the least it leaves with these layers"
         )
-    if seen[1.0] > target + 0.02:
-        raise UnfitReducerError(
-            f"cannot come down to {what} of {target:.3f}: {seen[1.0]:.3f} is the least it leaves with these layers"
-        )
-    low, high = 0.0, 1.0
+    low, high = 0.0, 1.0  # factor / (1 + factor)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        seen[middle] = measure(middle)
-        if abs(seen[middle] - target) <= TOLERANCE:
+        factor = middle / (1 - middle)
+        seen[factor] = measure(factor)
+        if abs(seen[factor] - target) <= TOLERANCE:
             break
-        low, high = (middle, high) if seen[middle] > target else (low, middle)
-    return min(seen, key=lambda strength: abs(seen[strength] - target))
+        low, high = (middle, high) if seen[factor] > target else (low, middle)
+    return min(seen, key=lambda factor: abs(seen[factor] - target))
 
 
 def solved_options(
@@ -75,8 +74,8 @@ def solved_options(
         call(model, inputs)
         scaled = _scaler(handle, options)
 
-    def measure(strength: float) -> float:
-        with put(scaled(strength)) as handle, torch.no_grad():
+    def measure(factor: float) -> float:
+        with put(scaled(factor)) as handle, torch.no_grad():
             if share is not None:
                 return count_macs(model, inputs, samples=samples) / dense
             call(model, inputs)
@@ -99,21 +98,15 @@ def tokens_left(handle: Attachment) -> float:
 
 
 def _scaler(handle: Attachment, options: Mapping[str, Any]) -> Callable[[float], dict[str, Any]]:
-    """Strength to options for ``attach``: each stack's reducer scaled alike."""
+    """Factor to options for ``attach``: each stack's reducer scaled alike."""
     plan = handle.config["reducer"]
-    several = isinstance(plan, dict)
-    parts = []
-    for bound, name in zip(handle.bounds, plan if several else [None], strict=True):
-        assert bound.last is not None
-        first = bound.last.first
-        tokens = first["image"] if "image" in first else next(iter(first.values()))
-        parts.append((name, bound.reducer, tokens, len(bound.sites)))
+    settled = [(bound.reducer, len(bound.sites)) for bound in handle.bounds]
+    if not isinstance(plan, dict):
+        return lambda factor: {**options, **settled[0][0].scaled(factor, settled[0][1])}
 
-    def scaled(strength: float) -> dict[str, Any]:
-        if not several:
-            _, reducer, tokens, sites = parts[0]
-            return {**options, **reducer.at_strength(strength, tokens, sites)}
-        made = {name: {**plan[name], **r.at_strength(strength, tokens, sites)} for name, r, tokens, sites in parts}
-        return {**options, "reducer": made}
+    def several(factor: float) -> dict[str, Any]:
+        parts = zip(plan.items(), settled, strict=True)
+        scaled = {name: {**part, **reducer.scaled(factor, sites)} for (name, part), (reducer, sites) in parts}
+        return {**options, "reducer": scaled}
 
-    return scaled
+    return several
