@@ -37,6 +37,8 @@ def rows_of(result):
 def test_rows_baseline_and_controls(model, data):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
+    model.head.eval()  # every module's own mode is to come back
+    state = torch.random.get_rng_state()
     result = tokenreduce.ablate(
         model,
         data,
@@ -64,7 +66,8 @@ def test_rows_baseline_and_controls(model, data):
     assert small.reducer == "none" and small.tokens < 17 and small.macs < none.macs
     assert seen[-1][0] == seen[-1][1]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert model.training and tokenreduce.attachment(model) is None
+    assert model.training and not model.head.training and tokenreduce.attachment(model) is None
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert "not counted" in " ".join(result.setup["definitions"]) and result.setup["definitions"]["MACs"]
 

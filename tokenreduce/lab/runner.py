@@ -13,6 +13,7 @@ from ..attaching import find_adapter
 from ..errors import OptionError, TokenReduceError
 from ..measure.macs import DEFINITION, uncounted
 from ..measure.memory import DEFINITION as MEMORY
+from ..proof import evaluating
 from ..registry import default_registry
 from . import breakeven
 from .bench import Bench, attached, machine
@@ -115,18 +116,14 @@ def ablate(
     }
     progress = Progress(step if crew.first else None)
     bench = Bench(model, Batches(data), metric, store or Store(), crew, common, progress, classes=classes)
-    training = model.training
-    model.eval()
-    try:
+    accelerators = [bench.device] if bench.device.type == "cuda" else []
+    with evaluating(model), torch.random.fork_rng(devices=accelerators):
         bench.survey()
         assert bench.first is not None
         if batch_sizes is None:
             sizes = sorted({1, len(bench.first)})
-        result = _run(
-            bench, rows, progress, tuple(ratios), levels, range(seed, seed + seeds), sizes, rounds, break_even
-        )
-    finally:
-        model.train(training)
+        runs = range(seed, seed + seeds)
+        result = _run(bench, rows, progress, tuple(ratios), levels, runs, sizes, rounds, break_even)
     result.setup |= {
         "model": {"class": f"{type(model).__module__}.{type(model).__qualname__}", "fingerprint": common["model"]},
         "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": bench.sizes[0]},

@@ -1,0 +1,99 @@
+"""Pictures as PNG and as SVG."""
+
+import base64
+import dataclasses
+import io
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from PIL import Image
+
+import tokenreduce
+from tokenreduce import OptionError
+from tokenreduce.viz.draw import draw
+from tokenreduce.viz.look import look, png
+from tokenreduce.viz.overlay import grouped
+
+NASTY = "<script>$x_1$ \\frac{1 \x00\x1b \ud800 😀 漢字 " + "long words " * 40
+
+
+def test_a_drawing_is_a_png_of_sane_size(picture):
+    data = draw(picture())
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        assert 1000 < image.width < 3000 and 400 < image.height < 3000
+    assert len(data) < 2_000_000
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (24, 24), (1, 40), (40, 1)])
+def test_grids_of_any_shape(picture, grid):
+    count = grid[0] * grid[1]
+    shape = torch.zeros(3, 4 * grid[0], 4 * grid[1])
+    for owner in ([-1] * count, [0] * count, list(range(count)), [i // 3 for i in range(count)]):
+        with Image.open(io.BytesIO(draw(picture(grid=grid, owner=owner, image=png(shape))))) as image:
+            assert image.width < 4000 and image.height < 4000
+
+
+def test_text_is_drawn_as_it_is(picture):
+    assert draw(picture(NASTY, text=NASTY, expected=NASTY, before=NASTY, after=NASTY))
+    assert draw(picture("", text="", expected="", before="", after=""))
+
+
+def test_dropped_patches_are_dimmed_and_kept_ones_are_not(picture):
+    red = png(torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 8, 16))
+    with Image.open(io.BytesIO(draw(picture(text="", grid=(1, 2), owner=[-1, 3], image=red)))) as image:
+        pixels = image.convert("RGB")
+        middle = pixels.height // 3
+        gone, kept = (pixels.getpixel((round(pixels.width * at), middle)) for at in (0.6, 0.9))
+    assert kept == (255, 0, 0)
+    assert max(gone) - min(gone) < 80 and min(gone) > 80
+
+
+@pytest.mark.parametrize("fields", [{"image": "no base64!"}, {"image": "AAAA"}, {"owner": [1]}, {"grid": (0, 0)}])
+def test_what_cannot_be_drawn_is_an_error(picture, fields):
+    with pytest.raises(OptionError, match=r"PNG|owners"):
+        draw(picture(**fields))
+
+
+def test_small_pictures_are_enlarged_pixel_by_pixel():
+    image = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    with Image.open(io.BytesIO(base64.b64decode(png(image)))) as made:
+        assert made.size == (384, 256)
+        assert len(made.convert("RGB").getcolors()) == 6
+    with Image.open(io.BytesIO(base64.b64decode(png(torch.zeros(3, 300, 700))))) as made:
+        assert made.size == (700, 300)
+    with Image.open(io.BytesIO(base64.b64decode(png(torch.zeros(3, 100, 100), (0.5, 1.0))))) as made:
+        assert made.size == (400, 200)
+    with pytest.raises(OptionError, match="3, H, W"):
+        png(torch.zeros(1, 4, 4))
+
+
+def test_a_look_leaves_the_model_as_it_was(fingerprint):
+    task = tokenreduce.default_registry().load("task", "vilt-digits")()
+    (batch,) = task.data(1, 1)
+    (sample,) = task.samples(batch)
+    before = fingerprint(task.model)
+    made = look(task, batch.inputs, sample, "dropped", "random", {"keep": 0.5, "layers": [2]}, {"reducer": "none"})
+    assert fingerprint(task.model) == before
+    assert made.row == "dropped" and made.text == sample.text and made.expected == sample.answer
+    assert made.grid == (12, 12) and len(made.owner) == 144
+    assert abs(made.owner.count(-1) - 72) <= 1
+    assert made.before and made.after
+    without = look(dataclasses.replace(task, answers=None), batch.inputs, sample, "dropped", "none")
+    assert (without.before, without.after) == ("", "")
+
+
+def test_pictures_of_one_sample_stand_together(picture):
+    other = png(torch.zeros(3, 8, 8))
+    made = [picture(row, text=text) for row in ("a", "b") for text in ("one", "two")] + [
+        picture("c", text="one", image=other)
+    ]
+    groups = grouped(made)
+    assert [[p.row for p, _, _ in group.pictures] for group in groups] == [["a", "b", "c"], ["a", "b"]]
+    ids = []
+    for group in groups:
+        for svg in (group.original, *(svg for _, svg, _ in group.pictures)):
+            root = ET.fromstring(svg)
+            ids += [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
+    assert len(ids) == len(set(ids)) == 3
