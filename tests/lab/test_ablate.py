@@ -135,6 +135,20 @@ def test_a_metric_that_raises_or_gives_too_few_scores_is_a_failed_row(model, dat
     assert tokenreduce.attachment(model) is None
 
 
+def test_a_reducer_that_fails_in_some_batches_only_is_a_failed_row(model, data):
+    class Picky(tokenreduce.Reducer):
+        def reduce(self, tokens, signals, remove):
+            if len(tokens.x) == 1:
+                raise ValueError("one is too few")
+            return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
+
+    result = tokenreduce.ablate(model, data, {"picky": {"reducer": Picky}, "tome": {"r": 2}}, metric=right, **QUICK)
+    rows = rows_of(result)
+    assert rows["picky"].failed == "at a batch of 1: ValueError: one is too few" and rows["picky"].accuracy is not None
+    assert rows["tome"].failed is None and len(rows["tome"].paces) == 2
+    assert tokenreduce.attachment(model) is None
+
+
 def test_several_seeds_where_the_method_draws_and_only_there(model, data):
     reducers = {"random": {"keep": 0.3}, "tome": {"r": 2}}
     both = [

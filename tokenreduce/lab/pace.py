@@ -26,9 +26,12 @@ def paces(
     """Fill in ``paces`` of every row. Each round is kept as soon as it is done; only missing rounds are timed."""
     handles = {row.name: _handle(bench, row) for row in rows} if bench.team.first else {}
     for size in sizes:
-        timed = bench.team.alone(partial(_times, bench, rows, baseline, handles, size, rounds, machine))
-        for row, pace in zip(rows, timed, strict=True):
-            row.paces.append(pace)
+        going = [row for row in rows if row.failed is None]
+        timed = bench.team.alone(partial(_times, bench, going, baseline, handles, size, rounds, machine))
+        for row, (pace, reason) in zip(going, timed, strict=True):
+            row.failed = reason
+            if pace is not None:
+                row.paces.append(pace)
 
 
 def _times(
@@ -39,7 +42,8 @@ def _times(
     size: int,
     rounds: int,
     machine: dict[str, Any],
-) -> list[Pace]:
+) -> list[tuple[Pace | None, str | None]]:
+    """A pace for each row, or why there is none."""
     inputs = {row.name: bench.inputs(size, row.input_size) for row in rows}
     about = {
         row.name: {
@@ -55,11 +59,17 @@ def _times(
         for row in rows
     }
     done: dict[str, list[list[float]]] = {row.name: bench.store.get(key_of(about[row.name])) or [] for row in rows}
+    failed: dict[str, str] = {}
     for name in (row.name for row in rows if len(done[row.name]) < rounds):
-        with running(handles[name], inputs[name]) as work:
-            work()  # whatever is set up in a first call is not timed
+        try:
+            with running(handles[name], inputs[name]) as work:
+                work()  # whatever is set up in a first call is not timed
+        except Exception as error:  # a stranger's reducer may not take a batch of this size
+            failed[name] = f"at a batch of {size}: {type(error).__name__}: {error}"
+    if baseline.name in failed:
+        return [(None, f"{baseline.name} cannot be timed {failed[baseline.name]}") for _ in rows]
     for turn in range(rounds):
-        missing = [row.name for row in rows if len(done[row.name]) <= turn]
+        missing = [row.name for row in rows if len(done[row.name]) <= turn and row.name not in failed]
         if missing:
             names = list(dict.fromkeys([baseline.name, *missing]))
             spent = one_round(
@@ -72,9 +82,10 @@ def _times(
                 done[name].append([spent[name], spent[baseline.name]])
                 bench.keep(about[name], done[name])
         bench.tick(f"timing, batch {size}")
+    timed = {name: tuple(zip(*pairs[:rounds], strict=True)) for name, pairs in done.items() if name not in failed}
     return [
-        Pace(size, [own for own, _ in done[row.name][:rounds]], [base for _, base in done[row.name][:rounds]])
-        for row in rows
+        (Pace(size, list(timed[name][0]), list(timed[name][1])) if name in timed else None, failed.get(name))
+        for name in (row.name for row in rows)
     ]
 
 

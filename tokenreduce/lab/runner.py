@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -122,8 +123,8 @@ def ablate(
         assert bench.first is not None
         if batch_sizes is None:
             sizes = sorted({1, len(bench.first)})
-        runs = range(seed, seed + seeds)
-        result = _run(bench, rows, progress, tuple(ratios), levels, runs, sizes, rounds, break_even)
+        asked = Asked(tuple(ratios), levels, range(seed, seed + seeds), sizes, rounds, break_even)
+        result = _run(bench, rows, progress, asked)
     result.setup |= {
         "model": {"class": f"{type(model).__module__}.{type(model).__qualname__}", "fingerprint": common["model"]},
         "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": bench.sizes[0]},
@@ -137,20 +138,22 @@ def ablate(
     return result
 
 
-def _run(
-    bench: Bench,
-    rows: list[Row],
-    progress: Progress,
-    ratios: tuple[float, ...],
-    shares: tuple[float, ...],
-    seeds: range,
-    sizes: list[int],
-    rounds: int,
-    pays: bool,
-) -> Result:
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: levels, runs of what draws, batch sizes and rounds to time, whether other sizes too."""
+
+    ratios: tuple[float, ...]
+    shares: tuple[float, ...]
+    seeds: range
+    sizes: list[int]
+    rounds: int
+    break_even: bool
+
+
+def _run(bench: Bench, rows: list[Row], progress: Progress, asked: Asked) -> Result:
     here, notes = machine(), list[str]()
-    baseline = rows[0]
-    progress.total = 2 * len(rows) + len(seeds) * len(rows) + len(sizes) * rounds + len(rows)
+    baseline, seeds, sizes = rows[0], asked.seeds, asked.sizes
+    progress.total = (3 + len(seeds)) * len(rows) + len(sizes) * asked.rounds
     bench.cost_batch = bench.team.share(affordable(bench, bench.sizes[0]))
     for row in rows:
         guarded(row, lambda row=row: settle(bench, row, baseline.macs or 0, seeds))  # type: ignore[misc]
@@ -158,34 +161,37 @@ def _run(
         progress(f"{row.name}: cost")
     if baseline.failed is not None or baseline.macs is None:
         raise OptionError(f"the baseline cannot run on this model: {baseline.failed}")
-    rows[1:1] = _smaller(bench, rows, baseline, ratios, shares, notes)
+    rows[1:1] = _smaller(bench, rows, baseline, asked, notes)
     for row in rows:
         guarded(row, lambda row=row: judge(bench, row))  # type: ignore[misc]
-    worked = [row for row in rows if row.failed is None]
-    paces(bench, worked, baseline, sizes, rounds, here)
-    for row in worked:
-        guarded(row, lambda row=row: measure_overhead(bench, row, sizes[-1], here))  # type: ignore[misc]
         row.macs_share = row.macs / baseline.macs if row.macs is not None else None
-    if pays:
-        try:
-            chosen = one_per_variant(worked)
-            breakeven.break_even(
-                bench, chosen, baseline, samples=min(sizes[-1], 8), rounds=max(rounds // 2, 1), machine=here
-            )
-        except TokenReduceError as error:
-            notes.append(f"no break-even: {error}")
+    if baseline.failed is None:
+        _time(bench, rows, baseline, asked, notes, here)
     compare_rows(rows, baseline.name)
     with attached(bench, baseline) as handle:
         definitions = {**DEFINITIONS, "operators not counted": ", ".join(uncounted(handle.model, bench.inputs(1)))}
     progress.finish()
-    setup = {"baseline": baseline.name, "rounds": rounds, "batch_sizes": sizes, "seeds": list(seeds), "notes": notes}
-    return Result(rows, {**setup, "definitions": definitions})
+    setup = {"baseline": baseline.name, "rounds": asked.rounds, "batch_sizes": sizes, "seeds": list(seeds)}
+    return Result(rows, {**setup, "notes": notes, "definitions": definitions})
 
 
-def _smaller(
-    bench: Bench, rows: list[Row], baseline: Row, ratios: tuple[float, ...], shares: tuple[float, ...], notes: list[str]
-) -> list[Row]:
+def _time(bench: Bench, rows: list[Row], baseline: Row, asked: Asked, notes: list[str], here: dict[str, Any]) -> None:
+    """All that is measured by the clock, of the rows that have worked so far."""
+    paces(bench, [row for row in rows if row.failed is None], baseline, asked.sizes, asked.rounds, here)
+    for row in rows:
+        guarded(row, lambda row=row: measure_overhead(bench, row, asked.sizes[-1], here))  # type: ignore[misc]
+    if not asked.break_even:
+        return
+    samples, rounds = min(asked.sizes[-1], 8), max(asked.rounds // 2, 1)
+    try:
+        breakeven.break_even(bench, one_per_variant(rows), baseline, samples=samples, rounds=rounds, machine=here)
+    except TokenReduceError as error:
+        notes.append(f"no break-even: {error}")
+
+
+def _smaller(bench: Bench, rows: list[Row], baseline: Row, asked: Asked, notes: list[str]) -> list[Row]:
     """The control on smaller pictures at each level; without levels, at the multiply-adds in the methods' middle."""
+    ratios, shares = asked.ratios, asked.shares
     if not ratios and not shares:
         costs = sorted(row.macs for row in rows if row.macs is not None and row.role == "method")
         costs = costs or sorted(row.macs for row in rows[1:] if row.macs is not None)
