@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.sweep
 ARGS = ["--model", "clip-digits", "--samples", "20", "--batch", "4", "--reducers", "tome,random", "--ratios", "0.5"]
 QUICK = [*ARGS, "--seeds", "2", "--rounds", "1", "--batch-sizes", "4", "--no-break-even"]
 SAME = ("name", "scores", "accuracy", "accuracy_by_seed", "interval", "options", "macs", "tokens", "groups", "verdict")
@@ -38,7 +39,7 @@ def same(rows: list[dict], others: list[dict]) -> None:
         assert {key: row[key] for key in SAME} == {key: other[key] for key in SAME}
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_give_the_numbers_of_one(alone: list[dict], tmp_path: Path, launcher: str) -> None:
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "tokenreduce", "ablate", *QUICK]

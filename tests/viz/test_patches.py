@@ -95,7 +95,7 @@ def test_registers_stand_in_front(tiny_vit, images):
 
 
 def test_following():
-    first = Leg("a", (0, 1, 1, -1), 4, 2, 0, restored=False)
+    first = Leg("a", (3, 4, 4, -1), 4, 2, 3, restored=False)
     second = Leg("b", (5, -1), 2, 1, 5, restored=False)
     assert follow([second, first]) == ([5, -1, -1, -1], 4)
     full = Leg("c", (0, 1, 1, 0), 4, 2, 0, restored=True)

@@ -61,19 +61,32 @@ def facts(setup: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         if not isinstance(value, dict):
             alone.append((shown(name).replace("_", " "), text_of(value)))
             continue
-        pairs = [(shown(key), text_of(own)) for key, own in value.items() if own not in EMPTY and key != "command"]
+        pairs = [
+            (shown(key).replace("_", " "), text_of(own))
+            for key, own in value.items()
+            if own not in EMPTY and key != "command"
+        ]
         if pairs:
             found.append((shown(name).replace("_", " "), pairs))
     return [*found, ("run", alone)] if alone else found
 
 
-def text_of(value: Any) -> str:
-    """A value in one line."""
+def text_of(value: Any, inner: bool = False) -> str:
+    """A value in one line; ``inner``: it stands inside another."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
-        return "; ".join(f"{shown(key)}: {text_of(inner)}" for key, inner in value.items())
+        return ", ".join(_pair(shown(key), own) for key, own in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(text_of, value))
+        said = ", ".join(text_of(own, inner=True) for own in value)
+        return f"[{said}]" if inner else said
     return shown(value)
+
+
+def _pair(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{key} ({text_of(value)})" if value else key
+    return f"{key}: {text_of(value, inner=True)}"
 
 
 def _entry(value: Any, key: str) -> Any:
