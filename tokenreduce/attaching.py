@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter, Stack
@@ -75,7 +76,8 @@ def attach(
     plan = _plan(registry, reducer, layers, options)
     old = attachment(model)
     if old is None:
-        return _attach(registry, model, plan, adapter, trace, restore, guide)
+        with torch.random.fork_rng(devices=[]):  # new weights disturb no draw that follows
+            return _attach(registry, model, plan, adapter, trace, restore, guide)
     if not replace:
         raise AlreadyAttachedError(
             f"{type(old.model).__name__} already has {old.config['reducer']!r}; call .detach() on its handle "
@@ -83,7 +85,8 @@ def attach(
         )
     old.detach()
     try:
-        return _attach(registry, model, plan, adapter, trace, restore, guide)
+        with torch.random.fork_rng(devices=[]):
+            return _attach(registry, model, plan, adapter, trace, restore, guide)
     except BaseException:
         old.install()
         raise

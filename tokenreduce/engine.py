@@ -161,8 +161,7 @@ class Run:
         if self.differentiates and not torch.is_grad_enabled():
             raise UnsupportedCallError(
                 f"block {index} is checkpointed with use_reentrant=True, which loses the gradients of "
-                f"{type(self.reducer).__name__}'s gates and losses; type "
-                "gradient_checkpointing_enable({'use_reentrant': False})"
+                f"{type(self.reducer).__name__}'s gates and losses; switch it on with {{'use_reentrant': False}}"
             )
 
     def _shrink(

@@ -21,7 +21,8 @@ class Gate:
 
     Source: Rao et al., DynamicViT, NeurIPS 2021, arXiv 2106.02034, equation 10. Where this differs: the published
     masked softmax also forces the diagonal to 1, so that a dropped token attends to itself. A kept token's diagonal
-    is 1 anyway, and it reads dropped tokens at a weight of 1e-6 at most: what kept tokens compute is the same.
+    is 1 anyway, and it reads dropped tokens at a weight of about 1e-6: what kept tokens compute is the same. The
+    gradient differs by one key in n: here it also passes through what a token reads of itself.
 
     Args:
         values: (B, n) between 0 (dropped) and 1 (kept), with a gradient as a rule; hard ones pass it straight through.

@@ -46,7 +46,8 @@ def with_weights(reducer: Reducer, stack: Stack, block: int, view: BlockView, si
     with torch.inference_mode(False):  # its weights are to be trained wherever it is attached
         own = copy.deepcopy(reducer)
         if next(itertools.chain(own.parameters(), own.buffers()), None) is None:
-            own.build(width, sites)
+            with torch.device("cpu"):  # the same weights whatever the default device is
+                own.build(width, sites)
         like = next((p for p in module.parameters() if p.is_floating_point()), None)
         if like is not None:
             own.to(like.device, like.dtype)

@@ -147,7 +147,8 @@ class Reducer:
         """Make the weights of a learnable reducer.
 
         ``attach`` calls it on its own copy of a reducer that has no weights yet, once the stack is known, and moves
-        the result to the stack's device and dtype. New weights come from torch's generator, as those of any layer.
+        the result to the stack's device and dtype. New weights come from torch's generator, as those of any layer;
+        ``attach`` puts its state back, so that later draws are those of the plain model.
 
         Args:
             width: C of the tokens that it reduces.

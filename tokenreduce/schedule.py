@@ -116,7 +116,9 @@ def warmup(step: float, start: float, length: float, shape: str = "cosine") -> f
         raise OptionError(f"shape must be 'cosine' or 'linear', got {shape!r}")
     if step >= start + length:
         return 1.0
-    done = max(step - start, 0) / length
+    if step <= start:
+        return 0.0
+    done = (step - start) / length
     return done if shape == "linear" else (1 - math.cos(math.pi * done)) / 2
 
 
