@@ -11,6 +11,7 @@ from torch import nn
 
 import tokenreduce
 from tokenreduce import OptionError, Reducer, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce_meter import MeterForQuestionAnswering
 from tokenreduce_meter.examples import example
 
 
@@ -147,7 +148,7 @@ def test_a_reducer_that_was_wrapped_is_not_taken_away_unseen(scorer, case):
     handle = tokenreduce.attach(model, scorer())
     made = home(model).tokenreduce
     home(model).tokenreduce = nn.Sequential(made)
-    with pytest.raises(UnsupportedCallError, match="tokenreduce of .* was replaced after attach"):
+    with pytest.raises(UnsupportedCallError, match=r"tokenreduce of .* was replaced after attach"):
         handle.detach()
     home(model).tokenreduce = made
     handle.detach()
@@ -170,7 +171,7 @@ def test_checkpoints_both_ways(scorer, tiny_vilt, vilt_inputs):
 
 
 def test_a_reducer_per_stack():
-    made = example(__import__("tokenreduce_meter").MeterForQuestionAnswering)
+    made = example(MeterForQuestionAnswering)
     model, inputs = made.model, made.inputs
     with tokenreduce.attach(model, {"cross": "dynamicvit", "vision": "dynamicvit"}) as handle:
         names = [name for name, module in model.named_modules() if name.split(".")[-1] == "tokenreduce"]
