@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .adapter import BlockView, Projected
 from .bound import Bound, Record
 from .errors import UnsupportedCallError
-from .gate import Gate, pooled_as_kept
+from .gate import Gate, as_channels, pooled_as_kept
 from .gather import Seen, check_chosen, joint_kind, make_streams
 from .reduction import Reduction, follow, join, spread
 from .state import State
@@ -122,13 +122,13 @@ class Run:
         proportional = self.reducer.proportional_attention
         own = states[role.own]
         projected = view.project(x)
-        bias = own.bias(projected.query, proportional)
-        x = view.attend(x, attention(view, projected, bias, training), projected)
+        context, bias = attend_to(own, view, projected, proportional, training)
+        x = view.attend(x, context, projected)
         crossed = None
         if memory is not None and role.memory is not None:
             seen = view.project_memory(x, memory)
-            memory_bias = states[role.memory].bias(seen.query, proportional)
-            x = view.attend_memory(x, attention(view, seen, memory_bias, training), seen)
+            context, memory_bias = attend_to(states[role.memory], view, seen, proportional, training)
+            x = view.attend_memory(x, context, seen)
             crossed = Seen(memory, states[role.memory], seen, memory_bias)
         if site is not None:
             x, memory, states = self._reduce(index, site, Seen(x, own, projected, bias), crossed, states, training)
@@ -248,6 +248,25 @@ class Run:
                 before, end = self.undo[index, name]
                 x = spread(x, end, None if before is None else before.to(x.dtype))
         return x
+
+
+def attend_to(
+    state: State, view: BlockView, projected: Projected, proportional: bool, training: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention to the tokens of a state: (B, N, H * d), and the bias that it comes to."""
+    query, gate = projected.query, state.gate()
+    bias = state.bias(query, proportional)
+    if gate is None or not gate.requires_grad:
+        return attention(view, projected, bias, training), bias
+    width, scale = query.shape[-1], query.shape[-1] ** -0.5 if view.scale is None else view.scale
+    wider = as_channels(query, projected.key, projected.value, gate, scale)
+    context = F.scaled_dot_product_attention(
+        *wider,
+        attn_mask=state.bias(query, proportional, gated=False),
+        dropout_p=view.dropout if training else 0.0,
+        scale=scale,
+    )
+    return context[..., :width].transpose(1, 2).flatten(2), bias
 
 
 def attention(view: BlockView, projected: Projected, bias: Tensor | None, training: bool) -> Tensor:

@@ -55,12 +55,12 @@ class State:
         parts = [self.gates.get(name, like.new_ones(len(like), n)) for name, n in self.lengths.items()]
         return torch.cat(parts, dim=1)
 
-    def bias(self, like: Tensor, proportional: bool) -> Tensor | None:
-        """Additive attention bias (B, 1, 1, N): minus infinity at padding, log gate, log size where asked for."""
+    def bias(self, like: Tensor, proportional: bool, gated: bool = True) -> Tensor | None:
+        """Additive attention bias (B, 1, 1, N): minus infinity at padding, log gate and log size where asked for."""
         bias = None
         if proportional and self.size is not None:
             bias = self.size.log()
-        gate = self.gate()
+        gate = self.gate() if gated else None
         if gate is not None:
             bias = log_weight(gate) if bias is None else bias + log_weight(gate)
         if self.real is not None:

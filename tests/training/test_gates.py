@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tokenreduce
 from tokenreduce import Gate, Reducer, Reduction, UnsupportedCallError
@@ -64,6 +65,16 @@ def test_attention_weighs_keys_by_the_gate(place, hard, tiny_vit, images):
     torch.testing.assert_close(values.grad, other.grad, rtol=1e-6, atol=1e-9)
     assert (values.grad[:, 1:] != 0).all()  # of those at 0 too
     assert not values.grad[:, 0].any()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_kernel_stays_fused(padded, tiny_vilt, vilt_inputs):
+    """A bias that asks for a gradient would fall back to a kernel that makes the whole attention matrix."""
+    masks = {"lengths": [7, 4, 2], "sizes": [(32, 32), (16, 24), (32, 8)]} if padded else {}
+    model = tiny_vilt(hidden_dropout_prob=0.0).train()
+    with tokenreduce.attach(model, "dynamicvit") as handle, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        model(**vilt_inputs(**masks)).logits.sum().backward()
+        assert all(p.grad.abs().max() > 0 for p in handle.reducers["encoder"].parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
