@@ -68,6 +68,7 @@ class Record:
         between: tokens of each sequence before the first block and after each.
         assignment, size: of all sequences side by side; None without a trace.
         losses: what the reducer added to the loss, by name; a copy has none.
+        gates: (B, n) by stream, how much each token counted at the end, without gradient; streams without are left out.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Record:
         self.losses = added_up(losses)
         self.first = {name: n for state in first.values() for name, n in state.lengths.items()}
         self.last = {name: n for state in last.values() for name, n in state.lengths.items()}
+        self.gates = {name: gate.detach() for state in last.values() for name, gate in state.gates.items()}
         self.assignment = self.size = None
         if trace:
             self.assignment = side_by_side(list(last.values()))

@@ -164,6 +164,20 @@ class Attachment:
             raise NoForwardError("no forward pass yet; call model(...) once, then handle.losses()")
         return added_up(bound.last.losses for bound in self.bounds if bound.last is not None)
 
+    def gates(self, stack: str | None = None) -> dict[str, Tensor]:
+        """How much each token of each stream counted at the end of the last forward pass, (B, n) from 0 to 1.
+
+        Only of streams with a :class:`tokenreduce.Gate`, so {} in evaluation; without gradient. For losses on the
+        tokens that were kept.
+
+        Raises:
+            NoForwardError: no forward pass yet.
+        """
+        last = self._bound(stack).last
+        if last is None:
+            raise NoForwardError("no forward pass yet; call model(...) once, then handle.gates()")
+        return dict(last.gates)
+
     def save(self, folder: str | Path) -> None:
         """Write what :func:`tokenreduce.load` needs to attach the same again: the config, and learned weights.
 

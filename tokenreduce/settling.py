@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .bound import Bound
@@ -29,7 +30,8 @@ def settled(bound: Bound, guided: bool, factor: float) -> Reducer:
     if factor == 1:
         return made
     sites = len(bound.sites)
-    made = type(made)(**{**made.options(), **made.scaled(factor, sites)}).bind(backbone)
+    with torch.random.fork_rng(devices=[]):  # a class may draw weights as it is made, which are let go
+        made = type(made)(**{**made.options(), **made.scaled(factor, sites)}).bind(backbone)
     made.check_sites(sites)
     return made
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tokenreduce
-from tokenreduce import Gate, Reducer, Reduction, UnsupportedCallError
+from tokenreduce import Gate, NoForwardError, Reducer, Reduction, UnsupportedCallError
 from tokenreduce.gate import EPSILON, pooled_as_kept
 from tokenreduce.state import State
 
@@ -51,6 +53,7 @@ def test_attention_weighs_keys_by_the_gate(place, hard, tiny_vit, images):
         assert handle.trace()[0] == [[token] for token in range(17)]
         before, after = handle.macs()
         assert before == after
+        ends = handle.gates()
     other = values.detach().clone().requires_grad_()
     gate = torch.cat([torch.ones(2, 1, dtype=torch.float64), other[:, 1:]], dim=1)  # the class token is protected
     tokens, first = model._pos_embed(model.patch_embed(x)), 1 if place == "start" else 2
@@ -60,6 +63,7 @@ def test_attention_weighs_keys_by_the_gate(place, hard, tiny_vit, images):
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     assert reducer.found[0] is None
     assert torch.equal(reducer.found[1], gate)
+    assert torch.equal(ends["image"], gate) and not ends["image"].requires_grad
     got.square().sum().backward()
     expected.square().sum().backward()
     torch.testing.assert_close(values.grad, other.grad, rtol=1e-6, atol=1e-9)
@@ -88,6 +92,20 @@ def test_the_bias_is_on_top_of_padding_and_size(dtype):
     assert state.bias(like, True).dtype == dtype
     expected = torch.tensor([[1.0, 1.0, 0.0, EPSILON]]).log()
     torch.testing.assert_close(state.bias(like, False), expected.to(dtype)[:, None, None], rtol=1e-4, atol=1e-5)
+
+
+def test_gates_of_the_last_pass(tiny_vit, images):
+    model = tiny_vit()
+    with tokenreduce.attach(model, "dynamicvit") as handle:
+        with pytest.raises(NoForwardError, match="call model"):
+            handle.gates()
+        model.train()
+        model(images())
+        assert set(handle.gates()["image"].round(decimals=5).unique().tolist()) == {0.0, 1.0}
+        copy.deepcopy(model)
+        model.eval()
+        model(images())
+        assert handle.gates() == {}
 
 
 def test_padding_counts_as_0_and_protected_tokens_as_1():
