@@ -31,6 +31,7 @@ from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
 if TYPE_CHECKING:
     from .adapter import Adapter, BlockView, Example, Projected, Role, Stack
     from .attaching import attach, attachment
+    from .gate import Gate
     from .handle import Attachment
     from .lab.loader import Loader, Record
     from .lab.result import Result
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from .measure.macs import count_macs
     from .reducer import Reducer
     from .reduction import Reduction
+    from .saving import load
     from .streams import Signals, Site, Stream, Streams
     from .tokens import Tokens
+    from .warmup import Warmup
 
 __version__ = "0.1.0"
 
@@ -50,6 +53,7 @@ _LAZY = {  # imported on first use: these need torch
     "Batch": "lab.task",
     "BlockView": "adapter",
     "Example": "adapter",
+    "Gate": "gate",
     "Loader": "lab.loader",
     "Projected": "adapter",
     "Record": "lab.loader",
@@ -65,10 +69,12 @@ _LAZY = {  # imported on first use: these need torch
     "Streams": "streams",
     "Task": "lab.task",
     "Tokens": "tokens",
+    "Warmup": "warmup",
     "ablate": "lab.runner",
     "attach": "attaching",
     "attachment": "attaching",
     "count_macs": "measure.macs",
+    "load": "saving",
 }
 
 __all__ = [
@@ -79,6 +85,7 @@ __all__ = [
     "Batch",
     "BlockView",
     "Example",
+    "Gate",
     "LayerError",
     "Loader",
     "LoaderSpec",
@@ -109,12 +116,14 @@ __all__ = [
     "UnknownOptionError",
     "UnsupportedCallError",
     "UnsupportedModelError",
+    "Warmup",
     "ablate",
     "attach",
     "attachment",
     "count_macs",
     "default_registry",
     "hookimpl",
+    "load",
 ]
 
 

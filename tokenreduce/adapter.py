@@ -146,6 +146,11 @@ class Stack:
     padded_memory: bool = True
     guidable: bool = False
 
+    @property
+    def home(self) -> nn.Module:
+        """The module that a learnable reducer becomes a part of; not one that runs its parts in turn."""
+        return self.module
+
     def role(self, index: int) -> Role:
         """What block ``index`` updates and attends to."""
         return Role("+".join(self.prefix))

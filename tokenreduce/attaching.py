@@ -7,11 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter, Stack
 from .bound import Bound
-from .engine import BlockForward, StackForward
 from .errors import (
     AlreadyAttachedError,
     LayerError,
@@ -21,12 +21,14 @@ from .errors import (
     UnsupportedModelError,
     nearest,
 )
-from .guidance import with_guide
 from .handle import Attachment, Patch
+from .learnable import NAME, check_home, check_place, with_weights
 from .proof import prove
 from .reducer import Backbone, Reducer
 from .registry import Registry, default_registry
+from .settling import with_guide
 from .spec import Spec
+from .standins import BlockForward, StackForward
 from .streams import Site
 
 
@@ -46,7 +48,8 @@ def attach(
 
     Args:
         model: a model that an adapter takes (``tokenreduce list``).
-        reducer: a name, a :class:`Reducer`, or one of these (or ``{"reducer": name, **options}``) per stack.
+        reducer: a name, a :class:`Reducer`, or one of these (or ``{"reducer": name, **options}``) per stack. Of a
+            learnable one the model gets a copy, as its submodule ``tokenreduce``.
         layers: zero-based blocks (levels, in METER) where it acts; the method's default if None.
         adapter: name of the adapter, if not to be found.
         trace: keep for each pass where every input token went (``handle.trace()``).
@@ -73,7 +76,8 @@ def attach(
     plan = _plan(registry, reducer, layers, options)
     old = attachment(model)
     if old is None:
-        return _attach(registry, model, plan, adapter, trace, restore, guide)
+        with torch.random.fork_rng(devices=[]):  # new weights disturb no draw that follows
+            return _attach(registry, model, plan, adapter, trace, restore, guide)
     if not replace:
         raise AlreadyAttachedError(
             f"{type(old.model).__name__} already has {old.config['reducer']!r}; call .detach() on its handle "
@@ -81,7 +85,8 @@ def attach(
         )
     old.detach()
     try:
-        return _attach(registry, model, plan, adapter, trace, restore, guide)
+        with torch.random.fork_rng(devices=[]):
+            return _attach(registry, model, plan, adapter, trace, restore, guide)
     except BaseException:
         old.install()
         raise
@@ -122,6 +127,12 @@ def _plan(
         own_layers = own.pop("layers", None)
         plan[stack] = (*make_reducer(registry, own.pop("reducer"), own), own_layers)
     return plan
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Make the reducers of a config, and let them go; raises what :func:`attach` would for its names and options."""
+    options = {name: value for name, value in config.items() if name not in ("adapter", "trace", "restore")}
+    _plan(default_registry(), options.pop("reducer"), options.pop("layers", None), options)
 
 
 def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -> tuple[Reducer, str]:
@@ -265,11 +276,17 @@ def _bind(
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
     chosen = check_layers(settled.layers(len(levels)) if layers is None else layers, len(levels), stack.name)
     settled.check_sites(len(chosen))
+    check_place(settled)
     sites = {
         place(stack, levels[layer], settled, guided): Site(stack.name, layer, i, len(chosen), len(levels))
         for i, layer in enumerate(chosen)
     }
     views = [stack.view(block) for block in stack.blocks]
+    if isinstance(settled, nn.Module):
+        check_home(stack)
+        first = min(sites)
+        settled = with_weights(settled, stack, first, views[first], len(chosen))
+        reducer = type(reducer)(**reducer.options())
     ending = stack.ending if restore is None else "full" if restore else "none"
     return Bound(stack, views, settled, reducer, backbone, sites, ending, trace), chosen
 
@@ -336,4 +353,6 @@ def check_originals(stack: Stack, patches: list[Patch]) -> None:
 def _patches(bound: Bound) -> list[Patch]:
     patches: list[Patch] = [(bound.stack.module, bound.stack.entry, StackForward(bound))]
     patches += [(block, "forward", BlockForward(bound, block, i)) for i, block in enumerate(bound.stack.blocks)]
+    if isinstance(bound.reducer, nn.Module):
+        patches.append((bound.stack.home, NAME, bound.reducer))
     return patches + bound.stack.patches()

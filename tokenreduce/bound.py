@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Bound:
         sites: by block.
         original, backbone: what the reducer was settled from, so that it can be settled anew for a guide.
         guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
+        factor: how many times as much as configured is removed now (``handle.scale``).
+        pauses: how many ``handle.paused()`` are open.
         last: record of the last pass.
         run: makes the :class:`tokenreduce.engine.Run` of each pass, for measuring; None for the plain one.
     """
@@ -47,9 +49,14 @@ class Bound:
         self.trace = trace
         self.track = trace or ending != "none"
         self.guide: Tensor | None = None
+        self.factor = 1.0
+        self.pauses = 0
         self.handle: Attachment | None = None
         self.last: Record | None = None
         self.run: Callable[[Bound], Run] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy
 
 
 class Record:
@@ -60,6 +67,8 @@ class Record:
         first, last: lengths of the streams at the start and at the end.
         between: tokens of each sequence before the first block and after each.
         assignment, size: of all sequences side by side; None without a trace.
+        losses: what the reducer added to the loss, by name; a copy has none.
+        gates: (B, n) by stream, how much each token counted at the end, without gradient; streams without are left out.
     """
 
     def __init__(
@@ -69,14 +78,29 @@ class Record:
         last: Mapping[str, State],
         between: list[dict[str, int]],
         trace: bool,
+        losses: Sequence[Mapping[str, Tensor]] = (),
     ) -> None:
         self.counts, self.between = counts, between
+        self.losses = added_up(losses)
         self.first = {name: n for state in first.values() for name, n in state.lengths.items()}
         self.last = {name: n for state in last.values() for name, n in state.lengths.items()}
+        self.gates = {name: gate.detach() for state in last.values() for name, gate in state.gates.items()}
         self.assignment = self.size = None
         if trace:
             self.assignment = side_by_side(list(last.values()))
             self.size = torch.cat([_sizes(state) for state in last.values()], dim=1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "losses": {}}  # tensors with a history cannot be copied
+
+
+def added_up(losses: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The terms of several sites or stacks, those of one name summed."""
+    total: dict[str, Tensor] = {}
+    for terms in losses:
+        for name, value in terms.items():
+            total[name] = total[name] + value if name in total else value
+    return total
 
 
 def side_by_side(states: list[State]) -> Tensor:

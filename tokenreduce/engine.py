@@ -10,16 +10,16 @@ Axes: B batch, H heads, N tokens, M memory tokens, C width, d head width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .adapter import BlockView, Projected
 from .bound import Bound, Record
 from .errors import UnsupportedCallError
-from .gather import Seen, check_reductions, joint_kind, make_streams
+from .gate import Gate, as_channels, pooled_as_kept
+from .gather import Seen, check_chosen, joint_kind, make_streams
 from .reduction import Reduction, follow, join, spread
 from .state import State
 from .streams import Site
@@ -30,10 +30,17 @@ Undo = tuple["Tensor | None", Tensor]  # tokens before a site, where needed agai
 
 
 class Run:
-    """One forward pass through one stack."""
+    """One forward pass through one stack.
+
+    Reducer, guide and sites are those at its beginning, also when a block is run again for its gradient.
+    """
 
     def __init__(self, bound: Bound) -> None:
-        self.bound = bound
+        self.bound, self.reducer, self.guide = bound, bound.reducer, bound.guide
+        self.paused = bound.pauses > 0
+        self.sites: Mapping[int, Site] = {} if self.paused else bound.sites
+        self.differentiates = torch.is_grad_enabled()
+        self.losses: dict[int, dict[str, Tensor]] = {}
         self.states: list[States | None] = [None] * (len(bound.views) + 1)
         self.undo: dict[tuple[int, str], Undo] = {}
         self.done: dict[tuple[int, str], Reduction] = {}
@@ -46,9 +53,9 @@ class Run:
         Call it once for each sequence of the stack.
         """
         assignment = None
-        if self.bound.track:
+        if self.bound.track and not self.paused:
             assignment = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
-        state = State(dict(lengths), None, real, assignment, text=lengths.get("text", 0))
+        state = State(dict(lengths), None, real, assignment, initial=dict(lengths))
         self.states[0] = {**(self.states[0] or {}), "+".join(lengths): state}
 
     def __call__(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
@@ -84,12 +91,18 @@ class Run:
         return x
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
-        """Record the pass and hand back what the rest of the model expects: the tokens of each sequence started."""
+        """Record the pass and hand back what the rest of the model expects: the tokens of each sequence started.
+
+        A pass in ``handle.paused()`` leaves the record of the one before.
+        """
         first, last, bound = self.states[0], self.states[-1], self.bound
         assert first is not None and last is not None
-        counts = [row for index in sorted(self.counts) for row in self.counts[index]]
-        between = [{name: sum(s.lengths.values()) for name, s in states.items()} for states in self.states if states]
-        bound.last = Record(counts, first, last, between, bound.trace)
+        if not self.paused:
+            counts = [row for index in sorted(self.counts) for row in self.counts[index]]
+            between = [
+                {name: sum(s.lengths.values()) for name, s in states.items()} for states in self.states if states
+            ]
+            bound.last = Record(counts, first, last, between, bound.trace, list(self.losses.values()))
         return tuple(self._end(name, x, first[name], last[name]) for name, x in zip(first, tokens, strict=True))
 
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> tuple[Tensor, Tensor | None]:
@@ -101,20 +114,22 @@ class Run:
         states, bound = self.states[index], self.bound
         if states is None:
             raise UnsupportedCallError("blocks must run in order, after run.start(...)")
-        view, role = bound.views[index], bound.roles[index]
-        proportional = bound.reducer.proportional_attention
+        view, role, site = bound.views[index], bound.roles[index], self.sites.get(index)
+        if site is not None and self.reducer.place == "start":
+            other = None if memory is None or role.memory is None else Seen(memory, states[role.memory])
+            x, memory, states = self._reduce(index, site, Seen(x, states[role.own]), other, states, training)
+            site = None
+        proportional = self.reducer.proportional_attention
         own = states[role.own]
         projected = view.project(x)
-        bias = own.bias(projected.query, proportional)
-        x = view.attend(x, attention(view, projected, bias, training), projected)
+        context, bias = attend_to(own, view, projected, proportional, training)
+        x = view.attend(x, context, projected)
         crossed = None
         if memory is not None and role.memory is not None:
-            other = states[role.memory]
             seen = view.project_memory(x, memory)
-            memory_bias = other.bias(seen.query, proportional)
-            x = view.attend_memory(x, attention(view, seen, memory_bias, training), seen)
-            crossed = Seen(memory, other, seen, memory_bias)
-        site = bound.sites.get(index)
+            context, memory_bias = attend_to(states[role.memory], view, seen, proportional, training)
+            x = view.attend_memory(x, context, seen)
+            crossed = Seen(memory, states[role.memory], seen, memory_bias)
         if site is not None:
             x, memory, states = self._reduce(index, site, Seen(x, own, projected, bias), crossed, states, training)
         self.states[index + 1] = states
@@ -123,11 +138,17 @@ class Run:
     def _reduce(
         self, index: int, site: Site, own: Seen, memory: Seen | None, states: States, training: bool
     ) -> tuple[Tensor, Tensor | None, States]:
-        bound, role = self.bound, self.bound.roles[index]
-        streams = make_streams(bound.stack, bound.reducer, own, memory, bound.views[index].scale, training, bound.guide)
-        chosen = bound.reducer.reduce_streams(streams, site)
-        check_reductions(chosen, streams, bound.reducer)
-        self.counts[index] = []
+        bound, role, reducer = self.bound, self.bound.roles[index], self.reducer
+        losses: dict[str, Tensor] = {}
+        scale = bound.views[index].scale
+        streams = make_streams(
+            bound.stack, reducer, own, memory, scale, training, self.guide, losses if training else None
+        )
+        chosen = reducer.reduce_streams(streams, site)
+        check_chosen(chosen, streams, reducer)
+        if losses or any(isinstance(value, Gate) for value in chosen.values()):
+            self._check_gradient(index)
+        self.losses[index], self.counts[index] = losses, []
         x, state = self._shrink(index, site, role.own, own, chosen)
         states = {**states, role.own: state}
         if memory is None or role.memory is None:
@@ -135,19 +156,29 @@ class Run:
         y, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
         return x, y, states
 
+    def _check_gradient(self, index: int) -> None:
+        """Raise UnsupportedCallError where a gate or a loss would lose its gradient."""
+        if self.differentiates and not torch.is_grad_enabled():
+            raise UnsupportedCallError(
+                f"block {index} is checkpointed with use_reentrant=True, which loses the gradients of "
+                f"{type(self.reducer).__name__}'s gates and losses; switch it on with {{'use_reentrant': False}}"
+            )
+
     def _shrink(
-        self, index: int, site: Site, sequence: str, seen: Seen, chosen: Mapping[str, Reduction]
+        self, index: int, site: Site, sequence: str, seen: Seen, chosen: Mapping[str, Reduction | Gate]
     ) -> tuple[Tensor, State]:
-        """One sequence with the reductions of its streams applied."""
-        x, state, rows = seen.x, seen.state, self.counts[index]
-        lengths = dict(state.lengths)
-        if "joint" not in chosen and not any(name in chosen for name in lengths):
-            if sequence == self.bound.roles[index].own:  # a memory is reported where it shrinks
+        """One sequence with the gates and reductions of its streams applied."""
+        x, rows = seen.x, self.counts[index]
+        state = self._gated(seen.state, chosen)
+        reductions = {name: value for name, value in chosen.items() if isinstance(value, Reduction)}
+        lengths, gates = dict(state.lengths), state.gates
+        if "joint" not in reductions and not any(name in reductions for name in lengths):
+            if sequence == self.bound.roles[index].own or state is not seen.state:  # a memory, where something is done
                 rows += [(site.layer, name, n, n) for name, n in lengths.items()]
             return x, state
         is_image = state.is_image
-        if "joint" in chosen:
-            whole = chosen["joint"]
+        if "joint" in reductions:
+            whole = reductions["joint"]
             is_image = whole.take(joint_kind(x, state))
             removed = sum(lengths.values()) - whole.count
             rows.append((site.layer, "text+image", whole.length, whole.count))
@@ -156,8 +187,9 @@ class Run:
             lengths["text"] -= removed - from_image
         else:
             batch, device = x.shape[0], x.device
-            parts = [chosen.get(n) or Reduction.identity(batch, k, device) for n, k in state.lengths.items()]
+            parts = [reductions.get(n) or Reduction.identity(batch, k, device) for n, k in state.lengths.items()]
             whole = join(parts)
+            gates = {n: part.side(gates[n], 1.0) for n, part in zip(lengths, parts, strict=True) if n in gates}
             lengths = {n: part.count for n, part in zip(state.lengths, parts, strict=True)}
             rows += [(site.layer, n, state.lengths[n], k) for n, k in lengths.items()]
         size, real = state.size, state.real
@@ -169,16 +201,29 @@ class Run:
         if assignment is not None:
             end = whole.assignment()
             assignment = follow(assignment, end)
-            wanted = chosen.get("text") if self.bound.ending == "text" and is_image is None else whole
+            wanted = reductions.get("text") if self.bound.ending == "text" and is_image is None else whole
             keep_last = self.bound.ending != "none" and wanted is not None and wanted.drops
             self.undo[index, sequence] = (x if keep_last else None, end)
         self.done[index, sequence] = whole
         drops = state.drops or whole.drops
-        return whole.apply(x), State(lengths, size, real, assignment, is_image, drops, state.text)
+        return whole.apply(x), State(lengths, size, real, assignment, is_image, drops, state.initial, gates)
+
+    def _gated(self, state: State, chosen: Mapping[str, Reduction | Gate]) -> State:
+        """The state with the gates that the reducer has set on its streams."""
+        begin, gates = 0, {}
+        for name, length in state.lengths.items():
+            gate = chosen.get(name)
+            if isinstance(gate, Gate):
+                real = None if state.real is None else state.real[:, begin : begin + length]
+                gates[name] = gate.settled(self.bound.stack.prefix[name], real)
+            begin += length
+        return state.gated(gates) if gates else state
 
     def _end(self, sequence: str, x: Tensor, first: State, last: State) -> Tensor:
         """Hand back what the rest of the model expects of one sequence."""
-        ending, assignment = self.bound.ending, last.assignment
+        ending, assignment, gate = self.bound.ending, last.assignment, last.gate()
+        if gate is not None and ending == "expand" and len(last.lengths) == 1:
+            x = pooled_as_kept(x, gate, self.bound.stack.prefix[sequence])
         if assignment is None or ending == "none" or not any(name == sequence for _, name in self.undo):
             return x
         if ending == "expand":
@@ -205,6 +250,25 @@ class Run:
         return x
 
 
+def attend_to(
+    state: State, view: BlockView, projected: Projected, proportional: bool, training: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention to the tokens of a state: (B, N, H * d), and the bias that it comes to."""
+    query, gate = projected.query, state.gate()
+    bias = state.bias(query, proportional)
+    if gate is None or not gate.requires_grad:
+        return attention(view, projected, bias, training), bias
+    width, scale = query.shape[-1], query.shape[-1] ** -0.5 if view.scale is None else view.scale
+    wider = as_channels(query, projected.key, projected.value, gate, scale)
+    context = F.scaled_dot_product_attention(
+        *wider,
+        attn_mask=state.bias(query, proportional, gated=False),
+        dropout_p=view.dropout if training else 0.0,
+        scale=scale,
+    )
+    return context[..., :width].transpose(1, 2).flatten(2), bias
+
+
 def attention(view: BlockView, projected: Projected, bias: Tensor | None, training: bool) -> Tensor:
     """Fused attention: (B, N, H * d)."""
     context = F.scaled_dot_product_attention(
@@ -216,52 +280,3 @@ def attention(view: BlockView, projected: Projected, bias: Tensor | None, traini
         scale=view.scale,
     )
     return context.transpose(1, 2).flatten(2)
-
-
-class BlockForward:
-    """Stands in for one block's ``forward``. A plain object, so that deepcopy and pickle keep it with its block."""
-
-    def __init__(self, bound: Bound, block: nn.Module, index: int) -> None:
-        self.bound, self.block, self.index = bound, block, index
-
-    def __call__(
-        self, x: Tensor, memory: Tensor | None = None, *args: Any, run: Run | None = None, **kwargs: Any
-    ) -> Any:
-        if not isinstance(run, Run):
-            raise UnsupportedCallError(
-                f"block {self.index} of {type(self.bound.stack.module).__name__} was called by itself while a reducer "
-                "is attached (by forward_intermediates, an attention mask, or a call of your own); it expects to be "
-                "run by the whole stack. Call model(...) without a mask, or handle.detach() first."
-            )
-        stack = self.bound.stack
-        checkpoint = stack.checkpointer(self.block)
-        if checkpoint is None:
-            y, memory, *_ = self.compute(x, memory, run)
-        else:
-            y, memory, *before = checkpoint(self.compute, x, memory, run)
-            for key, tokens in zip(self._sequences(), before, strict=True):
-                if tokens is not None:  # handed through the checkpoint, so that gradients reach dropped tokens
-                    run.undo[key] = (tokens, run.undo[key][1])
-        if memory is not None:
-            run.memory[self.index] = memory
-        return stack.pack(y)
-
-    def compute(self, x: Tensor, memory: Tensor | None, run: Run) -> tuple[Any, ...]:
-        """The block's tokens and its memory, and the tokens before its site where they are needed again."""
-        y, memory = run.step(self.index, x, memory, self.block.training)
-        return y, memory, *(run.undo.get(key, (None, None))[0] for key in self._sequences())
-
-    def _sequences(self) -> list[tuple[int, str]]:
-        role = self.bound.roles[self.index]
-        return [(self.index, name) for name in (role.own, role.memory) if name is not None]
-
-
-class StackForward:
-    """Stands in for the stack's ``forward``: every call is a fresh :class:`Run`."""
-
-    def __init__(self, bound: Bound) -> None:
-        self.bound = bound
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = Run(self.bound) if self.bound.run is None else self.bound.run(self.bound)
-        return self.bound.stack.forward(run, *args, **kwargs)

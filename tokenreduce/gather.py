@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .adapter import Projected, Stack
 from .errors import UnsupportedCallError
+from .gate import Gate
 from .ops.saliency import guided
 from .reducer import Reducer
 from .reduction import Reduction
@@ -29,14 +30,14 @@ class Seen:
     Attributes:
         x: its tokens.
         state: all else about them.
-        projected: the attention whose keys they are: self-attention, or cross-attention for a memory.
+        projected: the attention whose keys they are: self-attention, or cross-attention for a memory; None before it.
         bias: the additive bias of that attention, or None.
     """
 
     x: Tensor
     state: State
-    projected: Projected
-    bias: Tensor | None
+    projected: Projected | None = None
+    bias: Tensor | None = None
 
 
 def make_streams(
@@ -47,8 +48,9 @@ def make_streams(
     scale: float | None,
     training: bool,
     guide: Tensor | None,
+    losses: dict[str, Tensor] | None = None,
 ) -> Streams:
-    """The streams at a site; signals are closures, computed when read."""
+    """The streams at a site; signals are closures, computed when read. ``losses`` collects what the reducer adds."""
     needs = frozenset(reducer.needs)
     if guide is not None and guide.shape[0] not in (1, own.x.shape[0]):
         raise UnsupportedCallError(
@@ -57,27 +59,37 @@ def make_streams(
         )
     text, weight = text_rows(own)
 
-    def stream(seen: Seen, columns: slice, prefix: int, is_image: Tensor | None = None) -> Stream:
+    def stream(
+        seen: Seen,
+        columns: slice,
+        prefix: int,
+        gate: Tensor | None,
+        initial: int | None,
+        is_image: Tensor | None = None,
+    ) -> Stream:
         state, x = seen.state, seen.x[:, columns]
-        query, key = seen.projected.query, seen.projected.key
-        sources = signal_sources(query, key, seen.bias, scale, columns, stack.reader, text, weight)
+        sources: dict[str, Callable[[], Tensor]] = {}
+        if seen.projected is not None:
+            query, key = seen.projected.query, seen.projected.key
+            sources = signal_sources(query, key, seen.bias, scale, columns, stack.reader, text, weight)
         if guide is not None:
             sources["text_attention"] = partial(guided, stack.shared_space, x, guide)
         size = None if state.size is None else state.size[:, columns]
         real = None if state.real is None else state.real[:, columns]
-        return Stream(Tokens(x, size, real, prefix), Signals(sources, needs), training, is_image)
+        return Stream(Tokens(x, size, real, prefix), Signals(sources, needs), training, is_image, gate, initial)
 
     parts = {}
     for seen in (own,) if memory is None else (own, memory):
-        begin = 0
-        for name, length in seen.state.lengths.items():
-            parts[name] = stream(seen, slice(begin, begin + length), stack.prefix[name])
+        begin, state = 0, seen.state
+        for name, length in state.lengths.items():
+            columns, gate, initial = slice(begin, begin + length), state.gates.get(name), state.initial.get(name)
+            parts[name] = stream(seen, columns, stack.prefix[name], gate, initial)
             begin += length
     joint: Callable[[], Stream] | None = None
     if len(own.state.lengths) == 2:
-        kind = joint_kind(own.x, own.state)
-        joint = partial(stream, own, slice(0, own.x.shape[1]), stack.prefix["text"], kind)
-    return Streams(parts, joint)
+        kind, whole, initial = joint_kind(own.x, own.state), own.state.gate(), sum(own.state.initial.values())
+        joint = partial(stream, own, slice(0, own.x.shape[1]), stack.prefix["text"], whole, initial, kind)
+    return Streams(parts, joint, losses)
 
 
 def text_rows(own: Seen) -> tuple[int, Tensor | None]:
@@ -86,7 +98,9 @@ def text_rows(own: Seen) -> tuple[int, Tensor | None]:
     if state.is_image is None:
         text = state.lengths.get("text", 0)
         return text, None if state.real is None else state.real[:, :text]
-    text = min(own.x.shape[1], state.text)  # after joint merges text tokens stand somewhere among the first ones
+    text = min(
+        own.x.shape[1], state.initial["text"]
+    )  # after joint merges text tokens stand somewhere among the first ones
     is_text = ~state.is_image if state.real is None else state.real & ~state.is_image
     return text, is_text[:, :text]
 
@@ -99,19 +113,28 @@ def joint_kind(x: Tensor, state: State) -> Tensor:
     return (position >= state.lengths["text"]).expand(x.shape[0], -1)
 
 
-def check_reductions(chosen: Mapping[str, Reduction], streams: Streams, reducer: Reducer) -> None:
+def check_chosen(chosen: Mapping[str, Reduction | Gate], streams: Streams, reducer: Reducer) -> None:
     """Raise UnsupportedCallError when a reducer hands back what does not fit its streams."""
+    kind = type(reducer).__name__
     valid = {name: stream.tokens.count for name, stream in streams.items()}
     if streams.has_joint:
         valid["joint"] = sum(valid.values())
     for name, reduction in chosen.items():
-        if name not in valid or not isinstance(reduction, Reduction):
+        if name not in valid or not isinstance(reduction, (Reduction, Gate)):
             raise UnsupportedCallError(
-                f"{type(reducer).__name__} must return reductions by stream name ({', '.join(valid)}), "
+                f"{kind} must return reductions (or, in training, gates) by stream name ({', '.join(valid)}), "
                 f"got {name!r}: {type(reduction).__name__}"
             )
+        if name == "joint" and (isinstance(reduction, Gate) or any(s.gate is not None for s in streams.values())):
+            raise UnsupportedCallError(
+                f"{kind}: gates are for a stream by name ({', '.join(streams)}) and do not go with a joint reduction"
+            )
+        if isinstance(reduction, Gate):
+            shape, expected = tuple(reduction.values.shape), tuple(streams[name].tokens.x.shape[:2])
+            if shape != expected:
+                raise UnsupportedCallError(f"{kind}: the gate of {name!r} must be {expected}, got {shape}")
+            continue
         if reduction.length != valid[name]:
             raise UnsupportedCallError(
-                f"{type(reducer).__name__}: the reduction of {name!r} is for {reduction.length} tokens, "
-                f"the stream has {valid[name]}"
+                f"{kind}: the reduction of {name!r} is for {reduction.length} tokens, the stream has {valid[name]}"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -12,13 +11,13 @@ from torch import Tensor
 from .bound import Bound
 from .errors import OptionError, UnfitReducerError
 from .proof import parameter_width
-from .reducer import Backbone, Reducer
+from .settling import set_guided, settled
 
 
 class Guidance:
     """What ``handle.guide`` returns: leaving its context puts back what guided before."""
 
-    def __init__(self, bound: Bound, before: tuple[Tensor | None, Reducer]) -> None:
+    def __init__(self, bound: Bound, before: Tensor | None) -> None:
         self._bound, self._before = bound, before
 
     def __enter__(self) -> Guidance:
@@ -27,7 +26,8 @@ class Guidance:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bound.guide, self._bound.reducer = self._before
+        bound, before = self._bound, self._before
+        set_guided(bound, before, settled(bound, before is not None, bound.factor))
 
 
 def set_guide(bound: Bound, text_features: Any) -> None:
@@ -38,7 +38,7 @@ def set_guide(bound: Bound, text_features: Any) -> None:
         OptionError: features of another shape.
     """
     if text_features is None:
-        bound.guide, bound.reducer = None, bound.original.bind(bound.backbone)
+        set_guided(bound, None, settled(bound, False, bound.factor))
         return
     stack, backbone = bound.stack, bound.backbone
     if not stack.guidable:
@@ -46,18 +46,13 @@ def set_guide(bound: Bound, text_features: Any) -> None:
             f"the stack {stack.name!r} of {backbone.model} shares no space with text features, so none can guide it; "
             "models with a projection of their image tokens can (CLIP of transformers and open_clip)"
         )
-    settled = bound.original.bind(with_guide(backbone))
-    if "text_attention" not in settled.needs:
+    reducer = settled(bound, True, bound.factor)
+    if "text_attention" not in reducer.needs:
         raise UnfitReducerError(
-            f"{type(settled).__name__} with these options does not use text attention, so a guide would change "
+            f"{type(reducer).__name__} with these options does not use text attention, so a guide would change "
             "nothing; use one that does ('pumer', or 'evit' with saliency='text')"
         )
-    bound.guide, bound.reducer = check_features(bound, text_features), settled
-
-
-def with_guide(backbone: Backbone) -> Backbone:
-    """What a backbone provides once text features guide it."""
-    return replace(backbone, provides=backbone.provides | {"text_attention"})
+    set_guided(bound, check_features(bound, text_features), reducer)
 
 
 def check_features(bound: Bound, features: Any) -> Tensor:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
-from .bound import Bound
+from .bound import Bound, added_up
 from .errors import NoForwardError, TokenReduceError, UnsupportedCallError
 from .guidance import Guidance, set_guide
 from .measure.blocks import block_macs
+from .pausing import paused
+from .reducer import Reducer
+from .saving import save
+from .settling import set_scale
 from .streams import Site
 from .trace import Trace
 
@@ -61,6 +67,11 @@ class Attachment:
         return [bound.stack.name for bound in self.bounds]
 
     @property
+    def reducers(self) -> dict[str, Reducer]:
+        """The reducer of each stack as it is now, weights included."""
+        return {bound.stack.name: bound.reducer for bound in self.bounds}
+
+    @property
     def notes(self) -> list[str]:
         return [note for bound in self.bounds for note in bound.reducer.notes]
 
@@ -86,7 +97,7 @@ class Attachment:
         if not self.attached:
             return
         for module, attribute, replacement in self._patches:
-            if vars(module).get(attribute) is not replacement:
+            if getattr(module, attribute, None) is not replacement:
                 raise UnsupportedCallError(
                     f"{attribute} of {type(module).__name__} was replaced after attach; undo that first, then detach"
                 )
@@ -110,9 +121,74 @@ class Attachment:
             OptionError: features of another shape.
         """
         bound = self._bound(stack)
-        before = bound.guide, bound.reducer
+        before = bound.guide
         set_guide(bound, text_features)
         return Guidance(bound, before)
+
+    def scale(self, factor: float, stack: str | None = None) -> None:
+        """Set how much of the configured removal is in force from the next pass on: a schedule's knob in training.
+
+        Each method scales what it removes in its own way (:meth:`Reducer.scaled`); weights of learnable reducers stay
+        the same objects, and :attr:`config` stays as configured.
+
+        Args:
+            factor: 0 for nothing, 1 for what was configured, exactly.
+            stack: which one; all of them if None.
+
+        Raises:
+            OptionError: not a number of 0 and more.
+            UnfitReducerError: the method has no option to scale.
+        """
+        set_scale(self.bounds if stack is None else [self._bound(stack)], factor)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A context in which the model computes what it does without reduction, up to rounding.
+
+        For a teacher with the same weights: ``with handle.paused(), torch.no_grad(): model(...)``. It costs nothing
+        to enter, may be nested, and ends after an exception too. Reports, traces and losses stay those of the last
+        pass outside it. A pass is paused or not as a whole, by what holds when it begins: passes that other threads
+        begin on this model meanwhile are paused as well; a thread that needs both needs a model of its own.
+        """
+        return paused(self.bounds)
+
+    def losses(self) -> dict[str, Tensor]:
+        """What the reducers added to the training loss in the last forward pass, with gradients, summed by name.
+
+        Empty where they added nothing, as in evaluation. Add their sum to the loss of the task. Where a model runs a
+        stack several times in one call, these are of the last run.
+
+        Raises:
+            NoForwardError: no forward pass yet.
+        """
+        if any(bound.last is None for bound in self.bounds):
+            raise NoForwardError("no forward pass yet; call model(...) once, then handle.losses()")
+        return added_up(bound.last.losses for bound in self.bounds if bound.last is not None)
+
+    def gates(self, stack: str | None = None) -> dict[str, Tensor]:
+        """How much each token of each stream counted at the end of the last forward pass, (B, n) from 0 to 1.
+
+        Only of streams with a :class:`tokenreduce.Gate`, so {} in evaluation; without gradient. For losses on the
+        tokens that were kept.
+
+        Raises:
+            NoForwardError: no forward pass yet.
+        """
+        last = self._bound(stack).last
+        if last is None:
+            raise NoForwardError("no forward pass yet; call model(...) once, then handle.gates()")
+        return dict(last.gates)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what :func:`tokenreduce.load` needs to attach the same again: the config, and learned weights.
+
+        ``tokenreduce.json`` has the config and the versions that wrote it, ``reducer.safetensors`` the weights of
+        learnable reducers, where there are any. The model itself is not saved. On several processes call it on all:
+        parameters that are spread over them (DTensor) are gathered, and the first one writes.
+
+        Raises:
+            OptionError: an option is not JSON, or the reducer's class cannot be imported again.
+        """
+        save(self, Path(folder))
 
     def report(self) -> list[SiteReport]:
         """Tokens in and out of the last forward pass, one entry per site and stream.
@@ -153,8 +229,10 @@ class Attachment:
             if bound.last is None:
                 raise NoForwardError("no forward pass yet; call model(...) once, then handle.macs()")
             between = bound.last.between
+            early = bound.reducer.place == "start"  # then attention sees what is left too
             for index, (view, role) in enumerate(zip(bound.views, bound.roles, strict=True)):
-                start, now, later = between[0], between[index], between[index + 1]
+                start, later = between[0], between[index + 1]
+                now = later if early else between[index]
                 memory = role.memory or role.own  # without a memory nothing is counted for it
                 before += block_macs(view, start[role.own], start[role.own], start[memory])
                 after += block_macs(view, now[role.own], later[role.own], now[memory])

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import nn
+
 from .errors import OptionError, UnfitReducerError
+from .gate import Gate
 from .reduction import Reduction
 from .schedule import check_ratio, per_site, spaced
 from .streams import SIGNALS, Signals, Site, Streams
@@ -54,9 +57,15 @@ class Reducer:
     ``remove`` (number, or share, that go), each a value or a list with one value per acting site.
     Every option is a keyword argument of ``__init__``, stored under its own name and JSON-able.
 
+    A learnable reducer derives from ``Reducer`` and ``nn.Module``, in this order, and makes its weights in
+    :meth:`build`. While attached it is the submodule ``tokenreduce`` of the stack it acts in, so that optimizers,
+    ``state_dict``, ``.to()`` and wrappers for several processes see it.
+
     Attributes:
         needs: the signals it reads: any of ``"keys"``, ``"class_attention"``, ``"text_attention"``.
         streams: the streams it reduces; it acts in the block of a layer that updates the first of them.
+        place: where in a block it acts: ``"middle"``, after the attention and before the MLP, or ``"start"``, before
+            the block, where there are no signals.
         proportional_attention: have attention count a merged token as often as its size (adds log size).
         stochastic: whether what goes depends on a draw; an ablation then runs several seeds (of the option ``seed``
             if there is one, and of torch's generator).
@@ -65,12 +74,20 @@ class Reducer:
 
     needs: Collection[str] = frozenset()
     streams: tuple[str, ...] = ("image",)
+    place: str = "middle"
     proportional_attention: bool = False
     stochastic: bool = False
     notes: tuple[str, ...] = ()
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if nn.Module in order and order.index(nn.Module) < order.index(Reducer):
+            raise UnfitReducerError(f"write class {cls.__name__}(Reducer, nn.Module), Reducer first; got it second")
+
     def __init__(self, *, keep: Any = None, remove: Any = None) -> None:
+        super().__init__()
         if keep is not None and remove is not None:
             raise OptionError("give 'keep' or 'remove', not both")
         if keep is None and remove is None:
@@ -126,6 +143,18 @@ class Reducer:
             )
         return self
 
+    def build(self, width: int, sites: int) -> None:
+        """Make the weights of a learnable reducer.
+
+        ``attach`` calls it on its own copy of a reducer that has no weights yet, once the stack is known, and moves
+        the result to the stack's device and dtype. New weights come from torch's generator, as those of any layer;
+        ``attach`` puts its state back, so that later draws are those of the plain model.
+
+        Args:
+            width: C of the tokens that it reduces.
+            sites: number of places where it acts (:attr:`Site.index` counts them).
+        """
+
     def remove_count(self, removable: int, site: Site) -> int:
         """How many of ``removable`` tokens go at this site: a number known on the host.
 
@@ -166,15 +195,19 @@ class Reducer:
             return {"keep": _each(self.keep, lambda keep: min(max(1.0 - (1.0 - keep) * factor, 1e-6), 1.0))}
         return {"remove": _each(self.remove, lambda remove: scaled_removal(remove, factor))}
 
-    def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        """Reductions by stream name; streams left out stay whole. By default the main stream's alone."""
+    def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
+        """Reductions by stream name; streams left out stay whole. By default the main stream's alone.
+
+        In training it may give a :class:`Gate` instead, which keeps all tokens and lets some count for less, and may
+        add terms to the loss with ``streams.add_loss(name, value)``.
+        """
         stream = streams[streams.main]
         remove = self.remove_count(stream.tokens.removable, site)
         if remove <= 0:
             return {}
         return {streams.main: self.reduce(stream.tokens, stream.signals, remove)}
 
-    def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
+    def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction | Gate:
         """Take ``remove`` tokens away from a stream (``remove`` is at least 1).
 
         Returns:

@@ -122,6 +122,10 @@ class Reduction:
         index = self.keep.clamp(min=0)
         return side.gather(1, index.view(*index.shape, *[1] * (side.ndim - 2)).expand(-1, -1, *side.shape[2:]))
 
+    def side(self, side: Tensor, fresh: float) -> Tensor:
+        """As :meth:`take` for numbers (B, N), with ``fresh`` for new tokens."""
+        return torch.where(self.keep >= 0, self.take(side), fresh) if self.fresh else self.take(side)
+
     def assignment(self) -> Tensor:
         """(B, N): the output position each input token ends in, -1 where it is dropped."""
         batch = self.keep.shape[0]

@@ -94,6 +94,34 @@ def per_site(value: Any, sites: int, name: str, fill: Any) -> list[Any]:
     return [value] * sites
 
 
+def warmup(step: float, start: float, length: float, shape: str = "cosine") -> float:
+    """How much of the configured removal is in force at a step of training: 0 until ``start``, then rising to 1.
+
+    Source: the shape ``"cosine"`` is the keep-rate schedule of Liang et al., EViT, ICLR 2022, arXiv 2202.07800: a
+    method with the option ``keep`` keeps ``1 - (1 - keep) * factor``.
+
+    Args:
+        step: steps, or epochs, so far.
+        start: when it begins.
+        length: how long it rises; 0 for all at once.
+        shape: ``"cosine"`` (slow at both ends) or ``"linear"``.
+
+    Raises:
+        OptionError: a negative or infinite number, or another shape.
+    """
+    for name, value in (("step", step), ("start", start), ("length", length)):
+        if not _is_number(value) or not math.isfinite(value) or value < 0:
+            raise OptionError(f"{name} must be a number of 0 and more, got {value!r}")
+    if shape not in ("cosine", "linear"):
+        raise OptionError(f"shape must be 'cosine' or 'linear', got {shape!r}")
+    if step >= start + length:
+        return 1.0
+    if step <= start:
+        return 0.0
+    done = (step - start) / length
+    return done if shape == "linear" else (1 - math.cos(math.pi * done)) / 2
+
+
 def spaced(positions: Sequence[int], depth: int, *, base: int = 12, last: bool = False) -> list[int]:
     """Layers published for ``base`` blocks, carried over to ``depth`` blocks; ``last`` counts them from 1."""
     if last:

@@ -59,11 +59,13 @@ class ReducerSpec(Spec):
         source: the paper or page that defines the method.
         needs: the signals that it asks for under its default options.
         role: ``"baseline"`` (changes nothing; others are compared with it), ``"control"`` or ``"method"``.
+        learns: whether it means nothing before it was trained; ablations leave it out then.
     """
 
     source: str = ""
     needs: tuple[str, ...] = ()
     role: Literal["baseline", "control", "method"] = "method"
+    learns: bool = False
 
 
 @dataclass(frozen=True)

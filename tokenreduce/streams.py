@@ -20,7 +20,7 @@ SIGNALS = ("keys", "class_attention", "text_attention")
 
 @dataclass(frozen=True)
 class Site:
-    """A place where reduction may happen: after the attention and before the MLP of one block.
+    """A place where reduction may happen: between the attention and the MLP of one block, or before the block.
 
     Args:
         stack: the tower's name.
@@ -77,20 +77,32 @@ class Signals:
 class Stream:
     """One modality at a site: its tokens, its signals, and whether the model is training.
 
-    ``is_image`` (B, n) is only there for the joint stream, whose tokens are of both modalities.
+    ``is_image`` (B, n) is only there for the joint stream, whose tokens are of both modalities. ``gate`` (B, n) says
+    how much each token counts so far (see :class:`tokenreduce.Gate`), None while all count in full. ``initial`` is
+    the number of tokens that the stream had at the start of the pass, where it is known.
     """
 
     tokens: Tokens
     signals: Signals
     training: bool
     is_image: Tensor | None = None
+    gate: Tensor | None = None
+    initial: int | None = None
 
 
 class Streams(Mapping[str, Stream]):
-    """The streams at a site by name, ``"image"`` and perhaps ``"text"``; ``joint`` is both as one sequence."""
+    """The streams at a site by name, ``"image"`` and perhaps ``"text"``; ``joint`` is both as one sequence.
 
-    def __init__(self, parts: Mapping[str, Stream], joint: Callable[[], Stream] | None = None) -> None:
-        self._parts, self._joint = parts, joint
+    ``losses`` collects what :meth:`add_loss` is given; None, as in evaluation, to let it go.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Stream],
+        joint: Callable[[], Stream] | None = None,
+        losses: dict[str, Tensor] | None = None,
+    ) -> None:
+        self._parts, self._joint, self._losses = parts, joint, losses
 
     def __getitem__(self, name: str) -> Stream:
         return self._parts[name]
@@ -116,6 +128,25 @@ class Streams(Mapping[str, Stream]):
         if self._joint is None:
             raise UnsupportedCallError("text and image do not stand in one sequence here; use the streams by name")
         return self._joint()
+
+    def add_loss(self, name: str, value: Tensor) -> None:
+        """Hand a term of the training loss to the user: ``handle.losses()[name]`` is the sum over all sites.
+
+        In evaluation it is let go.
+
+        Args:
+            name: what the term is called.
+            value: a number with a gradient, weight included.
+
+        Raises:
+            UnsupportedCallError: not a tensor of one number.
+        """
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UnsupportedCallError(f"the loss {name!r} must be one number as a tensor, got {got}; take its mean")
+        if self._losses is not None:
+            value = value.reshape(())
+            self._losses[name] = self._losses[name] + value if name in self._losses else value
 
 
 def signal_sources(

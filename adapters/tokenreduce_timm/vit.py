@@ -89,6 +89,10 @@ class TimmStack(Stack):
         pool = "" if model.global_pool is None else model.global_pool
         self.ending = "none" if pool == "token" else "expand" if pool else "full"
 
+    @property
+    def home(self) -> nn.Module:
+        return self.model
+
     def view(self, block: nn.Module) -> BlockView:
         kind = type(block)
         if isinstance(block, (ParallelScalingBlock, ParallelThingsBlock)):

@@ -14,12 +14,14 @@ ZERO: dict[str, tuple[str, dict[str, Any]]] = {
     "tome": ("tome", {"r": 0}),
     "evit": ("evit", {"keep": 1.0}),
     "pumer": ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
+    "dynamicvit": ("dynamicvit", {"keep": 1.0}),
 }
 PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {"keep": 0.6}),
     "tome": ("tome", {"r": 3}),
     "evit": ("evit", {"keep": 0.6}),
     "pumer": ("pumer", {}),
+    "dynamicvit": ("dynamicvit", {"keep": 0.6}),
 }
 CROSSING: dict[str, tuple[str, dict[str, Any]]] = {
     **PLAIN,

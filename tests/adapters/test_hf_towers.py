@@ -81,7 +81,7 @@ def test_tokens_shrink_and_detach_is_bit_exact(label, example, reducer, fingerpr
     expected, untouched = tensors_of(run(example)), fingerprint(example.model)
     name, options = fitted(label, reducer)
     handle = tokenreduce.attach(example.model, name, trace=True, **options)
-    assert list(example.model.state_dict()) == untouched[2]
+    assert [key for key in example.model.state_dict() if "tokenreduce." not in key] == untouched[2]
     reduced = tensors_of(run(example))
     assert all(tensor.isfinite().all() for tensor in reduced)
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(reduced, expected, strict=True))

@@ -44,7 +44,7 @@ def test_zero_budget_is_the_identity_and_detach_is_bit_exact(kind, order, zero, 
         for output in (plain, attached):
             output["text_features"] = output["text_features"][real]
     same(plain, attached)
-    assert list(model.state_dict()) == keys
+    assert [key for key in model.state_dict() if "tokenreduce." not in key] == keys
     handle.detach()
     assert tokenreduce.attachment(model) is None
     for one, other in zip(flat(model(**inputs)), flat(plain), strict=True):

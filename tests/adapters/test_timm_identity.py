@@ -115,7 +115,7 @@ def test_removes_tokens_and_detach_is_bit_exact(case, model, reducer, images, fi
         expected, untouched = [*tensors_of(model(x)), model.forward_features(x)], fingerprint(model)
         name, options = reducer
         handle = tokenreduce.attach(model, name, **fitted(model, name, options))
-        assert list(model.state_dict()) == untouched[2]
+        assert [key for key in model.state_dict() if "tokenreduce." not in key] == untouched[2]
         reduced = model(x)
         assert reduced.shape == expected[0].shape
         assert reduced.isfinite().all()

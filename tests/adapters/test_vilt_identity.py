@@ -112,7 +112,7 @@ def test_detach_is_bit_exact(kind, reducer, masks, tiny_vilt, vilt_inputs, finge
     expected, untouched = run(), fingerprint(model)
     name, options = reducer
     handle = tokenreduce.attach(model, name, **options)
-    assert list(model.state_dict()) == untouched[2]
+    assert [key for key in model.state_dict() if "tokenreduce." not in key] == untouched[2]
     assert type(model).__name__ == kind
     reduced = run()
     assert any(a.shape != b.shape for a, b in zip(reduced, expected, strict=True))

@@ -73,6 +73,11 @@ def test_a_level_out_of_reach_is_a_row_that_says_so(vit, data):
     assert rows["random"].failed is None
 
 
+def test_a_reducer_that_learns_is_not_judged_on_arbitrary_weights(vit, data):
+    rows = rows_of(tokenreduce.ablate(vit, data, ["dynamicvit", "tome"], **QUICK))
+    assert "no trained weights" in rows["dynamicvit"].failed and rows["tome"].failed is None
+
+
 def test_a_reducer_of_ones_own_is_matched_too(vit, data):
     class Nearest(tokenreduce.Reducer):
         def reduce(self, tokens, signals, remove):

@@ -19,6 +19,8 @@ ZERO = [
     ("evit", {"keep": [1.0, 1.0, 1.0]}),
     ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
     ("pumer", {"prune": 0.0, "merge": 0.0, "text_merge": 0.0, "saliency": "class"}),
+    ("dynamicvit", {"keep": 1.0}),
+    ("dynamicvit", {"keep": [1.0, 1.0]}),
 ]
 SOME = [
     ("tome", {"r": 4}),
@@ -28,6 +30,7 @@ SOME = [
     ("evit", {"keep": 0.6, "saliency": "key-norm"}),
     ("pumer", {}),
     ("pumer", {"saliency": "key-norm", "merge": 0.5}),
+    ("dynamicvit", {"keep": 0.6}),
 ]
 RANDOM = [("random", {"keep": 0.6}), ("evit", {"keep": 0.6, "saliency": "random"}), ("pumer", {"saliency": "random"})]
 

@@ -21,6 +21,7 @@ METHODS = [
     ("pumer", {"prune": 0.0, "merge": 0.3}),
     ("pumer", {"prune": 0.2, "merge": 0.3, "saliency": "key-norm"}),
     ("pumer", {"prune": 0.2, "merge": 0.3, "saliency": "random"}),
+    ("dynamicvit", {"keep": 0.6}),
 ]
 BATCH, LENGTH, WIDTH = 3, 11, 4
 
@@ -32,7 +33,9 @@ def ids(case):
 @pytest.fixture(params=METHODS, ids=ids)
 def method(request):
     name, options = request.param
-    return default_registry().load("reducer", name)(**options)
+    made = default_registry().load("reducer", name)(**options)
+    made.build(WIDTH, 1)
+    return made.eval() if isinstance(made, torch.nn.Module) else made
 
 
 @pytest.fixture
@@ -175,6 +178,8 @@ def test_evit_weights(reduce, kind, prefix):
 def test_zero_keys_in_half_precision_give_no_nan(reduce, method, dtype, use_real):
     given = values(9, dtype=dtype)
     real = padding(9, 1, 0.3) if use_real else None
+    if isinstance(method, torch.nn.Module):
+        method.to(dtype)
     for keys in (torch.zeros_like(given["keys"]), given["keys"] * (torch.arange(LENGTH) % 3 == 0)[:, None]):
         reduction = reduce(method, {**given, "keys": keys}, prefix=1, real=real)["image"]
         got = reduction.apply(given["x"])

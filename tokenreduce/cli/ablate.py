@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     what = parser.add_argument_group("what to compare")
     what.add_argument("--model", metavar="NAME", help="a task, or a hub id, folder or file (default: the first task)")
     what.add_argument("--data", metavar="FILE", help="samples for such a model: JSON lines of image, text, answer")
-    what.add_argument("--reducers", metavar="A,B,...", help="default: every reducer of the registry")
+    what.add_argument("--reducers", metavar="A,B,...", help="default: every reducer that needs no training")
     what.add_argument(
         "--set",
         metavar="REDUCER.OPTION=VALUE",
@@ -147,7 +147,8 @@ def evaluate(
     from ..lab.runner import ablate
     from ..lab.store import Store, default_folder
 
-    names = list(request.variants or registry.reducers)
+    ready = [name for name, entry in registry.reducers.items() if not getattr(entry.spec, "learns", False)]
+    names = list(request.variants or ready)
     if request.variants is not None:  # before anything is loaded; a task may add variants of its own
         check_overrides(overrides, names)
     store = Store(arguments.store or default_folder(), fresh=arguments.fresh)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..registry import Registry, default_registry
+from ..registry import Entry, Registry, default_registry
 
 if TYPE_CHECKING:
     from ..lab.task import Task
@@ -120,6 +120,11 @@ def parse_layers(text: str) -> list[int]:
         raise OptionError(f"--layers takes numbers with commas, for example 2,5,8, got {text!r}") from None
 
 
+def _ready(entry: Entry) -> bool:
+    """Whether it is a method that means something without training."""
+    return getattr(entry.spec, "role", "") == "method" and not getattr(entry.spec, "learns", False)
+
+
 def choose(registry: Registry, task: Task, name: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Label and ``{"reducer": ..., **options}``: the task's setting of that name, with options given here over it.
 
@@ -129,7 +134,7 @@ def choose(registry: Registry, task: Task, name: str | None, options: dict[str, 
         UnknownNameError, PluginError: no such reducer. OptionError: JSON that is not a mapping of stacks.
     """
     if name is None:
-        methods = [n for n, entry in registry.reducers.items() if getattr(entry.spec, "role", "") == "method"]
+        methods = [n for n, entry in registry.reducers.items() if _ready(entry)]
         if not methods:
             raise OptionError("no method is installed; name a reducer with --reducer (see 'tokenreduce list')")
         name = methods[0]

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..errors import OptionError, TokenReduceError
+from ..errors import OptionError, TokenReduceError, UnfitReducerError
 from ..handle import Attachment
 from ..measure.macs import call
 from .bench import Bench, attach_arguments, attached
@@ -25,6 +26,12 @@ def settle(bench: Bench, row: Row, dense: int, seeds: Sequence[int]) -> None:
         row.reducer, row.options = solved["reducer"], {k: v for k, v in solved.items() if k != "reducer"}
     with attached(bench, row) as handle:
         row.notes = handle.notes
+        learning = [type(b.reducer).__name__ for b in handle.bounds if isinstance(b.reducer, nn.Module)]
+        if learning:
+            raise UnfitReducerError(
+                f"{', '.join(learning)} learns which tokens go; an ablation has no trained weights for it, and would "
+                "judge arbitrary ones. Train it with the model (docs/training.md) and evaluate that attachment"
+            )
         bench.drawing[row.name] = drawing(handle)
         drawn = any(bound.reducer.stochastic for bound in handle.bounds)
         row.reducer, row.options = in_force(row, handle)

@@ -1,0 +1,100 @@
+"""Learnable reducers as a stranger writes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tokenreduce import Gate, Reducer
+
+
+class Scorer(Reducer, nn.Module):
+    """A linear score per site: tokens with the lowest go; in training they are gated, and a loss wants half of them."""
+
+    def __init__(self, *, keep=0.5, weight=1.0, layers_of=(1, 2)):
+        super().__init__(keep=keep)
+        self.weight, self.layers_of = weight, layers_of
+        self.scores = None
+
+    def layers(self, depth):
+        return list(self.layers_of)
+
+    def build(self, width, sites):
+        self.scores = nn.ModuleList([nn.Linear(width, 1) for _ in range(sites)])
+
+    def score(self, stream, site):
+        return self.scores[site.index](stream.tokens.x)[..., 0]
+
+    def reduce_streams(self, streams, site):
+        stream = streams[streams.main]
+        score = self.score(stream, site)
+        if not stream.training:
+            remove = self.remove_count(stream.tokens.removable, site)
+            return {streams.main: stream.tokens.keep_top(score, remove=remove)} if remove else {}
+        gate = score.sigmoid() if stream.gate is None else score.sigmoid() * stream.gate
+        streams.add_loss("share", self.weight * (gate.mean() - 0.5).square())
+        return {streams.main: Gate(gate)}
+
+
+class EarlyScorer(Scorer):
+    """The same before the block."""
+
+    place = "start"
+
+
+class Sharp(Scorer):
+    """Takes its tokens for good in training too, weighted by their score, so that a gradient reaches the score."""
+
+    def reduce_streams(self, streams, site):
+        stream = streams[streams.main]
+        score = self.score(stream, site)
+        reduction = stream.tokens.keep_top(score, remove=self.remove_count(stream.tokens.removable, site))
+        reduction.keep_weight = score.sigmoid().gather(1, reduction.keep)
+        reduction.mean = False
+        return {streams.main: reduction}
+
+
+@pytest.fixture(params=[Scorer, EarlyScorer, Sharp])
+def kind(request):
+    """A class of learnable reducers."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def scorer():
+    return Scorer
+
+
+@pytest.fixture(scope="session")
+def early_scorer():
+    return EarlyScorer
+
+
+@pytest.fixture(params=["vit", "vilt"])
+def case(request, tiny_vit, tiny_vilt, images, vilt_inputs):
+    """A model and a function that runs one like it to logits."""
+    if request.param == "vit":
+        return tiny_vit(), lambda model: model(images())
+    return tiny_vilt(), lambda model: model(**vilt_inputs(2)).logits
+
+
+@pytest.fixture(scope="session")
+def total():
+    """The sum of a handle's losses."""
+    return lambda handle: torch.stack(list(handle.losses().values())).sum()
+
+
+@pytest.fixture(scope="session")
+def checkpointed():
+    """Switch gradient checkpointing on, block by block."""
+
+    def on(model):
+        if hasattr(model, "set_grad_checkpointing"):
+            model.set_grad_checkpointing()
+            return
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        model.get_input_embeddings().weight.requires_grad_(True)
+
+    return on

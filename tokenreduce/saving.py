@@ -1,0 +1,159 @@
+"""An attachment as files: its config as JSON, and the weights of learnable reducers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import OptionError, TokenReduceError, UnfitReducerError
+from .registry import default_registry
+
+if TYPE_CHECKING:
+    from .handle import Attachment
+
+CONFIG, WEIGHTS, FORMAT = "tokenreduce.json", "reducer.safetensors", 1
+
+
+def save(handle: Attachment, folder: Path) -> None:
+    """See :meth:`Attachment.save`."""
+    from .attaching import check_config
+
+    try:
+        config = json.loads(json.dumps(handle.config, allow_nan=False))
+        check_config(config)
+    except (TypeError, ValueError, TokenReduceError) as error:
+        raise OptionError(
+            f"this attachment cannot be saved, because it could not be attached again from JSON: {error}. Options "
+            "must be numbers, texts, lists or mappings, and a reducer a class at the top of a module that can be "
+            "imported"
+        ) from error
+    tensors = weights(handle)
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    factors = {bound.stack.name: bound.factor for bound in handle.bounds if bound.factor != 1}
+    document = {"format": FORMAT, "config": config, "factors": factors, "versions": versions(config)}
+    (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    if tensors:
+        save_file(tensors, folder / WEIGHTS)
+
+
+def load(model: nn.Module, folder: str | Path, replace: bool = False) -> Attachment:
+    """Attach what ``handle.save(folder)`` wrote, learned weights included.
+
+    Args:
+        model: one that the config fits; with the weights that it was trained to, which are saved apart.
+        folder: with ``tokenreduce.json`` and, for learnable reducers, ``reducer.safetensors``.
+        replace: detach what is attached already.
+
+    Raises:
+        OptionError: a file is missing, or is not what ``save`` writes.
+        UnfitReducerError: weights that are missing, too many, or of other shapes; the message names them.
+
+    And what :func:`tokenreduce.attach` raises. The model is untouched after any of them.
+    """
+    from .attaching import attach, attachment
+
+    folder = Path(folder)
+    document = _document(folder)
+    tensors = _tensors(folder)
+    old = attachment(model)
+    handle = attach(model, **document["config"], replace=replace)
+    try:
+        _fill(handle, tensors, folder)
+        for stack, factor in document.get("factors", {}).items():
+            handle.scale(factor, stack)
+    except BaseException:
+        handle.detach()
+        if old is not None:
+            old.install()
+        raise
+    return handle
+
+
+def weights(handle: Attachment) -> dict[str, Tensor]:
+    """Weights and buffers of the learnable reducers, on the CPU, as ``"stack.name"``; gathered from all processes."""
+    found: dict[str, Tensor] = {}
+    for stack, reducer in handle.reducers.items():
+        if isinstance(reducer, nn.Module):
+            found |= {f"{stack}.{name}": _whole(value) for name, value in reducer.state_dict().items()}
+    return found
+
+
+def versions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of this package, of torch, and of the packages that brought the reducers."""
+    from . import __version__
+
+    known, plan = default_registry().reducers, config["reducer"]
+    parts = [plan] if isinstance(plan, str) else [part["reducer"] for part in plan.values()]
+    plugins = {known[name].distribution: known[name].version for name in parts if name in known}
+    return {**plugins, "tokenreduce": __version__, "torch": str(torch.__version__)}
+
+
+def _whole(value: Tensor) -> Tensor:
+    gather = getattr(value, "full_tensor", None)  # of a DTensor, whose parts lie on several processes
+    whole: Tensor = value if gather is None else gather()
+    return whole.detach().cpu().contiguous().clone()
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    try:
+        document = json.loads(file.read_text())
+        if not isinstance(document["config"], dict) or "reducer" not in document["config"]:
+            raise KeyError("config")
+    except FileNotFoundError:
+        raise OptionError(f"there is no {CONFIG} in {folder}; handle.save({str(folder)!r}) writes it") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise OptionError(f"{file} is not what handle.save writes ({type(error).__name__}: {error})") from error
+    if document.get("format") != FORMAT:
+        raise OptionError(
+            f"{file} has format {document.get('format')!r}, this version of tokenreduce reads {FORMAT}; "
+            f"it was written by {document.get('versions')}"
+        )
+    return dict(document)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / WEIGHTS
+    if not file.exists():
+        return {}
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise OptionError(f"{file} is not a file of safetensors ({error}); save it again") from error
+
+
+@torch.no_grad()
+def _fill(handle: Attachment, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Copy weights into the reducers.
+
+    Raises:
+        UnfitReducerError: names or shapes differ.
+    """
+    own: dict[str, Tensor] = {}
+    for stack, reducer in handle.reducers.items():
+        if isinstance(reducer, nn.Module):
+            own |= {f"{stack}.{name}": value for name, value in reducer.state_dict().items()}
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if tensors[name].shape != own[name].shape
+    ]
+    wrong = [f"missing: {name}" for name in sorted(own.keys() - tensors.keys())]
+    wrong += [f"not of this reducer: {name}" for name in sorted(tensors.keys() - own.keys())] + sorted(shapes)
+    if wrong:
+        raise UnfitReducerError(
+            f"{folder / WEIGHTS} does not fit the reducer on {type(handle.model).__name__}: {'; '.join(wrong)}. Load "
+            "it on a model of the width and depth that it was trained with"
+        )
+    for name, value in own.items():
+        value.copy_(tensors[name])
