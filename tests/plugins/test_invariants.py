@@ -17,10 +17,10 @@ ZERO = [
     ("evit", {"keep": 1.0}),
     ("evit", {"keep": 1.0, "fuse": False}),
     ("evit", {"keep": [1.0, 1.0, 1.0]}),
-    ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
-    ("pumer", {"prune": 0.0, "merge": 0.0, "text_merge": 0.0, "saliency": "class"}),
     ("dynamicvit", {"keep": 1.0}),
     ("dynamicvit", {"keep": [1.0, 1.0]}),
+    ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
+    ("pumer", {"prune": 0.0, "merge": 0.0, "text_merge": 0.0, "saliency": "class"}),
 ]
 SOME = [
     ("tome", {"r": 4}),
