@@ -13,6 +13,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import tokenreduce
 from tokenreduce_transformers.vit import ViT
 
+pytestmark = pytest.mark.sweep
+
 
 @pytest.fixture(params=["vilt", "vit"])
 def task(request, tiny_vilt, vilt_inputs):
