@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from .saving import load
     from .streams import Signals, Site, Stream, Streams
     from .tokens import Tokens
+    from .tune.distillation import distill
+    from .tune.loop import finetune
+    from .tune.recipe import Recipe
+    from .tune.teaching import Distillation
     from .warmup import Warmup
 
 __version__ = "0.1.0"
@@ -52,10 +56,12 @@ _LAZY = {  # imported on first use: these need torch
     "Attachment": "handle",
     "Batch": "lab.task",
     "BlockView": "adapter",
+    "Distillation": "tune.teaching",
     "Example": "adapter",
     "Gate": "gate",
     "Loader": "lab.loader",
     "Projected": "adapter",
+    "Recipe": "tune.recipe",
     "Record": "lab.loader",
     "Reducer": "reducer",
     "Reduction": "reduction",
@@ -74,6 +80,8 @@ _LAZY = {  # imported on first use: these need torch
     "attach": "attaching",
     "attachment": "attaching",
     "count_macs": "measure.macs",
+    "distill": "tune.distillation",
+    "finetune": "tune.loop",
     "load": "saving",
 }
 
@@ -84,6 +92,7 @@ __all__ = [
     "Attachment",
     "Batch",
     "BlockView",
+    "Distillation",
     "Example",
     "Gate",
     "LayerError",
@@ -94,6 +103,7 @@ __all__ = [
     "PluginError",
     "PresetSpec",
     "Projected",
+    "Recipe",
     "Record",
     "Reducer",
     "ReducerSpec",
@@ -122,6 +132,8 @@ __all__ = [
     "attachment",
     "count_macs",
     "default_registry",
+    "distill",
+    "finetune",
     "hookimpl",
     "load",
 ]

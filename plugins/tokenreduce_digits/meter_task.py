@@ -7,7 +7,7 @@ from typing import Any
 from tokenreduce.lab.task import Task
 
 from .meter_model import load
-from .task import answers, held_out, prepare, right, samples
+from .task import answers, held_out, loss, prepare, right, samples, train, validation
 
 # About as many multiply-adds as PuMer's published schedule leaves in the levels of co-attention, so that rows compare.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -30,4 +30,7 @@ def meter_digits() -> Task:
         prepare,
         samples,
         answers,
+        train,
+        validation,
+        loss,
     )

@@ -1,4 +1,4 @@
-"""The command line: ``tokenreduce list | info | ablate | compare | show | coverage``."""
+"""The command line: ``tokenreduce list | info | ablate | compare | show | finetune | coverage``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     from .. import __version__
 
     parser.add_argument("--version", action="version", version=f"tokenreduce {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,info,ablate,compare,show,coverage}")
-    from . import ablate, compare, coverage, info, listing, show
+    names = "{list,info,ablate,compare,show,finetune,coverage}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
+    from . import ablate, compare, coverage, finetune, info, listing, show
 
-    for command in (listing, info, ablate, compare, show, coverage):
+    for command in (listing, info, ablate, compare, show, finetune, coverage):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:

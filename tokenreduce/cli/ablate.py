@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..registry import Registry, default_registry
+from .options import device_of
 
 if TYPE_CHECKING:
     from ..lab.grid import Request
@@ -160,7 +161,7 @@ def evaluate(
         job = progress.add_task("loading", total=None)
         assert request.model is not None
         task = load_task(registry, request.model, request.data)
-        task.model.to(_device(arguments.device, crew.device))
+        task.model.to(device_of(arguments.device, crew.device))
         variants = full_variants(request, task, names, overrides)
         request = request.with_(variants=variants)
         data = task.data(request.samples, min(request.batch, request.samples))
@@ -203,15 +204,6 @@ def full_variants(
         check_overrides(overrides, names)
     given = request.variants or {}
     return {n: {**(given.get(n) or task.settings.get(n, {})), **overrides.get(n, {})} for n in names}
-
-
-def _device(named: str | None, own: Any) -> Any:
-    import torch
-
-    try:
-        return torch.device(named) if named else own or ("cuda" if torch.cuda.is_available() else "cpu")
-    except RuntimeError as error:
-        raise OptionError(f"--device {named!r}: {error}") from error
 
 
 def _print(result: Result, name: str) -> None:

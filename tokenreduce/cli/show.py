@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..registry import Entry, Registry, default_registry
+from .options import parse_layers, parse_options
 
 if TYPE_CHECKING:
     from ..lab.task import Task
@@ -88,36 +89,6 @@ def check(arguments: argparse.Namespace) -> None:
         raise OptionError(f"--out writes a PNG, so name it FILE.png; got {str(arguments.out)!r}")
     if not arguments.out.resolve().parent.is_dir():
         raise OptionError(f"--out: the folder {arguments.out.parent} does not exist; make it first")
-
-
-def parse_options(settings: list[str]) -> dict[str, Any]:
-    """``["r=13"]`` to ``{"r": 13}``; a value that is not JSON is taken as text.
-
-    Raises:
-        OptionError: not of the form OPTION=VALUE.
-    """
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name.isidentifier():
-            raise OptionError(f"--set takes OPTION=VALUE, for example r=13, got {setting!r}")
-        try:
-            parsed[name] = json.loads(value)
-        except json.JSONDecodeError:
-            parsed[name] = value
-    return parsed
-
-
-def parse_layers(text: str) -> list[int]:
-    """``"2,5,8"`` to numbers.
-
-    Raises:
-        OptionError: something else.
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise OptionError(f"--layers takes numbers with commas, for example 2,5,8, got {text!r}") from None
 
 
 def _ready(entry: Entry) -> bool:

@@ -64,6 +64,11 @@ class Task:
             model, for ``tokenreduce show``; None where the task cannot.
         samples: ``samples(batch)`` gives what a person sees of each sample of a batch, or None.
         answers: ``answers(output)`` gives the model's answer to each sample in words, or None.
+        train: ``train(seed, first, count)`` gives ``count`` training samples from number ``first`` on, of an endless
+            sequence that the seed determines; None where the task cannot be trained.
+        validation: ``validation(samples, batch)``, as ``data``: others than those of ``data`` and of ``train``, for
+            choosing among checkpoints.
+        loss: ``loss(output, targets)`` gives the training loss of a batch, a scalar.
     """
 
     name: str
@@ -75,3 +80,6 @@ class Task:
     prepare: Callable[[Sequence[Image], Sequence[str]], Inputs] | None = None
     samples: Callable[[Batch], Sequence[Sample]] | None = None
     answers: Callable[[Any], Sequence[str]] | None = None
+    train: Callable[[int, int, int], Batch] | None = None
+    validation: Callable[[int, int], Sequence[Batch]] | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None

@@ -1,0 +1,167 @@
+"""``tokenreduce finetune``: train a model with fewer tokens, the unreduced model teaching."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from ..registry import default_registry
+from .options import device_of, parse_layers, parse_options
+
+if TYPE_CHECKING:
+    from ..lab.task import Task
+    from ..tune.loop import Tuned
+    from ..tune.recipe import Recipe
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "finetune",
+        help="train a model with a reducer attached",
+        description="Train a model with a reducer attached; the unreduced model teaches it. Started again with the "
+        "same line it goes on where it stopped. The best weights are in OUT/best, for 'tokenreduce ablate --tuned'.",
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--model", metavar="NAME", help="a task, or a hub id, folder or file (default: the first task)")
+    what.add_argument("--data", metavar="FILE", help="samples for such a model; every tenth is kept for validation")
+    what.add_argument("--reducer", metavar="NAME", required=True)
+    what.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option, VALUE as JSON")
+    what.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
+    what.add_argument("--match-macs", metavar="SHARE", type=float, help="solve for this share of multiply-adds (0.5)")
+    what.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (runs/MODEL-REDUCER)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--samples", type=int, help="training samples in all (32000)")
+    how.add_argument("--batch", type=int, help="samples of a step (32)")
+    how.add_argument("--lr", type=float, help="highest learning rate (0.0003)")
+    how.add_argument("--reducer-lr", type=float, metavar="TIMES", help="times as much for a reducer's own weights (10)")
+    how.add_argument("--weight-decay", type=float, help="of matrices (0.01)")
+    how.add_argument("--warmup", type=float, metavar="SHARE", help="of the steps, for the learning rate to rise (0.1)")
+    how.add_argument("--gentle", type=float, metavar="SHARE", help="of the steps, for the reduction to rise (0)")
+    how.add_argument("--clip", type=float, metavar="NORM", help="greatest norm of the gradient; 0 for any (0)")
+    how.add_argument("--bf16", action="store_const", const=True, help="mixed precision")
+    teacher = parser.add_argument_group("teacher")
+    teacher.add_argument("--no-distillation", action="store_true", help="the task's loss alone")
+    teacher.add_argument("--same-weights", action="store_const", const=True, help="the student's own weights teach")
+    teacher.add_argument("--temperature", type=float, help="of both softmaxes (1)")
+    for name, default in (("task", 1), ("logits", 1), ("hidden", 0), ("own", 1)):
+        teacher.add_argument(f"--{name}-weight", type=float, metavar="W", help=f"of the term {name!r} ({default})")
+    watch = parser.add_argument_group("watching")
+    watch.add_argument("--save-every", type=int, metavar="STEPS", help="what a killed run loses at most (100)")
+    watch.add_argument("--validate-every", type=int, metavar="STEPS", help="steps between evaluations (100)")
+    watch.add_argument("--validation-samples", type=int, metavar="N", help="samples of an evaluation (500)")
+    watch.add_argument("--patience", type=int, help="evaluations without a better one that end it early; 0: never (15)")
+    watch.add_argument("--seed", type=int, help="of samples, draws and new weights (0)")
+    watch.add_argument("--seeds", type=int, default=1, metavar="N", help="runs, each in a folder of its own (1)")
+    watch.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, print, say what can be done with it."""
+    registry = default_registry()
+    options = parse_options(arguments.set)
+    if arguments.layers is not None:
+        options["layers"] = parse_layers(arguments.layers)
+    if arguments.seeds < 1:
+        raise OptionError(f"--seeds must be 1 or more, got {arguments.seeds}")
+    share = arguments.match_macs
+    if share is not None and not 0 < share < 1:
+        raise OptionError(f"--match-macs is a share between 0 and 1, got {share}")
+    registry.entry("reducer", arguments.reducer)
+    if arguments.model is None and not registry.tasks:
+        raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
+    name = arguments.model or next(iter(registry.tasks))
+
+    from ..lab.loading import load_task
+    from ..tune.level import levelled
+    from ..tune.loop import check_trainable, summary
+
+    recipe = recipe_of(arguments)
+    out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
+    found: list[Tuned] = []
+    for turn in range(arguments.seeds):
+        task = load_task(registry, name, arguments.data)
+        check_trainable(task)
+        task.model.to(device_of(arguments.device))
+        chosen = {"reducer": arguments.reducer, **(options or task.settings.get(arguments.reducer, {}))}
+        if share is not None:
+            chosen = levelled(task, chosen, share)
+        folder = out if arguments.seeds == 1 else out / f"seed-{recipe.seed + turn}"
+        print(f"{task.name} with {_words(chosen)}, into {folder}", flush=True)
+        found.append(train(task, chosen, folder, dataclasses.replace(recipe, seed=recipe.seed + turn)))
+    if len(found) > 1:
+        print(f"best of each run: {summary(found)}")
+    folders = " ".join(f"--tuned {one.folder}" for one in found)
+    own = "" if arguments.model is None else f" --model {name}"
+    data = f" --data {arguments.data}" if arguments.data else ""
+    print(f"compare it with others: tokenreduce ablate{own}{data} {folders}")
+    return 0
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe, flags over its defaults."""
+    from ..tune.recipe import Recipe
+
+    given: dict[str, Any] = {}
+    for entry in dataclasses.fields(Recipe):
+        flag = f"{entry.name}_weight" if entry.name in ("task", "logits", "hidden", "own") else entry.name
+        value = getattr(arguments, flag, None)
+        if value is not None:
+            given[entry.name] = value
+    return Recipe(**given, distillation=not arguments.no_distillation)
+
+
+def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> Tuned:
+    """One run, with a line for every report and a bar where somebody watches."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from ..tune.loop import finetune
+
+    columns = (TextColumn("step {task.completed:.0f} of {task.total:.0f}"), BarColumn())
+    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
+    with Progress(*columns, *times, console=Console(stderr=True), transient=True) as progress:
+        job = progress.add_task("", total=recipe.steps)
+
+        def watch(line: Mapping[str, Any]) -> None:
+            progress.update(job, completed=line["step"])
+            print(report(line), flush=True)
+
+        options = {name: value for name, value in chosen.items() if name != "reducer"}
+        found = finetune(task, chosen["reducer"], folder, recipe=recipe, watch=watch, **options)
+    early = f"; stopped early, no better one in {recipe.patience} evaluations" if found.stopped else ""
+    print(
+        f"validation accuracy {_percent(found.start)} before, {_percent(found.accuracy)} at best (step {found.step}), "
+        f"{_percent(found.unreduced)} unreduced{early}\nbest weights: {found.folder}"
+    )
+    return found
+
+
+def report(line: Mapping[str, Any]) -> str:
+    """A line of the log for people."""
+    if "unreduced" in line:
+        return (
+            f"validation accuracy {_percent(line['accuracy'])} before training, {_percent(line['unreduced'])} unreduced"
+        )
+    known = ("step", "steps", "lr", "samples_per_second", "seconds", "accuracy")
+    terms = " ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in known)
+    left = (line["steps"] - line["step"]) * line["seconds"] / 60
+    judged = f"  accuracy {_percent(line['accuracy'])}" if "accuracy" in line else ""
+    return (
+        f"step {line['step']}/{line['steps']}  {terms}  {line['samples_per_second']:.0f} samples/s  "
+        f"{left:.0f} min left{judged}"
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _words(chosen: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{name}={value!r}" for name, value in chosen.items() if name != "reducer")
+    return f"{chosen['reducer']}" + (f" ({options})" if options else "")

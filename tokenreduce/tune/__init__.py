@@ -1,0 +1,1 @@
+"""Training with fewer tokens: a teacher that has them all, and a loop that keeps the best."""

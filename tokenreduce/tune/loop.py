@@ -1,0 +1,277 @@
+"""Fine-tuning a model with a reducer attached: resumable, watched, the best kept."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attaching import attach
+from ..errors import OptionError, TokenReduceError
+from ..handle import Attachment
+from ..lab.data import model_fingerprint, on_device
+from ..measure.macs import call
+from ..proof import evaluating
+from ..schedule import warmup
+from .distillation import distill
+from .folder import Folder
+from .recipe import Recipe, adamw, parameters_of, rate, set_rate
+
+if TYPE_CHECKING:
+    from ..lab.task import Batch, Task
+    from .teaching import Distillation
+
+Watch = Callable[[Mapping[str, Any]], None]
+STRIDE = 1_000_003  # between the seeds of runs
+
+
+@dataclass
+class Tuned:
+    """What a fine-tuning found.
+
+    Attributes:
+        folder: with the best weights, for ``tokenreduce ablate --tuned``.
+        accuracy: on the validation samples, of the best weights; ``step`` is theirs.
+        start: before the first step, reducer attached; ``unreduced``: of the model without it.
+        steps: made in all; ``stopped`` says that it ended early.
+    """
+
+    folder: Path
+    accuracy: float
+    step: int
+    start: float
+    unreduced: float
+    steps: int
+    stopped: bool
+
+
+@dataclass
+class _Run:
+    """What changes while it goes on, beside model and optimizer."""
+
+    step: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    start: float = math.nan
+    unreduced: float = math.nan
+    stale: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+
+
+def finetune(
+    task: Task,
+    reducer: Any,
+    out: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    watch: Watch | None = None,
+    **options: Any,
+) -> Tuned:
+    """Train a task's model with a reducer attached, the unreduced model teaching; its weights are those of the end.
+
+    Started again with the same arguments it goes on from the last checkpoint; as every step's samples and draws
+    follow from the seed and the step, the result is that of a run that was never interrupted.
+
+    Args:
+        task: with ``train``, ``validation`` and ``loss``.
+        reducer: as for :func:`tokenreduce.attach`, with ``**options`` (``layers`` among them); the settings of the
+            task for a reducer of that name where none are given.
+        out: folder of this run: ``run.json``, ``log.jsonl``, ``checkpoint.pt`` and ``best``.
+        watch: called with every line of the log.
+
+    Raises:
+        OptionError: the task cannot be trained, the folder holds another run, or the loss is no number any more.
+
+    And what attach raises. The model carries no attachment afterwards.
+    """
+    recipe = recipe or Recipe()
+    check_trainable(task)
+    model, folder = task.model, Folder(Path(out))
+    chosen = dict(options or (task.settings.get(reducer, {}) if isinstance(reducer, str) else {}))
+    chosen.setdefault("reducer", reducer)
+    if recipe.hidden:
+        chosen["trace"] = True
+    before = model_fingerprint(model)
+    teacher = None if recipe.same_weights or not recipe.distillation else copy.deepcopy(model)
+    torch.manual_seed(recipe.seed * STRIDE)
+    was_training = model.training
+    with attach(model, **chosen) as handle:
+        settings = {"task": task.name, "model": before, "attach": handle.config, "recipe": recipe.to_json()}
+        folder.claim(settings)
+        try:
+            return _Loop(task, handle, folder, recipe, teacher, watch or (lambda line: None)).run()
+        finally:
+            model.train(was_training)
+
+
+def check_trainable(task: Task) -> None:
+    """Raise OptionError where a task has no training data or no loss, or where several processes would train it."""
+    missing = [name for name in ("train", "validation", "loss") if getattr(task, name) is None]
+    if missing:
+        raise OptionError(
+            f"the task {task.name!r} has no {', '.join(missing)}, so it cannot be fine-tuned here; give the Task "
+            "those, or train the attached model in a loop of your own with tokenreduce.distill"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError(
+            "finetune runs in one process; for several, use tokenreduce.distill in your own loop, or the "
+            "trainer of the model's library"
+        )
+
+
+class _Loop:
+    def __init__(
+        self, task: Task, handle: Attachment, folder: Folder, recipe: Recipe, teacher: nn.Module | None, watch: Watch
+    ) -> None:
+        self.task, self.handle, self.folder, self.recipe, self.watch = task, handle, folder, recipe, watch
+        self.model = handle.model
+        self.device = next(self.model.parameters()).device
+        self.distillation: Distillation | None = None
+        if recipe.distillation:
+            weights = {name: getattr(recipe, name) for name in ("temperature", "task", "logits", "hidden", "own")}
+            self.distillation = distill(handle, teacher, **weights)
+        self.optimizer = adamw(self.model, recipe)
+        assert task.validation is not None
+        self.validation = task.validation(recipe.validation_samples, 50)
+        self.state = _Run()
+
+    def run(self) -> Tuned:
+        """From the last checkpoint, or the start, to the end."""
+        recipe, state = self.recipe, self.state
+        if not self._resume():
+            with self.handle.paused():
+                state.unreduced = self._accuracy()
+            state.start = self._accuracy()
+            self._say({"step": 0, "accuracy": state.start, "unreduced": state.unreduced})
+        while state.step < recipe.steps and not self._tired():
+            begun = time.perf_counter()
+            terms = self._step()
+            spent = time.perf_counter() - begun
+            for name, value in {**terms, "seconds": spent}.items():
+                state.means[name] = 0.95 * state.means.get(name, value) + 0.05 * value
+            last = state.step == recipe.steps
+            judged = last or state.step % recipe.validate_every == 0
+            if judged or state.step % 50 == 0:
+                self._report(judged)
+            if judged or state.step % recipe.save_every == 0:
+                self._save()
+        return Tuned(
+            self.folder.best, state.best, state.best_step, state.start, state.unreduced, state.step, self._tired()
+        )
+
+    def _step(self) -> dict[str, float]:
+        """One step; the terms of its loss."""
+        recipe, state, task = self.recipe, self.state, self.task
+        assert task.train is not None and task.loss is not None
+        torch.manual_seed(recipe.seed * STRIDE + state.step + 1)
+        set_rate(self.optimizer, rate(state.step, recipe.steps, recipe.warmup))
+        if recipe.gentle:
+            self.handle.scale(warmup(state.step, 0, recipe.gentle * recipe.steps, "cosine"))
+        batch = on_device(task.train(recipe.seed, state.step * recipe.batch, recipe.batch), self.device)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+            loss, terms = self._loss(batch)
+        torch.autograd.backward(loss)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(parameters_of(self.optimizer), recipe.clip)
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise OptionError(
+                f"the loss is no number any more at step {state.step + 1} ({values}); begin anew with a lower lr, or "
+                "with clip=1"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        return values
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, recipe = self.task.loss, self.recipe
+        assert loss is not None
+        if self.distillation is not None:
+            lesson = self.distillation(batch.inputs, lambda output: loss(output, batch.targets))
+            return lesson.loss, lesson.terms
+        terms = {"task": recipe.task * loss(call(self.model, batch.inputs), batch.targets)}
+        terms |= {name: recipe.own * value for name, value in self.handle.losses().items()}
+        return torch.stack([term.float() for term in terms.values()]).sum(), terms
+
+    def _report(self, judged: bool) -> None:
+        recipe, state = self.recipe, self.state
+        means = {name: round(value, 5) for name, value in state.means.items()}
+        line: dict[str, Any] = {"step": state.step, **means, "lr": self.optimizer.param_groups[0]["lr"]}
+        line["samples_per_second"] = round(recipe.batch / state.means["seconds"], 1)
+        if judged:
+            line["accuracy"] = accuracy = self._accuracy()
+            better = accuracy > state.best
+            state.stale = 0 if better else state.stale + 1
+            if better:
+                state.best, state.best_step = accuracy, state.step
+                facts = {"task": self.task.name, "accuracy": accuracy, "step": state.step, "recipe": recipe.to_json()}
+                self.folder.keep(self.handle, {**facts, "start": state.start, "unreduced": state.unreduced})
+        self._say(line)
+
+    def _accuracy(self) -> float:
+        """Mean score of the validation samples with all that is configured in force."""
+        factor, scores = {bound.stack.name: bound.factor for bound in self.handle.bounds}, []
+        if any(value != 1 for value in factor.values()):
+            self.handle.scale(1)
+        try:
+            with evaluating(self.model):
+                for index, batch in enumerate(self.validation):
+                    torch.manual_seed(index)
+                    moved = on_device(batch, self.device)
+                    scores += torch.as_tensor(self.task.metric(call(self.model, moved.inputs), moved.targets)).tolist()
+        finally:
+            for name, value in factor.items():
+                if value != 1:
+                    self.handle.scale(value, name)
+        return float(sum(scores) / len(scores))
+
+    def _tired(self) -> bool:
+        return bool(self.recipe.patience) and self.state.stale >= self.recipe.patience
+
+    def _say(self, line: Mapping[str, Any]) -> None:
+        self.folder.note(line)
+        self.watch({**line, "steps": self.recipe.steps})
+
+    def _save(self) -> None:
+        progress = json.dumps(vars(self.state))
+        self.folder.save(
+            {
+                "step": self.state.step,
+                "progress": progress,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+        )
+
+    def _resume(self) -> bool:
+        saved = self.folder.load()
+        if saved is None:
+            return False
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            vars(self.state).update(json.loads(saved["progress"]))
+        except (KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, TokenReduceError):
+                raise
+            raise OptionError(
+                f"the checkpoint in {self.folder.path} does not fit ({error}); name another --out"
+            ) from error
+        return True
+
+
+def summary(found: Sequence[Tuned]) -> str:
+    """Accuracy of several seeds, in words."""
+    values = [100 * one.accuracy for one in found]
+    return f"{sum(values) / len(values):.1f} % ({min(values):.1f} to {max(values):.1f}, {len(values)} seeds)"
