@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .streams import Signals, Site, Stream, Streams
     from .tokens import Tokens
     from .tune.distillation import distill
-    from .tune.loop import finetune
+    from .tune.finetuning import finetune
     from .tune.recipe import Recipe
     from .tune.teaching import Distillation
     from .warmup import Warmup
@@ -81,7 +81,7 @@ _LAZY = {  # imported on first use: these need torch
     "attachment": "attaching",
     "count_macs": "measure.macs",
     "distill": "tune.distillation",
-    "finetune": "tune.loop",
+    "finetune": "tune.finetuning",
     "load": "saving",
 }
 

@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.model or next(iter(registry.tasks))
 
     from ..lab.loading import load_task
+    from ..tune.finetuning import check_trainable, summary
     from ..tune.level import levelled
-    from ..tune.loop import check_trainable, summary
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
@@ -121,7 +121,7 @@ def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> T
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from ..tune.loop import finetune
+    from ..tune.finetuning import finetune
 
     columns = (TextColumn("step {task.completed:.0f} of {task.total:.0f}"), BarColumn())
     times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
