@@ -30,7 +30,8 @@ def settle(bench: Bench, row: Row, dense: int, seeds: Sequence[int]) -> None:
         if learning and not row.weights:
             raise UnfitReducerError(
                 f"{', '.join(learning)} learns which tokens go, and there are no trained weights for it here, only "
-                "arbitrary ones. Train it with the model (tokenreduce finetune) and give the row its weights: --tuned FOLDER"
+                "arbitrary ones. Train it with the model (tokenreduce finetune) and give the row its weights "
+                "(--tuned FOLDER)"
             )
         if row.weights:
             row.notes.append(f"fine-tuned weights of {row.weights}; rows without this note have the model's own")

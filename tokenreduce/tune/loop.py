@@ -21,7 +21,7 @@ from ..proof import evaluating
 from ..schedule import warmup
 from .distillation import distill
 from .folder import Folder
-from .recipe import Recipe, adamw, parameters_of, rate, set_rate
+from .recipe import Recipe, adamw, limit_gradient, rate, set_rate
 
 if TYPE_CHECKING:
     from ..lab.task import Batch, Task
@@ -119,13 +119,13 @@ class Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             loss, terms = self._loss(batch)
         torch.autograd.backward(loss)
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(parameters_of(self.optimizer), recipe.clip)
+        if recipe.max_grad_norm:
+            limit_gradient(self.optimizer, recipe.max_grad_norm)
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not all(math.isfinite(value) for value in values.values()):
             raise OptionError(
                 f"the loss is no number any more at step {state.step + 1} ({values}); begin anew with a lower lr, or "
-                "with clip=1"
+                "with max_grad_norm=1"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
