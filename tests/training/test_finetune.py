@@ -200,7 +200,9 @@ def test_command_killed_and_continued(tmp_path):
     command = [sys.executable, "-m", "tokenreduce", "finetune", "--reducer", "evit", "--samples", "64", "--batch", "8",
                "--save-every", "2", "--validate-every", "4", "--validation-samples", "20", "--out", "run"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    first = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.time() + 120
     while not (tmp_path / "run" / "checkpoint.pt").exists() and time.time() < end:
         time.sleep(0.05)
