@@ -269,6 +269,8 @@ def _bind(
     backbone = Backbone(
         stack.name, len(levels), tuple(stack.prefix), provides, joint, type(model).__name__, stack.guidable
     )
+    if layers is not None:
+        reducer = reducer.within(check_layers(layers, len(levels), stack.name))
     try:
         settled = reducer.bind(with_guide(backbone) if guided and stack.guidable else backbone)
     except UnfitReducerError as error:
@@ -278,7 +280,7 @@ def _bind(
     settled.check_sites(len(chosen))
     check_place(settled)
     sites = {
-        place(stack, levels[layer], settled, guided): Site(stack.name, layer, i, len(chosen), len(levels))
+        place(stack, levels[layer], settled.at(layer), guided): Site(stack.name, layer, i, len(chosen), len(levels))
         for i, layer in enumerate(chosen)
     }
     views = [stack.view(block) for block in stack.blocks]
@@ -286,7 +288,7 @@ def _bind(
         check_home(stack)
         first = min(sites)
         settled = with_weights(settled, stack, first, views[first], len(chosen))
-        reducer = type(reducer)(**reducer.options())
+        reducer = reducer.changed()
     ending = stack.ending if restore is None else "full" if restore else "none"
     return Bound(stack, views, settled, reducer, backbone, sites, ending, trace), chosen
 
