@@ -24,7 +24,7 @@ from .errors import (
     UnsupportedCallError,
     UnsupportedModelError,
 )
-from .hookspecs import hookimpl
+from .hookspecs import INTERFACE, hookimpl
 from .registry import Registry, default_registry
 from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
 
@@ -90,6 +90,7 @@ _LAZY = {  # imported on first use: these need torch
 }
 
 __all__ = [
+    "INTERFACE",
     "Adapter",
     "AdapterSpec",
     "AlreadyAttachedError",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import Stack
-from ..attaching import find_adapter
 from ..errors import NoForwardError, OptionError, UnsupportedCallError
+from ..finding import find_adapter
 from ..handle import Attachment
 from ..measure.macs import call
 from ..proof import evaluating
