@@ -60,8 +60,9 @@ class Part:
     def bound(self, backbone: Backbone) -> Part:
         """The part settled for a backbone; its layers are known then."""
         reducer = self.reducer if self.layers is None else self.reducer.within(self.layers)
-        reducer = reducer.bind(backbone)
-        layers = self.layers if self.layers is not None else checked(reducer.layers(backbone.depth))
+        with default_registry().blamed("reducer", self.name):
+            reducer = reducer.bind(backbone)
+            layers = self.layers if self.layers is not None else checked(reducer.layers(backbone.depth))
         return Part(reducer, self.name, layers)
 
     def changed(self, config: Mapping[str, Any]) -> Part:
