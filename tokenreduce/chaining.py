@@ -94,7 +94,7 @@ class Chain(Reducer):
             part.reducer.check_sites(sites if part.layers is None else len(part.layers))
 
     def at(self, layer: int) -> Chain:
-        return self._with([part for part in self.parts if part.layers is None or layer in part.layers])
+        return self._with([there for part in self.parts if (there := part.at(layer)) is not None])
 
     def scaled(self, factor: float, sites: int) -> dict[str, Any]:
         """Every part scaled by its own knob."""
@@ -131,9 +131,10 @@ def composed(whole: Chosen, chosen: Mapping[str, Reduction | Gate], streams: Str
     if "joint" in rest and both:
         if set(both) - {"image"}:
             raise UnsupportedCallError(f"{name} reduces text and image as one sequence, after text alone was; {APART}")
-        parts = [both.get(stream, value.tokens.identity()) for stream, value in streams.items()]
-        side_by_side = join([part for part in parts if isinstance(part, Reduction)])  # gates never go with joint
-        return {"joint": _then(side_by_side, rest["joint"], name)}
+        parts = [both.get(stream) or value.tokens.identity() for stream, value in streams.items()]
+        alone = [part for part in parts if isinstance(part, Reduction)]
+        gate = next((part for part in parts if isinstance(part, Gate)), None)
+        return {"joint": _then(gate or join(alone), rest["joint"], name)}
     for stream, value in rest.items():
         both[stream] = _then(both[stream], value, name) if stream in both else value
     return both

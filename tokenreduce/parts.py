@@ -76,6 +76,12 @@ class Part:
         assert self.layers is not None
         return replace(self, reducer=self.reducer.changed(**self.reducer.scaled(factor, len(self.layers))))
 
+    def at(self, layer: int) -> Part | None:
+        """What of it acts in a layer, if anything does."""
+        if self.layers is not None and layer not in self.layers:
+            return None
+        return replace(self, reducer=self.reducer.at(layer))
+
     def site(self, site: Site) -> Site | None:
         """Its own count of a site: the index among the layers where it acts; None where it does not."""
         if self.layers is None:

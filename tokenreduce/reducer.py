@@ -135,7 +135,7 @@ class Reducer:
             raise UnfitReducerError(f"reducers that act together act in one place of a block; got {told}")
         self.needs = frozenset[str]().union(*(other.needs for other in others))
         self.streams = tuple(dict.fromkeys(name for other in others for name in other.streams))
-        self.place = others[0].place
+        self.place = next((other.place for other in others), self.place)
         self.proportional_attention = any(other.proportional_attention for other in others)
         self.stochastic = any(other.stochastic for other in others)
         self.notes = tuple(dict.fromkeys(note for other in others for note in other.notes))

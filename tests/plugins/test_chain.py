@@ -273,10 +273,19 @@ def test_what_cannot_be_chained_is_told(tiny_vit, images):
 def test_text_and_image_as_one_sequence(tiny_vilt, vilt_inputs):
     model, inputs = tiny_vilt(), vilt_inputs()
     joint, text = {"reducer": "pumer", "modality_aware": False}, {"reducer": "pumer"}
+
+    class Gated(Reducer):
+        def reduce_streams(self, streams, site):
+            return {"image": tokenreduce.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
+
     with torch.no_grad(), tokenreduce.attach(model, chain("random", joint), layers=[1, 2], trace=True) as handle:
         assert model(**inputs).logits.isfinite().all()
         assert handle.trace()[0][0] == [0]
-    for parts, says in (((joint, "random"), "random comes after"), ((text, joint), "after text alone was")):
+    for parts, says in (
+        ((joint, "random"), "random comes after"),
+        ((text, joint), "after text alone was"),
+        ((Gated(), joint), "gates do not compose"),
+    ):
         with tokenreduce.attach(model, chain(*parts), layers=[1]), pytest.raises(UnsupportedCallError, match=says):
             model(**inputs)
 
