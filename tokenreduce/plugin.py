@@ -39,6 +39,7 @@ def offers(name: str) -> Iterator[tuple[str, Spec]]:
     plugin = manager.get_plugin(name)
     check_interface(getattr(plugin, "tokenreduce_interface", INTERFACE))
     check_hooks(plugin)
+    manager.check_pending()  # hooks of other names altogether
     for hook, kind in KINDS.items():
         for specs in getattr(manager.hook, hook)():
             for spec in specs:

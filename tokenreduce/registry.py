@@ -120,7 +120,14 @@ class Registry:
         for broken in self.broken:
             if name in broken.names or name == broken.plugin:
                 raise PluginError(f"{kind} {name!r} cannot be used: {broken}: {broken.reason}. See 'tokenreduce list'.")
-        raise UnknownNameError(f"no {kind} is called {name!r}.{nearest(name, table)} See 'tokenreduce list'.")
+        raise UnknownNameError(
+            f"no {kind} is called {name!r}.{nearest(name, table)}{self.suspects()} See 'tokenreduce list'."
+        )
+
+    def suspects(self) -> str:
+        """A sentence on the plugins that are broken before they said what they offer; empty where there are none."""
+        unread = [str(broken) for broken in self.broken if not broken.names]
+        return f" What these would offer is unknown, as they are broken: {', '.join(unread)}." if unread else ""
 
     def load(self, kind: str, name: str) -> Any:
         """Import what ``name`` stands for; the errors of :meth:`entry`, and PluginError if the import fails."""

@@ -70,6 +70,7 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
     (shadow / "__init__.py").write_text(HOOK.format(name="tr-shadowed", target="tr_shadowed.code:Good"))
     (shadow / "code.py").write_text(CODE)
     unmarked = HOOK.format(name="x", target="a:B").replace("@tokenreduce.hookimpl\n", "")
+    odd = HOOK.format(name="x", target="a:B").replace("def tokenreduce_reducers", "def methods")
     adapter = ADAPTER.format(name="not-an-adapter", package="tr_adapter", library="json")
     waiting = ADAPTER.format(name="waiting", package="tr_waiting", library="no_such_library")
     sites = [
@@ -82,6 +83,7 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
         stranger("tr-new", interface=99),
         stranger("tr-odd", interface="1"),
         install("tr-unmarked", {"__init__.py": unmarked}),
+        install("tr-named", {"__init__.py": odd}),
         install("tr-hook", {"__init__.py": "import sys\nsys.exit('enough')\n"}),
         install("tr-adapter", {"__init__.py": adapter, "code.py": CODE}),
         install("tr-waiting", {"__init__.py": waiting, "code.py": CODE}),
@@ -97,6 +99,7 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
         "tr-new": "written against interface 99, this tokenreduce has 1: install a newer tokenreduce",
         "tr-odd": "tokenreduce_interface must be a whole number (now: 1), got '1'",
         "tr-unmarked": "tokenreduce_reducers is not marked as a hook, so nothing calls it; put @tokenreduce.hookimpl",
+        "tr-named": "unknown hook 'methods'",
         "tr-hook": "SystemExit: enough",
         "tr-adapter": "tr_adapter.code:Good must be a subclass of tokenreduce.Adapter",
         "tr-waiting": "no_such_library is not installed",
@@ -109,6 +112,9 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
     listed = alone("list", sites=sites, COLUMNS="200")
     assert listed.returncode == 0
     assert "tr-good" in listed.stdout and "interface 99" in listed.stdout
+    unknown = alone("info", "tr-anything", sites=sites)
+    assert unknown.returncode == 2
+    assert "broken: " in unknown.stderr and "plugin 'tr-hook' of tr-hook 1.2.3" in unknown.stderr
     refused = alone("info", "tr-old", sites=sites)
     assert refused.returncode == 2
     assert "tr-old 1.2.3" in refused.stderr and "interface 0" in refused.stderr
