@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .streams import Signals, Site, Stream, Streams
     from .tokens import Tokens
     from .tune.distillation import distill
-    from .tune.loop import finetune
+    from .tune.finetuning import finetune
     from .tune.recipe import Recipe
     from .tune.teaching import Distillation
     from .warmup import Warmup
@@ -84,7 +84,7 @@ _LAZY = {  # imported on first use: these need torch
     "chain": "chaining",
     "count_macs": "measure.macs",
     "distill": "tune.distillation",
-    "finetune": "tune.loop",
+    "finetune": "tune.finetuning",
     "load": "saving",
     "make": "parts",
 }

@@ -64,11 +64,11 @@ def load(model: nn.Module, folder: str | Path, replace: bool = False) -> Attachm
 
     folder = Path(folder)
     document = _document(folder)
-    tensors = _tensors(folder)
+    _tensors(folder)
     old = attachment(model)
     handle = attach(model, **document["config"], replace=replace)
     try:
-        _fill(handle, tensors, folder)
+        fill(handle, folder)
         for stack, factor in document.get("factors", {}).items():
             handle.scale(factor, stack)
     except BaseException:
@@ -77,6 +77,15 @@ def load(model: nn.Module, folder: str | Path, replace: bool = False) -> Attachm
             old.install()
         raise
     return handle
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a saved attachment.
+
+    Raises:
+        OptionError: there is none, or it is not what ``save`` writes.
+    """
+    return dict(_document(folder)["config"])
 
 
 def weights(handle: Attachment) -> dict[str, Tensor]:
@@ -141,12 +150,13 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _fill(handle: Attachment, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Copy weights into the reducers.
+def fill(handle: Attachment, folder: Path) -> None:
+    """Copy the weights of a folder into the learnable reducers.
 
     Raises:
-        UnfitReducerError: names or shapes differ.
+        OptionError: the file cannot be read. UnfitReducerError: names or shapes differ, or it is missing.
     """
+    tensors = _tensors(folder)
     own: dict[str, Tensor] = {}
     for stack, reducer in handle.reducers.items():
         if isinstance(reducer, nn.Module):

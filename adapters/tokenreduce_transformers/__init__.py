@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from tokenreduce import AdapterSpec, LoaderSpec, hookimpl
+
+if TYPE_CHECKING:
+    from .trainer import DistillationTrainer
+
+__all__ = ["DistillationTrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DistillationTrainer":  # needs accelerate
+        from .trainer import DistillationTrainer
+
+        return DistillationTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -25,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"keep": 0.6, "layers": [2, 5, 8]},
     "evit": {"keep": 0.6, "layers": [2, 5, 8]},
     "tome": {"r": 12},
+    "pumer tuned": {"weights": str(Path(__file__).parent / "tuned" / "pumer")},
 }
 
 

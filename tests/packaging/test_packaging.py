@@ -63,6 +63,8 @@ def test_wheel_holds_code_types_and_weights(tmp_path):
         "tokenreduce_pumer/method.py",
         "tokenreduce_digits/vilt.safetensors",
         "tokenreduce_digits/clip.safetensors",
+        "tokenreduce_digits/tuned/pumer/model.safetensors",
+        "tokenreduce_digits/tuned/pumer/tokenreduce.json",
     ):
         assert name in names
     assert not [n for n in names if n.startswith(("tests/", "plugins/", "adapters/", "benchmarks/"))]

@@ -10,7 +10,8 @@ import pytest
 
 WORKER = Path(__file__).parent / "worker.py"
 JOBS = ["ddp/dynamicvit", "ddp/pumer", "fsdp/dynamicvit", "fsdp/tome", "fsdp1/dynamicvit", "accelerate/dynamicvit",
-        "trainer/dynamicvit", "trainer/pumer"]  # fmt: skip
+        "trainer/dynamicvit", "trainer/pumer", "taught-ddp/pumer", "taught-ddp/dynamicvit", "taught-fsdp/pumer",
+        "taught-fsdp1/tome"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
@@ -11,6 +12,7 @@ from torch._dynamo.utils import counters
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tokenreduce
+from tokenreduce_transformers import DistillationTrainer
 from tokenreduce_transformers.vit import ViT
 
 pytestmark = pytest.mark.sweep
@@ -33,14 +35,16 @@ def task(request, tiny_vilt, vilt_inputs):
 def trainer(tmp_path):
     """A Trainer on one CPU that says nothing."""
 
-    def make(model, data, steps=3, save=False, folder="run", **more):
-        own = {key: more.pop(key) for key in list(more) if key in ("compute_loss_func", "callbacks")}
-        arguments = TrainingArguments(
-            str(tmp_path / folder), max_steps=steps, per_device_train_batch_size=4, use_cpu=True, report_to=[],
-            disable_tqdm=True, logging_strategy="no", save_strategy="steps" if save else "no", save_steps=2,
-            remove_unused_columns=False, dataloader_pin_memory=False, learning_rate=1e-2, **more,
-        )  # fmt: skip
-        return Trainer(model, arguments, train_dataset=data, eval_dataset=data, **own)
+    def make(model, data, steps=3, save=False, folder="run", cls=Trainer, **more):
+        passed = ("compute_loss_func", "callbacks", "distillation", "schedule")
+        own = {key: more.pop(key) for key in list(more) if key in passed}
+        settings = {
+            "per_device_train_batch_size": 4, "use_cpu": True, "report_to": [], "disable_tqdm": True, "save_steps": 2,
+            "logging_strategy": "no", "save_strategy": "steps" if save else "no", "remove_unused_columns": False,
+            "dataloader_pin_memory": False, "learning_rate": 1e-2, "max_steps": steps,
+        }  # fmt: skip
+        arguments = TrainingArguments(str(tmp_path / folder), **{**settings, **more})
+        return cls(model, arguments, train_dataset=data, eval_dataset=data, **own)
 
     return make
 
@@ -58,6 +62,73 @@ def test_train_and_evaluate(name, task, trainer):
         moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
         assert {key for key in before if "tokenreduce." in key} <= moved  # the optimizer has them
         assert len(moved) > len(before) / 2
+
+
+@pytest.mark.parametrize("name", ["pumer", "dynamicvit"])
+@pytest.mark.parametrize("same", [True, False], ids=["same-weights", "copy"])
+def test_distillation_trainer(name, same, task, trainer, tmp_path):
+    """Its loss is the sum of the terms, whatever the gradient accumulation; reducer and weights stand in the folder."""
+    model, data = task
+    teacher = None if same else copy.deepcopy(model)
+    logs = []
+
+    class Listen(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append(logs)
+
+    def run(steps, **more):
+        seen.clear()
+        made = trainer(
+            model,
+            data,
+            steps,
+            True,
+            cls=DistillationTrainer,
+            distillation=tokenreduce.distill(handle, teacher),
+            callbacks=[Listen()],
+            logging_strategy="steps",
+            logging_steps=1,
+            learning_rate=0.0,
+            **more,
+        )
+        made.train()
+        return made, [log for log in seen if "loss" in log]
+
+    seen = []
+    with tokenreduce.attach(model, name) as handle:
+        made, logs = run(2, lr_scheduler_type="constant")
+        for log in logs:
+            terms = [value for key, value in log.items() if key.startswith("loss_")]
+            assert len(terms) == (3 if name == "dynamicvit" else 2)
+            assert log["loss"] == pytest.approx(sum(terms), rel=1e-3, abs=2e-3)
+        if name == "pumer":  # nothing is drawn: two halves of a batch are the batch
+            _, halves = run(1, gradient_accumulation_steps=2, per_device_train_batch_size=2, folder="halves")
+            assert halves[0]["loss"] == pytest.approx(logs[0]["loss"], rel=1e-3, abs=2e-3)
+        assert "loss_logits" not in made.evaluate()
+    folder = tmp_path / "run" / "checkpoint-2"
+    assert (folder / "tokenreduce.json").exists()
+    assert (folder / "reducer.safetensors").exists() == (name == "dynamicvit")
+    other = type(model)(model.config)
+    with tokenreduce.load(other, folder) as again:
+        assert again.config == handle.config
+    with pytest.raises(tokenreduce.OptionError, match="does not carry"):
+        trainer(model, data, cls=DistillationTrainer, distillation=tokenreduce.distill(handle))
+
+
+def test_distillation_trainer_begins_gently(tiny_vilt, vilt_inputs, trainer):
+    model, inputs = tiny_vilt(), {**vilt_inputs(8), "labels": torch.rand(8, 5)}
+    data = [{name: value[i] for name, value in inputs.items()} for i in range(8)]
+    seen = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append(handle.tokens()["image"])
+
+    with tokenreduce.attach(model, "evit", keep=0.5) as handle:
+        made = trainer(model, data, 4, cls=DistillationTrainer, distillation=tokenreduce.distill(handle),
+                       schedule=tokenreduce.Warmup(handle, length=3), callbacks=[Count()])  # fmt: skip
+        made.train()
+    assert seen == sorted(seen, reverse=True) and seen[0] == 17 > seen[-1]
 
 
 def test_losses_schedule_and_checkpoint(tiny_vilt, vilt_inputs, trainer, total):

@@ -41,13 +41,20 @@ def batch(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def steps(model: nn.Module, handle: tokenreduce.Attachment, optimizer: torch.optim.Optimizer, seed: int) -> list[float]:
-    """Three steps of training on the batches of a seed; the losses."""
+def steps(
+    model: nn.Module, handle: tokenreduce.Attachment, optimizer: torch.optim.Optimizer, seed: int, taught: bool = False
+) -> list[float]:
+    """Three steps of training on the batches of a seed, by the task alone or with the same weights as teacher."""
     seen = []
+    distillation = tokenreduce.distill(handle)
     for step in range(3):
         torch.manual_seed(10 * seed + step)
         optimizer.zero_grad()
-        loss = model(**batch(10 * seed + step)).loss + sum(handle.losses().values())
+        inputs = batch(10 * seed + step)
+        if taught:
+            loss = distillation(inputs, model=model).loss
+        else:
+            loss = model(**inputs).loss + sum(handle.losses().values())
         loss.backward()
         optimizer.step()
         seen.append(float(loss.detach()))
@@ -65,9 +72,9 @@ def wrap(kind: str, model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]
 
         wrapped, optimizer = Accelerator(cpu=True).prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
         return wrapped, optimizer
-    if kind == "ddp":
+    if kind.endswith("ddp"):
         model = DistributedDataParallel(model)
-    elif kind == "fsdp1":
+    elif kind.endswith("fsdp1"):
         model = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
     else:
         mesh = init_device_mesh("cpu", (2,))
@@ -84,19 +91,20 @@ def train(kind: str, reducer: str, folder: Path) -> None:
     other = tokenreduce.attach(alone, reducer)  # the same weights: attach draws from the same state
     trained, optimizer = wrap(kind, model)
 
-    got = steps(trained, handle, optimizer, 0)  # the same batches and draws on both: their mean is that of one
-    expected = steps(alone, other, torch.optim.SGD(alone.parameters(), lr=0.1), 0)
+    taught = kind.startswith("taught-")
+    got = steps(trained, handle, optimizer, 0, taught)  # the same batches and draws on both: their mean is that of one
+    expected = steps(alone, other, torch.optim.SGD(alone.parameters(), lr=0.1), 0, taught)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    if kind != "fsdp1":  # whose parameters are flat pieces
+    if not kind.endswith("fsdp1"):  # whose parameters are flat pieces
         for (name, one), two in zip(model.named_parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(whole(one.detach()), two.detach(), rtol=1e-3, atol=1e-5, msg=name)
-    steps(trained, handle, optimizer, 1 + rank)  # and different ones
-    if kind in ("ddp", "accelerate"):
+    steps(trained, handle, optimizer, 1 + rank, taught)  # and different ones
+    if kind in ("ddp", "taught-ddp", "accelerate"):
         for parameter in model.parameters():
             both = [torch.empty_like(parameter) for _ in range(2)]
             dist.all_gather(both, parameter.detach())
             assert torch.equal(*both)
-    if kind != "fsdp1":
+    if not kind.endswith("fsdp1"):
         handle.save(folder)
         dist.barrier()
         (made,) = handle.reducers.values()

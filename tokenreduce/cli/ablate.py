@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         help="an option, its value as JSON; may be given again (for example --set tome.r=13)",
+    )
+    what.add_argument(
+        "--tuned", metavar="FOLDER", action="append", default=[], help="a row with these weights (of finetune's best)"
     )
     source = what.add_mutually_exclusive_group()
     source.add_argument("--grid", metavar="FILE", help="variants and more from a TOML or JSON file")
@@ -163,6 +167,7 @@ def evaluate(
         task = load_task(registry, request.model, request.data)
         task.model.to(device_of(arguments.device, crew.device))
         variants = full_variants(request, task, names, overrides)
+        variants |= tuned_variants(arguments.tuned, variants)
         request = request.with_(variants=variants)
         data = task.data(request.samples, min(request.batch, request.samples))
         result = ablate(
@@ -200,10 +205,21 @@ def full_variants(
 ) -> dict[str, dict[str, Any]]:
     """Every variant with all its options, so that the request alone repeats the ablation."""
     if request.variants is None:
-        names = names + [n for n, chosen in task.settings.items() if "reducer" in chosen]
+        names = names + [n for n, chosen in task.settings.items() if "reducer" in chosen or "weights" in chosen]
         check_overrides(overrides, names)
     given = request.variants or {}
     return {n: {**(given.get(n) or task.settings.get(n, {})), **overrides.get(n, {})} for n in names}
+
+
+def tuned_variants(folders: list[str], taken: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A variant for each folder of fine-tuned weights, called after its reducer."""
+    from ..lab.tuned import full_options, label_of
+
+    found: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        options = full_options({"weights": folder})
+        found[label_of(folder, {**taken, **found})] = options
+    return found
 
 
 def _print(result: Result, name: str) -> None:

@@ -27,8 +27,7 @@ def add_parser(commands: Any) -> None:
         "same line it goes on where it stopped. The best weights are in OUT/best, for 'tokenreduce ablate --tuned'.",
     )
     what = parser.add_argument_group("what to train")
-    what.add_argument("--model", metavar="NAME", help="a task, or a hub id, folder or file (default: the first task)")
-    what.add_argument("--data", metavar="FILE", help="samples for such a model; every tenth is kept for validation")
+    what.add_argument("--model", metavar="NAME", help="a task that can be trained (default: the first one)")
     what.add_argument("--reducer", metavar="NAME", required=True)
     what.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option, VALUE as JSON")
     what.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
@@ -42,7 +41,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--weight-decay", type=float, help="of matrices (0.01)")
     how.add_argument("--warmup", type=float, metavar="SHARE", help="of the steps, for the learning rate to rise (0.1)")
     how.add_argument("--gentle", type=float, metavar="SHARE", help="of the steps, for the reduction to rise (0)")
-    how.add_argument("--clip", type=float, metavar="NORM", help="greatest norm of the gradient; 0 for any (0)")
+    how.add_argument("--max-grad-norm", type=float, metavar="NORM", help="of the gradient; 0 for any (0)")
     how.add_argument("--bf16", action="store_const", const=True, help="mixed precision")
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--no-distillation", action="store_true", help="the task's loss alone")
@@ -78,14 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.model or next(iter(registry.tasks))
 
     from ..lab.loading import load_task
+    from ..tune.finetuning import check_trainable, summary
     from ..tune.level import levelled
-    from ..tune.loop import check_trainable, summary
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
     found: list[Tuned] = []
     for turn in range(arguments.seeds):
-        task = load_task(registry, name, arguments.data)
+        task = load_task(registry, name)
         check_trainable(task)
         task.model.to(device_of(arguments.device))
         chosen = {"reducer": arguments.reducer, **(options or task.settings.get(arguments.reducer, {}))}
@@ -98,8 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"best of each run: {summary(found)}")
     folders = " ".join(f"--tuned {one.folder}" for one in found)
     own = "" if arguments.model is None else f" --model {name}"
-    data = f" --data {arguments.data}" if arguments.data else ""
-    print(f"compare it with others: tokenreduce ablate{own}{data} {folders}")
+    print(f"compare it with others: tokenreduce ablate{own} {folders}")
     return 0
 
 
@@ -121,7 +119,7 @@ def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> T
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from ..tune.loop import finetune
+    from ..tune.finetuning import finetune
 
     columns = (TextColumn("step {task.completed:.0f} of {task.total:.0f}"), BarColumn())
     times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))

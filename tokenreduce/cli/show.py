@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="name of a reducer or of a setting of the task, or JSON with one per stack (default: the first method)",
     )
+    parser.add_argument("--tuned", metavar="FOLDER", help="fine-tuned weights and their reducer, in place of --reducer")
     parser.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option, VALUE as JSON")
     parser.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
     parser.add_argument("--out", metavar="FILE.png", type=Path, default=Path("picture.png"), help="(picture.png)")
@@ -47,8 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..lab.loading import load_task
 
     task = load_task(registry, arguments.model or next(iter(registry.tasks)), arguments.data)
-    row, chosen = choose(registry, task, arguments.reducer, options)
+    row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
 
+    from ..lab.tuned import tuned_task
     from ..viz.draw import draw
     from ..viz.look import answers, pictures, traced
     from ..viz.regions import regions
@@ -59,8 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         inputs, sample = given(task, arguments.image, arguments.text)
     before = answers(task, inputs)
-    with traced(task, chosen.pop("reducer"), chosen) as handle:
-        picture = pictures(task, inputs, [sample], row, handle, before)[0]
+    weights = chosen.pop("weights", "")
+    tuned = tuned_task(task, weights) if weights else task
+    with traced(tuned, chosen.pop("reducer"), chosen, weights) as handle:
+        picture = pictures(tuned, inputs, [sample], row, handle, before)[0]
         table = str(handle)
     try:
         arguments.out.write_bytes(draw(picture))
@@ -81,6 +85,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise OptionError("show takes a picture or --sample N, one of them: tokenreduce show photo.png --text '...'")
     if arguments.sample is not None and arguments.text:
         raise OptionError("--text belongs to a picture of yours; a held-out sample has its own, so leave it out")
+    if arguments.tuned is not None and arguments.reducer is not None:
+        raise OptionError("--tuned has its own reducer; leave --reducer out")
     if arguments.sample is not None and arguments.sample < 0:
         raise OptionError(f"--sample counts from 0, got {arguments.sample}")
     if arguments.image is not None and not arguments.image.is_file():
@@ -96,14 +102,21 @@ def _ready(entry: Entry) -> bool:
     return getattr(entry.spec, "role", "") == "method" and not getattr(entry.spec, "learns", False)
 
 
-def choose(registry: Registry, task: Task, name: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def choose(
+    registry: Registry, task: Task, name: str | None, options: dict[str, Any], tuned: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """Label and ``{"reducer": ..., **options}``: the task's setting of that name, with options given here over it.
 
-    Without a name, the first reducer of the registry that is a method.
+    Without a name, the first reducer of the registry that is a method; with ``tuned``, a folder of fine-tuned weights,
+    the reducer that is in it.
 
     Raises:
         UnknownNameError, PluginError: no such reducer. OptionError: JSON that is not a mapping of stacks.
     """
+    if tuned is not None:
+        from ..lab.tuned import full_options, label_of
+
+        return label_of(tuned, {}), {**full_options({"weights": tuned}), **options}
     if name is None:
         methods = [n for n, entry in registry.reducers.items() if _ready(entry)]
         if not methods:
@@ -117,6 +130,10 @@ def choose(registry: Registry, task: Task, name: str | None, options: dict[str, 
         label = " + ".join(str(part.get("reducer") if isinstance(part, dict) else part) for part in stacks.values())
         return label, {"reducer": stacks, **options}
     setting = dict(task.settings.get(name, {}))
+    if "weights" in setting:
+        from ..lab.tuned import full_options
+
+        return name, {**full_options(setting), **options}
     if "reducer" not in setting and ":" not in name:
         registry.entry("reducer", name)  # raises with the names that are near
     return name, {"reducer": name, **setting, **options}

@@ -16,12 +16,14 @@ from ..attaching import attach
 from ..errors import OptionError
 from ..handle import Attachment
 from ..resize import resize_inputs, resize_model
+from ..tune.weights import fingerprint
 from .data import Batches, cut, join_fingerprints, on_device, sample_fingerprints
 from .objects import Classes, made
 from .processes import Team
 from .result import Row
 from .store import Store, key_of
 from .task import Batch, Inputs
+from .tuned import learned, tuned_model
 
 Tick = Callable[[str], None]
 
@@ -56,7 +58,7 @@ class Bench:
     cost_batch: int = 1
     drawing: dict[str, set[str]] = field(default_factory=dict)
     classes: Classes = field(default_factory=dict)
-    _resized: dict[tuple[int, int], nn.Module] = field(default_factory=dict)
+    _models: dict[tuple[str, tuple[int, int] | None], nn.Module] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -111,13 +113,26 @@ class Bench:
         """``tokenreduce.attach`` with arguments as rows have them."""
         return attach(model, **made(arguments, self.classes))
 
-    def model_for(self, size: tuple[int, int] | None) -> nn.Module:
-        """The model, or one with its weights for pictures of another size."""
-        if size is None:
+    def put(self, row: Row, size: tuple[int, int] | None = None, **changes: Any) -> Attachment:
+        """The row's reducer, with its weights, on the row's model; ``size`` for pictures of another size."""
+        handle = self.attach(self.model_for(size or row.input_size, row.weights), attach_arguments(row, **changes))
+        return learned(handle, row.weights) if row.weights else handle
+
+    def facts(self, row: Row, **changes: Any) -> dict[str, Any]:
+        """What a cell depends on as far as the row goes."""
+        facts = {"attach": attach_arguments(row, **changes), "size": row.input_size}
+        return {**facts, "weights": fingerprint(row.weights)} if row.weights else facts
+
+    def model_for(self, size: tuple[int, int] | None, weights: str = "") -> nn.Module:
+        """The model, or one with its weights for pictures of another size, or with the weights of a folder."""
+        if size is None and not weights:
             return self.model
-        if size not in self._resized:
-            self._resized[size] = resize_model(self.model, *size)
-        return self._resized[size]
+        if (weights, size) not in self._models:
+            if size is None:
+                self._models[weights, size] = tuned_model(self.model, weights)
+            else:
+                self._models[weights, size] = resize_model(self.model_for(None, weights), *size)
+        return self._models[weights, size]
 
     def each(self, size: tuple[int, int] | None) -> Iterator[tuple[int, Batch]]:
         """This process's batches with their numbers, on the model's device.
@@ -141,8 +156,7 @@ class Bench:
 @contextlib.contextmanager
 def attached(bench: Bench, row: Row, **changes: Any) -> Iterator[Attachment]:
     """The row's reducer on the model that the row asks for, evaluation mode, gone afterwards."""
-    model = bench.model_for(row.input_size)
-    with bench.attach(model, attach_arguments(row, **changes)) as handle:
+    with bench.put(row, **changes) as handle:
         yield handle
 
 

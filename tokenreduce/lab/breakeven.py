@@ -29,7 +29,7 @@ def break_even(
     sizes = _sizes(bench)
     for row in rows:
         facts = {
-            "attach": attach_arguments(row),
+            **bench.facts(row),
             "against": attach_arguments(baseline),
             "samples": samples,
             "rounds": rounds,
@@ -75,7 +75,7 @@ def _time(
     try:
         tokens = tokens_at(bench, row, size)
         for name, one in (("own", row), ("base", baseline)):
-            handles[name] = bench.attach(bench.model_for(size), attach_arguments(one))
+            handles[name] = bench.put(one, size)
             handles[name].detach()
     except TokenReduceError:
         return 0, 0.0, 0.0

@@ -112,9 +112,8 @@ def native(bench: Bench) -> Size:
 
 def tokens_at(bench: Bench, row: Row, size: Size) -> int:
     """Image tokens at the start of the first stack for pictures of a size."""
-    model = bench.model_for(size)
-    with bench.attach(model, attach_arguments(row)) as handle, torch.inference_mode():
-        call(model, bench.inputs(1, size))
+    with bench.put(row, size) as handle, torch.inference_mode():
+        call(handle.model, bench.inputs(1, size))
         tokens_left(handle)
         first = handle.bounds[0].last
         assert first is not None

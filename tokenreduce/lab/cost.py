@@ -10,7 +10,7 @@ import torch
 from ..measure.macs import call, count_macs
 from ..measure.memory import peak_activation_bytes
 from ..measure.overhead import overhead
-from .bench import Bench, attach_arguments, attached
+from .bench import Bench, attached
 from .result import Row, SiteTokens
 
 SHARE_OF_MEMORY = 0.3
@@ -18,7 +18,7 @@ SHARE_OF_MEMORY = 0.3
 
 def cost(bench: Bench, row: Row) -> None:
     """Fill in tokens, multiply-adds and memory, of ``bench.cost_batch`` samples of the first batch."""
-    facts = {"attach": attach_arguments(row), "size": row.input_size, "samples": bench.cost_batch, **bench.of_first}
+    facts = {**bench.facts(row), "samples": bench.cost_batch, **bench.of_first}
     found = bench.cell("cost", facts, lambda: bench.team.alone(lambda: _cost(bench, row)))
     row.tokens_by_stream = found["tokens"]
     row.tokens = sum(row.tokens_by_stream.values())
@@ -41,7 +41,7 @@ def _cost(bench: Bench, row: Row) -> dict[str, Any]:
 
 def measure_overhead(bench: Bench, row: Row, samples: int, machine: dict[str, Any]) -> None:
     """Fill in the share of the time that the reduction itself takes, at a batch size."""
-    facts = {"attach": attach_arguments(row), "size": row.input_size, "samples": samples, "machine": machine}
+    facts = {**bench.facts(row), "samples": samples, "machine": machine}
 
     def work() -> float:
         inputs = bench.inputs(samples, row.input_size)

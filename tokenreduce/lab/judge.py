@@ -21,17 +21,20 @@ from .statistics import mean_over_seeds
 def settle(bench: Bench, row: Row, dense: int, seeds: Sequence[int]) -> None:
     """Solve for the row's level, if it has one, and put the options in force, its seeds and its notes into it."""
     if row.ratio is not None or row.target_macs is not None:
-        facts = {"attach": attach_arguments(row), "ratio": row.ratio, "macs": row.target_macs, **bench.of_first}
+        facts = {**bench.facts(row), "ratio": row.ratio, "macs": row.target_macs, **bench.of_first}
         solved = bench.cell("solve", facts, lambda: bench.team.alone(lambda: _solve(bench, row, dense)))
         row.reducer, row.options = solved["reducer"], {k: v for k, v in solved.items() if k != "reducer"}
     with attached(bench, row) as handle:
-        row.notes = handle.notes
+        row.notes = list(handle.notes)
         learning = [type(b.reducer).__name__ for b in handle.bounds if isinstance(b.reducer, nn.Module)]
-        if learning:
+        if learning and not row.weights:
             raise UnfitReducerError(
-                f"{', '.join(learning)} learns which tokens go; an ablation has no trained weights for it, and would "
-                "judge arbitrary ones. Train it with the model (docs/training.md) and evaluate that attachment"
+                f"{', '.join(learning)} learns which tokens go, and there are no trained weights for it here, only "
+                "arbitrary ones. Train it with the model (tokenreduce finetune) and give the row its weights "
+                "(--tuned FOLDER)"
             )
+        if row.weights:
+            row.notes.append(f"fine-tuned weights of {row.weights}; rows without this note have the model's own")
         bench.drawing[row.name] = drawing(handle)
         drawn = any(bound.reducer.stochastic for bound in handle.bounds)
         row.reducer, row.options = in_force(row, handle)
@@ -63,9 +66,8 @@ def judge(bench: Bench, row: Row) -> None:
     by_seed = []
     for seed in row.seeds:
         facts = {
-            "attach": with_seed(bench, row, seed),
+            **bench.facts(row, **with_seed(bench, row, seed)),
             "seed": seed,
-            "size": row.input_size,
             "data": [bench.data, bench.sizes],
         }
         by_seed.append(bench.cell("scores", facts, lambda seed=seed: _scores(bench, row, seed)))  # type: ignore[misc]

@@ -49,9 +49,8 @@ def _times(
         row.name: {
             "what": "pace",
             **bench.common,
-            "attach": attach_arguments(row),
+            **bench.facts(row),
             "against": attach_arguments(baseline),
-            "size": row.input_size,
             "batch": size,
             **bench.of_first,
             "machine": machine,
@@ -91,7 +90,7 @@ def _times(
 
 def _handle(bench: Bench, row: Row) -> Attachment:
     """The row's attachment, proved once and taken off again until it is timed."""
-    handle = bench.attach(bench.model_for(row.input_size), attach_arguments(row))
+    handle = bench.put(row)
     handle.detach()
     return handle
 

@@ -9,6 +9,7 @@ from ..errors import OptionError, nearest
 from ..registry import Registry
 from .objects import Classes, named
 from .result import Row
+from .tuned import full_options
 
 Variants = Mapping[str, Mapping[str, Any]]
 
@@ -25,7 +26,8 @@ def plan(
     """The rows, without results: the baseline, then the controls, then the others as they were named.
 
     Args:
-        reducers: names, or options by name; with the option ``"reducer"`` the name is a label of one's own.
+        reducers: names, or options by name; with the option ``"reducer"`` the name is a label of one's own, and with
+            ``"weights"``, a folder of fine-tuned weights, it has the reducer and options of that folder.
         settings: options that stand in for a reducer's defaults where nothing else is asked for.
         ratios: shares of image tokens to be gone at the end of the stack, one row per variant and share.
         match_macs: shares of the baseline's multiply-adds to remain, likewise.
@@ -43,19 +45,26 @@ def plan(
     for name, options in variants.items():
         if not options:
             variants[name] = dict(settings.get(name, {}))
+    variants = {name: full_options(o) if o.get("weights") else o for name, o in variants.items()}
+    plain = {name: options for name, options in variants.items() if not options.get("weights")}
     by_role = [(role, n) for role in ("baseline", "control") for n in registry.reducers if role_of(registry, n) == role]
     for _, name in by_role:
-        if not any(options.get("reducer", label) == name for label, options in variants.items()):
+        if not any(options.get("reducer", label) == name for label, options in plain.items()):
             variants[name] = dict(settings.get(name, {}))
     rows = []
     for label, options in variants.items():
+        weights = options.pop("weights", "")
         reducer, own = named(options.pop("reducer", label), {} if classes is None else classes)
-        rows.append(Row(label, reducer, {**own, **options}, label, role_of(registry, reducer)))
+        rows.append(Row(label, reducer, {**own, **options}, label, role_of(registry, reducer), weights=weights))
     order = {"baseline": 0, "control": 1, "method": 2}
-    if not any(row.role == "baseline" for row in rows):
+    if not any(row.role == "baseline" and not row.weights for row in rows):
         raise OptionError("no reducer of the role 'baseline' is installed or enabled; see 'tokenreduce list'")
-    rows.sort(key=lambda row: order.get(row.role, 2))
-    return [levelled for row in rows for levelled in at_levels(row, ratios, match_macs)]
+    rows.sort(key=lambda row: (2, True) if row.weights else (order.get(row.role, 2), False))
+    rows = [levelled for row in rows for levelled in at_levels(row, ratios, match_macs)]
+    for row in rows:
+        if row.weights and row.role == "baseline":  # what training alone does
+            row.role = "control"
+    return rows
 
 
 def at_levels(row: Row, ratios: Sequence[float], match_macs: Sequence[float]) -> list[Row]:
@@ -67,7 +76,7 @@ def at_levels(row: Row, ratios: Sequence[float], match_macs: Sequence[float]) ->
         label = f"{row.name} @ {share:g}" if ratios else f"{row.name} @ {100 * share:g} % MACs"
         if len(match_macs) == 1:
             label = row.name
-        made = Row(label, row.reducer, dict(row.options), row.variant, row.role)
+        made = Row(label, row.reducer, dict(row.options), row.variant, row.role, weights=row.weights)
         made.ratio, made.target_macs = (share, None) if ratios else (None, share)
         rows.append(made)
     return rows

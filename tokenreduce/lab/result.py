@@ -131,6 +131,7 @@ class Row:
         role: ``"baseline"``, ``"control"`` or ``"method"``.
         ratio: share of image tokens that was asked to be gone at the end, ``target_macs`` the share of multiply-adds
             that was asked to remain; None where the options were given as they are.
+        weights: folder of fine-tuned weights that stand in for the model's, "" for none.
         input_size: height and width of the pictures in pixels where they were made smaller, else None.
         seeds: one run of the samples for each.
         accuracy: mean score, 0 to 1, with a 95 % confidence ``interval``; ``accuracy_by_seed`` one by one.
@@ -156,6 +157,7 @@ class Row:
     role: str = "method"
     ratio: float | None = None
     target_macs: float | None = None
+    weights: str = ""
     input_size: tuple[int, int] | None = None
     seeds: list[int] = field(default_factory=list)
     accuracy: float | None = None

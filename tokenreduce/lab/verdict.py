@@ -24,7 +24,9 @@ def judge(rows: Sequence[Row], baseline: str) -> None:
     adjusted: it answers "does this method beat its control?", not "does any of these?". Of forty methods that are
     exactly as good as their controls, about one will be said to beat its own.
 
-    A control at a smaller input size answers a question of its own, and has a sentence of its own after the first.
+    Fine-tuned rows are compared with fine-tuned controls, and the others with the others; where a fine-tuned row has
+    no such control, the sentence says so. A control at a smaller input size answers a question of its own, and has a
+    sentence of its own after the first.
 
     Raises:
         OptionError: no row is called ``baseline``.
@@ -114,9 +116,15 @@ def _verdict(row: Row, rows: Sequence[Row]) -> Finding:
         return None, "not comparable: there is no control among the rows"
     same = [control for control in controls if control.input_size is None]
     smaller = [control for control in controls if control.input_size is not None]
-    findings = [against(row, same)] if same else []
+    alike = [control for control in same if bool(control.weights) == bool(row.weights)]
+    uneven = f"; {row.name} is fine-tuned, the control is not" if row.weights else ""
+    findings = []
+    if alike or same:
+        found, sentence = against(row, alike or same)
+        findings.append((found, sentence + (uneven if found is not None and not alike else "")))
     if smaller:
-        findings.append(against(row, smaller, " with a smaller input"))
+        found, sentence = against(row, smaller, " with a smaller input")
+        findings.append((found, sentence + (uneven if found is not None else "")))
     sentences = [sentence for _, sentence in findings]
     found = next((comparison for comparison, _ in findings if comparison is not None), None)
     return found, ". ".join([sentences[0], *(s[0].upper() + s[1:] for s in sentences[1:])])

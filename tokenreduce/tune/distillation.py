@@ -6,8 +6,10 @@ import math
 
 from torch import nn
 
-from ..errors import OptionError
+from ..attaching import attach, attachment
+from ..errors import OptionError, UnfitReducerError, UnsupportedModelError
 from ..handle import Attachment
+from ..registry import default_registry
 from .teaching import Distillation, Read
 
 
@@ -36,7 +38,8 @@ def distill(
         task: weight of the task's own loss.
         logits: weight of KL(teacher || student) over the classes, mean over the batch.
         hidden: weight of the mean squared difference between each of the teacher's final tokens and the student's
-            that stands for it, dropped tokens and padding left out; needs ``attach(..., trace=True)``.
+            that stands for it, dropped tokens and padding left out; needs ``attach(..., trace=True)`` and a teacher
+            of the same family.
         own: weight of what a learnable reducer adds (``handle.losses()``).
         read: ``read(output)`` gives the logits; by default the output itself where it is a tensor, its ``logits``,
             or its ``logits_per_image``.
@@ -58,7 +61,22 @@ def distill(
     if teacher is not None:
         _check_apart(handle.model, teacher)
         teacher.requires_grad_(False).eval()
-    return Distillation(handle, teacher, weights, float(temperature), read)
+    plain = None if teacher is None else _unreducing(teacher)
+    return Distillation(handle, teacher, weights, float(temperature), read, plain)
+
+
+def _unreducing(teacher: nn.Module) -> Attachment | None:
+    """An attachment that reduces nothing, not on the model yet; None for one that no adapter takes, or that has one."""
+    registry = default_registry()
+    baseline = [name for name, e in registry.reducers.items() if getattr(e.spec, "role", "") == "baseline"]
+    if not baseline or attachment(teacher) is not None:
+        return None
+    try:
+        handle = attach(teacher, baseline[0])
+    except (UnsupportedModelError, UnfitReducerError):
+        return None
+    handle.detach()
+    return handle
 
 
 def _check_apart(student: nn.Module, teacher: nn.Module) -> None:

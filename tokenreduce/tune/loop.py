@@ -1,13 +1,11 @@
-"""Fine-tuning a model with a reducer attached: resumable, watched, the best kept."""
+"""The loop of a fine-tuning: steps, evaluations, checkpoints."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..attaching import attach
 from ..errors import OptionError, TokenReduceError
 from ..handle import Attachment
-from ..lab.data import model_fingerprint, on_device
+from ..lab.data import on_device
 from ..measure.macs import call
 from ..proof import evaluating
 from ..schedule import warmup
 from .distillation import distill
 from .folder import Folder
-from .recipe import Recipe, adamw, parameters_of, rate, set_rate
+from .recipe import Recipe, adamw, limit_gradient, rate, set_rate
 
 if TYPE_CHECKING:
     from ..lab.task import Batch, Task
@@ -67,68 +64,9 @@ class _Run:
     means: dict[str, float] = field(default_factory=dict)
 
 
-def finetune(
-    task: Task,
-    reducer: Any,
-    out: str | Path,
-    *,
-    recipe: Recipe | None = None,
-    watch: Watch | None = None,
-    **options: Any,
-) -> Tuned:
-    """Train a task's model with a reducer attached, the unreduced model teaching; its weights are those of the end.
+class Loop:
+    """One run, from its last checkpoint on."""
 
-    Started again with the same arguments it goes on from the last checkpoint; as every step's samples and draws
-    follow from the seed and the step, the result is that of a run that was never interrupted.
-
-    Args:
-        task: with ``train``, ``validation`` and ``loss``.
-        reducer: as for :func:`tokenreduce.attach`, with ``**options`` (``layers`` among them); the settings of the
-            task for a reducer of that name where none are given.
-        out: folder of this run: ``run.json``, ``log.jsonl``, ``checkpoint.pt`` and ``best``.
-        watch: called with every line of the log.
-
-    Raises:
-        OptionError: the task cannot be trained, the folder holds another run, or the loss is no number any more.
-
-    And what attach raises. The model carries no attachment afterwards.
-    """
-    recipe = recipe or Recipe()
-    check_trainable(task)
-    model, folder = task.model, Folder(Path(out))
-    chosen = dict(options or (task.settings.get(reducer, {}) if isinstance(reducer, str) else {}))
-    chosen.setdefault("reducer", reducer)
-    if recipe.hidden:
-        chosen["trace"] = True
-    before = model_fingerprint(model)
-    teacher = None if recipe.same_weights or not recipe.distillation else copy.deepcopy(model)
-    torch.manual_seed(recipe.seed * STRIDE)
-    was_training = model.training
-    with attach(model, **chosen) as handle:
-        settings = {"task": task.name, "model": before, "attach": handle.config, "recipe": recipe.to_json()}
-        folder.claim(settings)
-        try:
-            return _Loop(task, handle, folder, recipe, teacher, watch or (lambda line: None)).run()
-        finally:
-            model.train(was_training)
-
-
-def check_trainable(task: Task) -> None:
-    """Raise OptionError where a task has no training data or no loss, or where several processes would train it."""
-    missing = [name for name in ("train", "validation", "loss") if getattr(task, name) is None]
-    if missing:
-        raise OptionError(
-            f"the task {task.name!r} has no {', '.join(missing)}, so it cannot be fine-tuned here; give the Task "
-            "those, or train the attached model in a loop of your own with tokenreduce.distill"
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OptionError(
-            "finetune runs in one process; for several, use tokenreduce.distill in your own loop, or the "
-            "trainer of the model's library"
-        )
-
-
-class _Loop:
     def __init__(
         self, task: Task, handle: Attachment, folder: Folder, recipe: Recipe, teacher: nn.Module | None, watch: Watch
     ) -> None:
@@ -181,13 +119,13 @@ class _Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             loss, terms = self._loss(batch)
         torch.autograd.backward(loss)
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(parameters_of(self.optimizer), recipe.clip)
+        if recipe.max_grad_norm:
+            limit_gradient(self.optimizer, recipe.max_grad_norm)
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not all(math.isfinite(value) for value in values.values()):
             raise OptionError(
                 f"the loss is no number any more at step {state.step + 1} ({values}); begin anew with a lower lr, or "
-                "with clip=1"
+                "with max_grad_norm=1"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -269,9 +207,3 @@ class _Loop:
                 f"the checkpoint in {self.folder.path} does not fit ({error}); name another --out"
             ) from error
         return True
-
-
-def summary(found: Sequence[Tuned]) -> str:
-    """Accuracy of several seeds, in words."""
-    values = [100 * one.accuracy for one in found]
-    return f"{sum(values) / len(values):.1f} % ({min(values):.1f} to {max(values):.1f}, {len(values)} seeds)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ class Recipe:
         temperature, task, logits, hidden, own: see :func:`tokenreduce.distill`.
         same_weights: the student's own weights teach with reduction off, instead of a copy made before.
         gentle: share of the steps over which the reduction rises from nothing to what is configured (cosine).
-        clip: greatest norm of the gradient, 0 for any.
+        max_grad_norm: greatest norm of the gradient, 0 for any.
         bf16: mixed precision.
         save_every: steps between checkpoints: what a killed run loses at most.
         validate_every: steps between evaluations.
@@ -60,7 +59,7 @@ class Recipe:
     own: float = 1.0
     same_weights: bool = False
     gentle: float = 0.0
-    clip: float = 0.0
+    max_grad_norm: float = 0.0
     bf16: bool = False
     save_every: int = 100
     validate_every: int = 100
@@ -133,6 +132,11 @@ def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = share * group["most"]
 
 
-def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
-    """All that is trained."""
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+def limit_gradient(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Scale the gradient of all that is trained down to this norm where it is greater."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]))
+    factor = (norm / (found + 1e-6)).clamp(max=1.0)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)

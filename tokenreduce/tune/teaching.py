@@ -16,7 +16,6 @@ from ..finding import find_adapter
 from ..handle import Attachment
 from ..measure.macs import call
 from ..proof import evaluating
-from ..registry import default_registry
 from . import hidden as states
 from .terms import hidden_term, logits_term
 
@@ -56,6 +55,7 @@ class Distillation:
     Attributes:
         handle: the attachment of the student.
         teacher: a frozen model, or None where the student's own weights teach.
+        plain: an attachment that reduces nothing, on the teacher while it teaches; None where there is none.
         weights: of the terms ``"task"``, ``"logits"``, ``"hidden"`` and ``"own"``.
     """
 
@@ -66,15 +66,17 @@ class Distillation:
         weights: Mapping[str, float],
         temperature: float,
         read: Read | None,
+        plain: Attachment | None = None,
     ) -> None:
         self.handle, self.teacher = handle, teacher
         self.weights, self.temperature, self.read = dict(weights), temperature, read or logits_of
-        self._stacks: dict[str, Stack] = {}
+        self.plain = plain
         self._heard: states.Tokens = {}
+        self._stacks: dict[str, Stack] = {}
         if weights["hidden"]:
-            _, _, stacks = find_adapter(default_registry(), teacher or handle.model, handle.config.get("adapter"))
-            self._stacks = {name: stacks[name] for name in handle.stacks}
-            self._check_trace()
+            taught = (plain or handle).bounds if teacher is None or plain is not None else []
+            self._stacks = {bound.stack.name: bound.stack for bound in taught if bound.stack.name in handle.stacks}
+            self._check_hidden()
 
     def __call__(
         self, inputs: Inputs, task: Callable[[Any], Tensor] | None = None, model: nn.Module | None = None
@@ -100,8 +102,7 @@ class Distillation:
             model: as above; the student's own weights teach through it where there is no other teacher.
         """
         teacher = self.teacher or model or self.handle.model
-        alone = contextlib.nullcontext() if self.teacher is not None else self.handle.paused()
-        with alone, evaluating(teacher), states.listening(self._stacks) as heard:
+        with self._unreduced(), evaluating(teacher), states.listening(self._stacks) as heard:
             logits = self.read(call(teacher, inputs))
         if torch.is_autocast_enabled(logits.device.type):
             torch.clear_autocast_cache()  # it holds weights without history, which the student would take
@@ -145,14 +146,35 @@ class Distillation:
         return self
 
     def _hidden(self, taught: Taught) -> Tensor:
-        self._check_trace()
         heard = self._heard
         if not heard:
             raise NoForwardError("hidden states are compared; call the model inside 'with distillation.listening():'")
         found = [(*states.matched(self.handle, heard, name), taught.hidden[name]) for name in self._stacks]
         return torch.stack([hidden_term(own, other, weight) for own, weight, other in found]).mean()
 
-    def _check_trace(self) -> None:
+    @contextlib.contextmanager
+    def _unreduced(self) -> Iterator[None]:
+        """The teacher through the same engine as the student: its tokens in the same order, its attention fused."""
+        if self.teacher is None:
+            with self.handle.paused():
+                yield
+            return
+        if self.plain is None or self.plain.attached:
+            yield
+            return
+        self.plain.install()
+        try:
+            yield
+        finally:
+            self.plain.detach()
+
+    def _check_hidden(self) -> None:
+        if sorted(self._stacks) != sorted(self.handle.stacks):
+            raise OptionError(
+                f"hidden states of {', '.join(self.handle.stacks)} are to be compared, but the teacher has no such "
+                "stack that can be listened to; give a teacher of the same family without an attachment, or leave "
+                "hidden=0"
+            )
         if not all(bound.trace for bound in self.handle.bounds):
             raise OptionError("hidden states are compared token by token; attach with trace=True, or leave hidden=0")
 

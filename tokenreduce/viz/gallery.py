@@ -7,6 +7,7 @@ from ..lab.data import as_batch, on_device, take
 from ..lab.plan import one_per_variant
 from ..lab.result import Picture, Result
 from ..lab.task import Batch, Task
+from ..lab.tuned import tuned_task
 from .look import answers, pictures, traced
 
 
@@ -31,8 +32,9 @@ def gallery(task: Task, batch: Batch, result: Result, count: int) -> list[Pictur
     by_row = []
     for row in one_per_variant(result.rows):
         try:
-            with traced(task, row.reducer, row.options) as handle:
-                by_row.append(pictures(task, inputs, shown, row.name, handle, before))
+            own = tuned_task(task, row.weights) if row.weights else task
+            with traced(own, row.reducer, row.options, row.weights) as handle:
+                by_row.append(pictures(own, inputs, shown, row.name, handle, before))
         except UnsupportedCallError as error:
             result.setup.setdefault("notes", []).append(f"no pictures of {row.name}: {error}")
     return [pictures_of[i] for i in range(len(chosen)) for pictures_of in by_row]

@@ -15,6 +15,7 @@ from ..errors import OptionError, PluginError, UnsupportedCallError
 from ..handle import Attachment
 from ..lab.result import Picture
 from ..lab.task import Inputs, Sample, Task
+from ..lab.tuned import learned
 from ..measure.macs import call
 from ..resize import image_size, patch_size
 from .patches import patch_owners
@@ -51,11 +52,16 @@ def look(
         return pictures(task, inputs, [sample], row, handle, before)[0]
 
 
-def traced(task: Task, reducer: Any, options: Mapping[str, Any]) -> Attachment:
-    """The reducer on the task's model, with a trace; a context that detaches at the end."""
+def traced(task: Task, reducer: Any, options: Mapping[str, Any], weights: str = "") -> Attachment:
+    """The reducer on the task's model, with a trace; a context that detaches at the end.
+
+    Args:
+        weights: folder of the reducer's own weights, where it learns.
+    """
     given = dict(options)
     layers = given.pop("layers", None)
-    return attach(task.model, given.pop("reducer", reducer), layers=layers, trace=True, **given)
+    handle = attach(task.model, given.pop("reducer", reducer), layers=layers, trace=True, **given)
+    return learned(handle, weights) if weights else handle
 
 
 def answers(task: Task, inputs: Inputs, chosen: Mapping[str, Any] | None = None) -> list[str]:
