@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..adapter import Stack
 from ..errors import NoForwardError, OptionError, UnsupportedCallError
-from ..finding import find_adapter
 from ..handle import Attachment
 from ..measure.macs import call
 from ..proof import evaluating
