@@ -24,13 +24,14 @@ from .errors import (
     UnsupportedCallError,
     UnsupportedModelError,
 )
-from .hookspecs import hookimpl
+from .hookspecs import INTERFACE, hookimpl
 from .registry import Registry, default_registry
 from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
 
 if TYPE_CHECKING:
     from .adapter import Adapter, BlockView, Example, Projected, Role, Stack
     from .attaching import attach, attachment
+    from .chaining import chain
     from .gate import Gate
     from .handle import Attachment
     from .lab.loader import Loader, Record
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .lab.runner import ablate
     from .lab.task import Batch, Sample, Task
     from .measure.macs import count_macs
+    from .parts import make
     from .reducer import Reducer
     from .reduction import Reduction
     from .saving import load
@@ -79,13 +81,16 @@ _LAZY = {  # imported on first use: these need torch
     "ablate": "lab.runner",
     "attach": "attaching",
     "attachment": "attaching",
+    "chain": "chaining",
     "count_macs": "measure.macs",
     "distill": "tune.distillation",
     "finetune": "tune.finetuning",
     "load": "saving",
+    "make": "parts",
 }
 
 __all__ = [
+    "INTERFACE",
     "Adapter",
     "AdapterSpec",
     "AlreadyAttachedError",
@@ -130,12 +135,14 @@ __all__ = [
     "ablate",
     "attach",
     "attachment",
+    "chain",
     "count_macs",
     "default_registry",
     "distill",
     "finetune",
     "hookimpl",
     "load",
+    "make",
 ]
 
 

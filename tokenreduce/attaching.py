@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, Stack
+from .adapter import Stack
 from .bound import Bound
 from .errors import (
     AlreadyAttachedError,
@@ -21,6 +20,7 @@ from .errors import (
     UnsupportedModelError,
     nearest,
 )
+from .finding import find_adapter
 from .handle import Attachment, Patch
 from .learnable import NAME, check_home, check_place, with_weights
 from .proof import prove
@@ -102,7 +102,6 @@ def attachment(model: nn.Module) -> Attachment | None:
 
 
 Plan = dict[str | None, tuple[Reducer, str, Sequence[int] | None]]
-Found = tuple[str, Adapter, dict[str, Stack]]
 
 
 def _plan(
@@ -157,58 +156,8 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     for name in options:
         if name not in valid:
             raise UnknownOptionError(f"{reducer} has no option {name!r}.{nearest(name, valid)}")
-    return made(**options), reducer
-
-
-def find_adapter(registry: Registry, model: nn.Module, name: str | None) -> Found:
-    """The adapter that takes the model, by name and as an object, and the model's stacks.
-
-    Raises:
-        UnsupportedModelError: none does, or it says why not.
-    """
-    found: list[tuple[str, Adapter]] = []
-    for candidate in [name] if name else registry.adapters:
-        library = getattr(registry.entry("adapter", candidate).spec, "library", "")
-        if not name and library and library not in sys.modules:
-            continue  # no model of a library that was never imported
-        adapter: Adapter = registry.load("adapter", candidate)()
-        if adapter.accepts(model):
-            found.append((candidate, adapter))
-    if len(found) == 1:
-        return *found[0], found[0][1].stacks(model)
-    if found:
-        return widest(model, found)
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    if name:
-        raise UnsupportedModelError(f"adapter {name!r} does not take {kind}; leave adapter= out to search all")
-    wrapped = [key for key in ("_orig_mod", "module") if isinstance(getattr(model, key, None), nn.Module)]
-    hint = f" It is a wrapper: attach to model.{wrapped[0]} before wrapping." if wrapped else ""
-    known = "; ".join(
-        f"{n}: {getattr(e.spec, 'models', '') or e.spec.description}" for n, e in registry.adapters.items()
-    )
-    raise UnsupportedModelError(f"no adapter takes {kind}.{hint} Supported: {known or '(no adapters installed)'}.")
-
-
-def widest(model: nn.Module, found: list[tuple[str, Adapter]]) -> Found:
-    """Of several adapters that take a model, the one with most blocks of it: METER's, not that of its tower.
-
-    Raises:
-        UnsupportedModelError: every one of them refuses the model; the first one's reason.
-    """
-    best: tuple[int, Found] | None = None
-    reasons = []
-    for name, adapter in found:
-        try:
-            stacks = adapter.stacks(model)
-        except UnsupportedModelError as error:
-            reasons.append(error)
-            continue
-        size = sum(len(stack.blocks) for stack in stacks.values())
-        if best is None or size > best[0]:
-            best = size, (name, adapter, stacks)
-    if best is None:
-        raise reasons[0]
-    return best[1]
+    with registry.blamed("reducer", reducer):
+        return made(**options), reducer
 
 
 def _attach(
@@ -269,24 +218,29 @@ def _bind(
     backbone = Backbone(
         stack.name, len(levels), tuple(stack.prefix), provides, joint, type(model).__name__, stack.guidable
     )
+    if layers is not None:
+        reducer = reducer.within(check_layers(layers, len(levels), stack.name))
     try:
-        settled = reducer.bind(with_guide(backbone) if guided and stack.guidable else backbone)
+        with registry.blamed("reducer", name):
+            settled = reducer.bind(with_guide(backbone) if guided and stack.guidable else backbone)
     except UnfitReducerError as error:
         fit = [other for other in registry.reducers if other != name and _fits(registry, other, backbone)]
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
-    chosen = check_layers(settled.layers(len(levels)) if layers is None else layers, len(levels), stack.name)
-    settled.check_sites(len(chosen))
+    with registry.blamed("reducer", name):
+        chosen = check_layers(settled.layers(len(levels)) if layers is None else layers, len(levels), stack.name)
+        settled.check_sites(len(chosen))
     check_place(settled)
     sites = {
-        place(stack, levels[layer], settled, guided): Site(stack.name, layer, i, len(chosen), len(levels))
+        place(stack, levels[layer], settled.at(layer), guided): Site(stack.name, layer, i, len(chosen), len(levels))
         for i, layer in enumerate(chosen)
     }
     views = [stack.view(block) for block in stack.blocks]
     if isinstance(settled, nn.Module):
         check_home(stack)
         first = min(sites)
-        settled = with_weights(settled, stack, first, views[first], len(chosen))
-        reducer = type(reducer)(**reducer.options())
+        with registry.blamed("reducer", name):
+            settled = with_weights(settled, stack, first, views[first], len(chosen))
+        reducer = reducer.changed()
     ending = stack.ending if restore is None else "full" if restore else "none"
     return Bound(stack, views, settled, reducer, backbone, sites, ending, trace), chosen
 

@@ -192,11 +192,7 @@ class Run:
             gates = {n: part.side(gates[n], 1.0) for n, part in zip(lengths, parts, strict=True) if n in gates}
             lengths = {n: part.count for n, part in zip(state.lengths, parts, strict=True)}
             rows += [(site.layer, n, state.lengths[n], k) for n, k in lengths.items()]
-        size, real = state.size, state.real
-        if size is not None or whole.source is not None:
-            size = whole.add_up(Tokens(x, state.size, state.real).sizes())
-        if real is not None:
-            real = whole.add_up(real.to(torch.int32)) > 0
+        left = Tokens(x, state.size, state.real).after(whole)
         assignment = state.assignment
         if assignment is not None:
             end = whole.assignment()
@@ -206,7 +202,7 @@ class Run:
             self.undo[index, sequence] = (x if keep_last else None, end)
         self.done[index, sequence] = whole
         drops = state.drops or whole.drops
-        return whole.apply(x), State(lengths, size, real, assignment, is_image, drops, state.initial, gates)
+        return left.x, State(lengths, left.size, left.real, assignment, is_image, drops, state.initial, gates)
 
     def _gated(self, state: State, chosen: Mapping[str, Reduction | Gate]) -> State:
         """The state with the gates that the reducer has set on its streams."""

@@ -12,6 +12,9 @@ A plugin is a module or object with some of these functions, each marked with ``
     # pyproject.toml
     [project.entry-points.tokenreduce]
     my-package = "my_package"
+
+It may say which interface it was written against, ``tokenreduce_interface = 1``; without that it is taken to be for
+the present one. A plugin for another interface is refused and reported.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
 
 PROJECT = "tokenreduce"
+INTERFACE = 1  # of plugins: goes up when one that works today would have to change
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

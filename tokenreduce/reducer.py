@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -111,6 +111,42 @@ class Reducer:
         """The options in force, JSON-able; ``type(self)(**options)`` makes the same reducer."""
         values = {name: getattr(self, name) for name in self.option_defaults()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def changed(self, **options: Any) -> Reducer:
+        """A reducer of the same kind with some options changed."""
+        return type(self)(**{**self.options(), **options})
+
+    def speak_for(self, *others: Reducer) -> None:
+        """Take over what the engine reads off reducers that this one runs, such as their ``needs``.
+
+        One that wraps others calls it in ``__init__`` and, in its copy, in :meth:`bind`.
+
+        Raises:
+            UnfitReducerError: one has weights to learn, which would be lost here, or they act in different places.
+        """
+        for other in others:
+            if isinstance(other, nn.Module) and not isinstance(self, nn.Module):
+                raise UnfitReducerError(
+                    f"{type(other).__name__} has weights to learn and cannot act inside {type(self).__name__}, which "
+                    "is no nn.Module; attach it by itself, or to a stack of its own: {stack: reducer, ...}"
+                )
+        if len({other.place for other in others}) > 1:
+            told = ", ".join(f"{type(other).__name__} at its {other.place}" for other in others)
+            raise UnfitReducerError(f"reducers that act together act in one place of a block; got {told}")
+        self.needs = frozenset[str]().union(*(other.needs for other in others))
+        self.streams = tuple(dict.fromkeys(name for other in others for name in other.streams))
+        self.place = next((other.place for other in others), self.place)
+        self.proportional_attention = any(other.proportional_attention for other in others)
+        self.stochastic = any(other.stochastic for other in others)
+        self.notes = tuple(dict.fromkeys(note for other in others for note in other.notes))
+
+    def within(self, layers: Sequence[int]) -> Reducer:
+        """The reducer for layers that the user names in place of :meth:`layers`: itself; a chain tells its parts."""
+        return self
+
+    def at(self, layer: int) -> Reducer:
+        """What acts in a layer: itself; of a chain, the parts that act there."""
+        return self
 
     def layers(self, depth: int) -> list[int]:
         """The blocks it acts in when the user names none."""

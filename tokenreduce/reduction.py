@@ -126,6 +126,18 @@ class Reduction:
         """As :meth:`take` for numbers (B, N), with ``fresh`` for new tokens."""
         return torch.where(self.keep >= 0, self.take(side), fresh) if self.fresh else self.take(side)
 
+    def average(self, side: Tensor) -> Tensor:
+        """A per-token side tensor (B, N, ...) to (B, K, ...): the mean of each output's members, by their weights."""
+        if self.source is None and not self.fresh:
+            return self.take(side)
+        own, folded = self.coefficients(_wide(side))
+        mean = Reduction(
+            self.keep, self.source, self.target, length=self.length, keep_weight=own, weight=folded, fresh=self.fresh
+        )
+        return mean.apply(side.flatten(2) if side.ndim > 2 else side.unsqueeze(-1)).view(
+            side.shape[0], self.count, *side.shape[2:]
+        )
+
     def assignment(self) -> Tensor:
         """(B, N): the output position each input token ends in, -1 where it is dropped."""
         batch = self.keep.shape[0]

@@ -6,34 +6,28 @@ import functools
 import importlib.metadata
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-import pluggy
+from .errors import PluginError, TokenReduceError, UnknownNameError, nearest
+from .hookspecs import PROJECT
+from .plugin import offers
+from .spec import Spec
 
-from . import hookspecs
-from .errors import PluginError, UnknownNameError, nearest
-from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, Spec, TaskSpec
-
-S = TypeVar("S", bound=Spec)
-KINDS: dict[str, type[Spec]] = {
-    "tokenreduce_reducers": ReducerSpec,
-    "tokenreduce_adapters": AdapterSpec,
-    "tokenreduce_tasks": TaskSpec,
-    "tokenreduce_presets": PresetSpec,
-    "tokenreduce_loaders": LoaderSpec,
-}
 _ORDER = {"baseline": 0, "control": 1, "method": 2}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A spec and where it comes from."""
+    """A spec and where it comes from; ``module`` is that of the entry point."""
 
     spec: Spec
     plugin: str
     distribution: str
     version: str
+    module: str = ""
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} (plugin {self.plugin!r})"
@@ -48,6 +42,9 @@ class Broken:
     version: str
     reason: str
     names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin!r} of {self.distribution} {self.version}"
 
 
 @dataclass
@@ -67,44 +64,33 @@ class Registry:
         """Scan the entry-point group ``tokenreduce``; ``TOKENREDUCE_DISABLE_PLUGINS=a,b`` skips plugins."""
         skip = {name.strip() for name in os.environ.get("TOKENREDUCE_DISABLE_PLUGINS", "").split(",")} - {""}
         registry = cls(disabled=tuple(sorted(skip)))
-        found: dict[str, list[tuple[str, str]]] = {}
-        for point in importlib.metadata.entry_points(group=hookspecs.PROJECT):
-            dist = point.dist
-            origin = (dist.metadata["Name"], dist.version) if dist is not None else ("unknown", "?")
-            if point.name not in skip and origin not in found.setdefault(point.name, []):
-                found[point.name].append(origin)
-        offers: list[tuple[str, Entry]] = []
+        found: dict[str, dict[tuple[str, str], str]] = {}
+        for point in importlib.metadata.entry_points(group=PROJECT):
+            if point.name not in skip:
+                found.setdefault(point.name, {}).setdefault(_origin(point), point.value.partition(":")[0].strip())
+        offered: list[tuple[str, Entry]] = []
         for plugin, origins in sorted(found.items()):
             if len(origins) > 1:
                 both = " and ".join(f"{name} {version}" for name, version in origins)
                 reason = f"two distributions register a plugin of this name: {both}; uninstall one"
-                registry.broken.append(Broken(plugin, *origins[0], reason))
+                registry.broken.append(Broken(plugin, *next(iter(origins)), reason))
                 continue
-            offers += registry._load(plugin, *origins[0])
-        registry._fill(offers)
+            for origin, module in origins.items():
+                offered += registry._load(plugin, *origin, module)
+        registry._fill(offered)
         return registry
 
-    def _load(self, plugin: str, distribution: str, version: str) -> list[tuple[str, Entry]]:
-        """Register one plugin with a manager of its own and collect its specs."""
-        manager = pluggy.PluginManager(hookspecs.PROJECT)
-        manager.add_hookspecs(hookspecs)
-        offers: list[tuple[str, Entry]] = []
+    def _load(self, plugin: str, distribution: str, version: str, module: str) -> list[tuple[str, Entry]]:
+        """The specs of one plugin; a broken one is noted and offers nothing."""
+        found: list[tuple[str, Entry]] = []
         try:
-            if not manager.load_setuptools_entrypoints(hookspecs.PROJECT, name=plugin):
-                raise PluginError("its entry point could not be registered")
-            manager.check_pending()
-            for hook, kind in KINDS.items():
-                for specs in getattr(manager.hook, hook)():
-                    for spec in specs:
-                        if not isinstance(spec, kind):
-                            raise PluginError(f"{hook} must yield {kind.__name__}, got {type(spec).__name__}")
-                        offers.append((hook, Entry(spec, plugin, distribution, version)))
-        except Exception as error:  # a stranger's code: whatever it raises is reported, not passed on
-            reason = f"{type(error).__name__}: {error}"
-            names = tuple(entry.spec.name for _, entry in offers)
-            self.broken.append(Broken(plugin, distribution, version, reason, names))
+            for hook, spec in offers(plugin):
+                found.append((hook, Entry(spec, plugin, distribution, version, module)))
+        except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is reported, not passed on
+            names = tuple(entry.spec.name for _, entry in found)
+            self.broken.append(Broken(plugin, distribution, version, f"{type(error).__name__}: {error}", names))
             return []
-        return offers
+        return found
 
     def _fill(self, offers: list[tuple[str, Entry]]) -> None:
         """Take every name that is offered once; a name offered twice is broken for both."""
@@ -133,11 +119,15 @@ class Registry:
             return table[name]
         for broken in self.broken:
             if name in broken.names or name == broken.plugin:
-                raise PluginError(
-                    f"{kind} {name!r} cannot be used: plugin {broken.plugin!r} of {broken.distribution} "
-                    f"{broken.version}: {broken.reason}. See 'tokenreduce list'."
-                )
-        raise UnknownNameError(f"no {kind} is called {name!r}.{nearest(name, table)} See 'tokenreduce list'.")
+                raise PluginError(f"{kind} {name!r} cannot be used: {broken}: {broken.reason}. See 'tokenreduce list'.")
+        raise UnknownNameError(
+            f"no {kind} is called {name!r}.{nearest(name, table)}{self.suspects()} See 'tokenreduce list'."
+        )
+
+    def suspects(self) -> str:
+        """A sentence on the plugins that are broken before they said what they offer; empty where there are none."""
+        unread = [str(broken) for broken in self.broken if not broken.names]
+        return f" What these would offer is unknown, as they are broken: {', '.join(unread)}." if unread else ""
 
     def load(self, kind: str, name: str) -> Any:
         """Import what ``name`` stands for; the errors of :meth:`entry`, and PluginError if the import fails."""
@@ -146,6 +136,30 @@ class Registry:
             return entry.spec.load()
         except PluginError as error:
             raise PluginError(f"{kind} {error} Provided by {entry}.") from error
+
+    @contextmanager
+    def blamed(self, kind: str, name: str) -> Iterator[None]:
+        """Turns whatever the code of a plugin raises by mistake into a PluginError that names its distribution."""
+        try:
+            yield
+        except TokenReduceError:
+            raise
+        except Exception as error:
+            entry = getattr(self, f"{kind}s").get(name)
+            if entry is None:
+                raise
+            raise PluginError(
+                f"{kind} {name!r} failed with {type(error).__name__}: {error}. Provided by {entry}; options and code: "
+                f"'tokenreduce info {name}'"
+            ) from error
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution of an entry point, as far as its metadata can be read."""
+    try:
+        return (str(point.dist.metadata["Name"]), point.dist.version) if point.dist is not None else ("unknown", "?")
+    except Exception:  # a damaged installation
+        return "unknown", "?"
 
 
 def _role(entry: Entry) -> str:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attaching import attachment, find_adapter
+from .attaching import attachment
 from .errors import AlreadyAttachedError, UnsupportedModelError
+from .finding import find_adapter
 from .patches import Size, check_size, conv_patch
 from .registry import default_registry
 

@@ -101,10 +101,18 @@ def versions(config: Mapping[str, Any]) -> dict[str, str]:
     """Of this package, of torch, and of the packages that brought the reducers."""
     from . import __version__
 
-    known, plan = default_registry().reducers, config["reducer"]
-    parts = [plan] if isinstance(plan, str) else [part["reducer"] for part in plan.values()]
-    plugins = {known[name].distribution: known[name].version for name in parts if name in known}
+    known = default_registry().reducers
+    plugins = {known[name].distribution: known[name].version for name in _named(config) if name in known}
     return {**plugins, "tokenreduce": __version__, "torch": str(torch.__version__)}
+
+
+def _named(config: Any) -> list[str]:
+    """The reducers named anywhere in a config: per stack, in a chain, inside another."""
+    if isinstance(config, Mapping):
+        own = config.get("reducer")
+        found = [own] if isinstance(own, str) else []
+        return found + [name for value in config.values() for name in _named(value)]
+    return [name for value in config for name in _named(value)] if isinstance(config, (list, tuple)) else []
 
 
 def _whole(value: Tensor) -> Tensor:

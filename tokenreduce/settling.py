@@ -31,7 +31,7 @@ def settled(bound: Bound, guided: bool, factor: float) -> Reducer:
         return made
     sites = len(bound.sites)
     with torch.random.fork_rng(devices=[]):  # a class may draw weights as it is made, which are let go
-        made = type(made)(**{**made.options(), **made.scaled(factor, sites)}).bind(backbone)
+        made = made.changed(**made.scaled(factor, sites)).bind(backbone)
     made.check_sites(sites)
     return made
 

@@ -44,7 +44,7 @@ class Spec:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.name}: cannot load {self.target!r} ({type(error).__name__}: {error}). "
                 "Reinstall the package that provides it, or see 'tokenreduce list'."

@@ -6,13 +6,14 @@ Axes: B batch, H heads, N tokens of the sequence, n tokens of the stream, d head
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
 
 from .errors import UnsupportedCallError
 from .ops.rows import attention_rows
+from .reduction import Reduction, join
 from .tokens import Tokens
 
 SIGNALS = ("keys", "class_attention", "text_attention")
@@ -60,6 +61,14 @@ class Signals:
             self._cache[name] = self._sources[name]()
         return self._cache[name]
 
+    def after(self, reduction: Reduction) -> Signals:
+        """Signals of the tokens that a reduction leaves: a kept token has its own, a merged one its members' mean."""
+        left = {name: partial(self._left, name, reduction) for name in self._sources}
+        return Signals(left, self._needs)
+
+    def _left(self, name: str, reduction: Reduction) -> Tensor:
+        return reduction.average(self._read(name))
+
     @property
     def keys(self) -> Tensor:
         return self._read("keys")
@@ -88,6 +97,16 @@ class Stream:
     is_image: Tensor | None = None
     gate: Tensor | None = None
     initial: int | None = None
+
+    def after(self, reduction: Reduction) -> Stream:
+        """The stream that a reduction leaves."""
+        return replace(
+            self,
+            tokens=self.tokens.after(reduction),
+            signals=self.signals.after(reduction),
+            is_image=None if self.is_image is None else reduction.take(self.is_image),
+            gate=None if self.gate is None else reduction.side(self.gate, 1.0),
+        )
 
 
 class Streams(Mapping[str, Stream]):
@@ -128,6 +147,16 @@ class Streams(Mapping[str, Stream]):
         if self._joint is None:
             raise UnsupportedCallError("text and image do not stand in one sequence here; use the streams by name")
         return self._joint()
+
+    def after(self, chosen: Mapping[str, Reduction]) -> Streams:
+        """The streams that reductions of some of them, by name, leave: for another reducer at the same site."""
+        parts = {name: stream.after(chosen[name]) if name in chosen else stream for name, stream in self.items()}
+        joint = None if self._joint is None else partial(self._joint_after, chosen)
+        return Streams(parts, joint, self._losses)
+
+    def _joint_after(self, chosen: Mapping[str, Reduction]) -> Stream:
+        parts = [chosen.get(name) or stream.tokens.identity() for name, stream in self.items()]
+        return self.joint().after(join(parts))
 
     def add_loss(self, name: str, value: Tensor) -> None:
         """Hand a term of the training loss to the user: ``handle.losses()[name]`` is the sum over all sites.

@@ -58,6 +58,15 @@ class Tokens:
         keep = top(score, self.count - remove, prefix=self.prefix, real=self.real, order=order)
         return Reduction(keep, length=self.count)
 
+    def after(self, reduction: Reduction) -> Tokens:
+        """The tokens that a reduction leaves; sizes are tracked from the first fold on."""
+        size, real = self.size, self.real
+        if size is not None or reduction.source is not None:
+            size = reduction.add_up(self.sizes())
+        if real is not None:
+            real = reduction.add_up(real.to(torch.int32)) > 0
+        return Tokens(reduction.apply(self.x), size, real, self.prefix)
+
     def identity(self) -> Reduction:
         """Keep everything."""
         return Reduction.identity(self.x.shape[0], self.count, self.x.device)

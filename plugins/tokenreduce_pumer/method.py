@@ -14,7 +14,9 @@ from tokenreduce import OptionError, Reducer, Reduction, Site, Stream, Streams, 
 from tokenreduce.ops.match import bipartite
 from tokenreduce.ops.saliency import NEEDS, alternatives, saliency
 from tokenreduce.reducer import Backbone
-from tokenreduce.schedule import check_ratio, check_seed, spaced
+from tokenreduce.schedule import check_ratio, check_seed, per_site, spaced
+
+Share = float | Sequence[float]  # everywhere, or one per site
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ class PuMer(Reducer):
     and text attention are those of the cross-attention, text keys those of the text's self-attention.
 
     Args:
-        prune: share of image tokens pruned at each site, in [0, 1). None for the published share: 0.1 where text
-            and image stand in one sequence (and without text), 0.2 where they stand in two.
-        merge: share of image tokens merged at each site, in [0, 1]. None for the published share: 0.3 or 0.2.
-        text_merge: share of text tokens merged at each site, in [0, 1]. None for the published share: 0.2.
+        prune: share of image tokens pruned at each site, in [0, 1), or a list with one per site (0 at sites beyond
+            it). None for the published share: 0.1 where text and image stand in one sequence (and without text), 0.2
+            where they stand in two.
+        merge: share of image tokens merged at each site, in [0, 1], or a list likewise. None for the published
+            share: 0.3 or 0.2.
+        text_merge: share of text tokens merged at each site, in [0, 1], or a list likewise. None for the published
+            share: 0.2.
         saliency: what pruning goes by: ``"text"`` (default where the backbone crosses modalities),
             ``"class"`` (default elsewhere), ``"key-norm"`` or ``"random"``.
         protect_class: keep the image's class token in front where the head reads it (METER, CLIP, ViT). False is
@@ -68,9 +73,9 @@ class PuMer(Reducer):
     def __init__(
         self,
         *,
-        prune: float | None = None,
-        merge: float | None = None,
-        text_merge: float | None = None,
+        prune: Share | None = None,
+        merge: Share | None = None,
+        text_merge: Share | None = None,
         saliency: str | None = None,
         protect_class: bool = True,
         modality_aware: bool = True,
@@ -78,8 +83,9 @@ class PuMer(Reducer):
     ) -> None:
         super().__init__(keep=1.0)
         for name, value in (("prune", prune), ("merge", merge), ("text_merge", text_merge)):
-            if value is not None and check_ratio(name, value) == 1 and name == "prune":
-                raise OptionError("prune must be a number in [0, 1), got 1")
+            for one in value if isinstance(value, (list, tuple)) else () if value is None else (value,):
+                if check_ratio(name, one) == 1 and name == "prune":
+                    raise OptionError("prune must be a number in [0, 1), got 1")
         if saliency is not None and saliency not in NEEDS:
             raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))} or None, got {saliency!r}")
         for name, flag in (("modality_aware", modality_aware), ("protect_class", protect_class)):
@@ -100,12 +106,21 @@ class PuMer(Reducer):
         published = self.published
         return spaced(published.layers, depth, base=published.depth, last=published.last)
 
-    def ratios(self) -> tuple[float, float, float]:
+    def ratios(self) -> tuple[Share, Share, Share]:
         """``prune``, ``merge`` and ``text_merge`` in force, published ones where none were given."""
         given, published = (self.prune, self.merge, self.text_merge), self.published
         defaults = (published.prune, published.merge, published.text_merge)
         prune, merge, text_merge = (d if g is None else g for g, d in zip(given, defaults, strict=True))
         return prune, merge, text_merge
+
+    def ratios_at(self, site: Site) -> tuple[float, float, float]:
+        """The three ratios at a site."""
+        prune, merge, text_merge = (per_site(ratio, site.total, "", 0.0)[site.index] for ratio in self.ratios())
+        return prune, merge, text_merge
+
+    def check_sites(self, sites: int) -> None:
+        for name, value in (("prune", self.prune), ("merge", self.merge), ("text_merge", self.text_merge)):
+            per_site(value, sites, name, 0.0)
 
     def bind(self, backbone: Backbone) -> PuMer:
         settled = copy.copy(self)
@@ -135,13 +150,13 @@ class PuMer(Reducer):
         """The three ratios in their proportion, each up to its limit."""
         prune, merge, text_merge = self.ratios()
         return {
-            "prune": min(prune * factor, 0.99),
-            "merge": min(merge * factor, 1.0),
-            "text_merge": min(text_merge * factor, 1.0),
+            "prune": scaled_share(prune, factor, 0.99),
+            "merge": scaled_share(merge, factor, 1.0),
+            "text_merge": scaled_share(text_merge, factor, 1.0),
         }
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        share, merge_share, text_share = self.ratios()
+        share, merge_share, text_share = self.ratios_at(site)
         main = streams.main
         image = streams[main].tokens
         length, prefix = image.count, self._prefix(streams[main])
@@ -203,6 +218,13 @@ class PuMer(Reducer):
         target = torch.where(target >= 0, place.gather(1, target.clamp(min=0)), -1)
         merged = Reduction(keep.gather(1, order), source, target, length=first.count, partial=real is not None)
         return {"joint": first.then(merged)}
+
+
+def scaled_share(share: Share, factor: float, most: float) -> Share:
+    """A share, or each one of a list, that many times as large."""
+    if isinstance(share, (int, float)):
+        return min(share * factor, most)
+    return [min(one * factor, most) for one in share]
 
 
 def merged_count(ratio: float, length: int, kept: int, protected: int) -> int:

@@ -45,7 +45,9 @@ def run() -> Run:
 def install(tmp_path: Path) -> Callable[..., Path]:
     """Build and install a package with one plugin into a folder of its own; gives the folder."""
 
-    def make(name: str, code: dict[str, str], *, plugin: str | None = None, version: str = "1.2.3") -> Path:
+    def make(
+        name: str, code: dict[str, str], *, plugin: str | None = None, version: str = "1.2.3", editable: bool = False
+    ) -> Path:
         package, source = name.replace("-", "_"), tmp_path / f"src-{name}"
         (source / package).mkdir(parents=True)
         for file, text in code.items():
@@ -54,7 +56,7 @@ def install(tmp_path: Path) -> Callable[..., Path]:
         (source / "pyproject.toml").write_text(PYPROJECT.format(**fields))
         site = tmp_path / f"site-{name}"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*command, "--target", str(site), str(source)], check=True, timeout=120)
+        subprocess.run([*command, "--target", str(site), *["-e"] * editable, str(source)], check=True, timeout=120)
         return site
 
     return make

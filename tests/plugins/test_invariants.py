@@ -5,6 +5,7 @@ import torch
 
 import tokenreduce
 
+CHAIN = "tokenreduce.chaining:Chain"
 ZERO = [
     ("random", {"remove": 0}),
     ("random", {"remove": 0.0}),
@@ -19,6 +20,7 @@ ZERO = [
     ("evit", {"keep": [1.0, 1.0, 1.0]}),
     ("dynamicvit", {"keep": 1.0}),
     ("dynamicvit", {"keep": [1.0, 1.0]}),
+    (CHAIN, {"parts": [{"reducer": "evit", "keep": 1.0}, {"reducer": "tome", "r": 0}, "none"]}),
     ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
     ("pumer", {"prune": 0.0, "merge": 0.0, "text_merge": 0.0, "saliency": "class"}),
 ]
@@ -31,6 +33,8 @@ SOME = [
     ("pumer", {}),
     ("pumer", {"saliency": "key-norm", "merge": 0.5}),
     ("dynamicvit", {"keep": 0.6}),
+    (CHAIN, {"parts": [{"reducer": "evit", "keep": 0.8}, {"reducer": "tome", "r": 2}]}),
+    (CHAIN, {"parts": [{"reducer": "tome", "r": 2}, {"reducer": "pumer", "layers": [2, 3]}]}),
 ]
 RANDOM = [("random", {"keep": 0.6}), ("evit", {"keep": 0.6, "saliency": "random"}), ("pumer", {"saliency": "random"})]
 
@@ -158,7 +162,7 @@ def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
         reduced, size = model.forward_features(x)[:, 1:], handle.trace().size[:, 1:, None]
         wanted = (reduced * size).sum(dim=1) / size.sum(dim=1)
-    if case[0] == "pumer":  # merges and drops: every token back at its place, dropped ones with their last value
+    if "pumer" in str(case):  # merges and drops: every token back at its place, dropped ones with their last value
         with tokenreduce.attach(model, case[0], restore=True, **case[1]):
             wanted = model.forward_features(x)[:, 1:].mean(dim=1)
     with tokenreduce.attach(model, case[0], **case[1]):
@@ -191,6 +195,8 @@ PADDED = [
     ("pumer", {}),
     ("pumer", {"prune": 0, "merge": 0.4}),
     ("pumer", {"saliency": "random"}),
+    (CHAIN, {"parts": [{"reducer": "evit", "keep": 0.8}, {"reducer": "tome", "r": 2}]}),
+    (CHAIN, {"parts": [{"reducer": "tome", "r": 2}, {"reducer": "evit", "keep": 0.8}, "none"]}),
 ]
 
 

@@ -233,3 +233,27 @@ def test_padded_text_neither_votes_nor_merges(vilt, modality_aware):
         for group in trace[sample]:
             padding = [token for token in group if length <= token < 10]
             assert not padding or len(group) == 1
+
+
+@torch.no_grad()
+def test_ratios_may_be_lists_with_one_per_site(tiny_vit, images, flow):
+    model, x = tiny_vit(img_size=48), images(2, 48, 48)
+    with tokenreduce.attach(model, "pumer", prune=[0.2, 0.0, 0.1], merge=[0.0, 0.3], layers=[0, 1, 3]) as handle:
+        model(x)
+        assert flow(handle) == [37, 30, 21, 19]  # 7 pruned, 9 merged, 2 pruned
+        assert handle.config["prune"] == [0.2, 0.0, 0.1]
+        handle.scale(0.5)
+        model(x)
+        assert flow(handle) == [37, 33, 28, 27]
+
+    def output(**options):
+        with tokenreduce.attach(model, "pumer", **options):
+            return model(x)
+
+    same = output(prune=[0.1] * 3, merge=(0.3, 0.3, 0.3), layers=[0, 1, 3])
+    assert torch.equal(same, output(prune=0.1, merge=0.3, layers=[0, 1, 3]))
+    with pytest.raises(OptionError, match="merge has 3 entries for 2 sites"):
+        output(merge=[0.1, 0.1, 0.1], layers=[0, 1])
+    for wrong in ({"prune": [0.1, 1.0]}, {"merge": [0.1, -0.1]}, {"text_merge": [None]}, {"prune": "0.1"}):
+        with pytest.raises(OptionError):
+            output(**wrong)

@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
             if name in (broken.plugin, *broken.names):
                 registry.entry("reducer", name)  # raises with the reason
         names = [n for kind in KINDS for n in getattr(registry, f"{kind}s")]
-        raise UnknownNameError(f"nothing is called {name!r}.{nearest(name, names)} See 'tokenreduce list'.")
+        raise UnknownNameError(
+            f"nothing is called {name!r}.{nearest(name, names)}{registry.suspects()} See 'tokenreduce list'."
+        )
     for kind in found:
         entry = registry.entry(kind, name)
         print(f"{name} ({kind}): {entry.spec.description}")

@@ -15,12 +15,15 @@ def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("list", help="reducers, adapters, tasks, presets and loaders, and what is broken")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--check", action="store_true", help="import everything; one line per problem, exit code 1")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the registry, broken plugins included."""
+    """Print the registry, broken plugins included; or check it."""
     registry = default_registry()
+    if arguments.check:
+        return _check(registry, arguments.json)
     if arguments.json:
         print(json.dumps(as_json(registry), indent=2))
     else:
@@ -50,6 +53,18 @@ def as_json(registry: Registry) -> dict[str, Any]:
     }
 
 
+def _check(registry: Registry, as_data: bool) -> int:
+    from ..checking import check
+
+    problems, skipped = check(registry)
+    total = sum(len(getattr(registry, kind)) for kind in KINDS)
+    if as_data:
+        print(json.dumps({"checked": total - len(skipped), "problems": problems, "skipped": skipped}, indent=2))
+    else:
+        print("\n".join([*problems, *(f"not checked: {line}" for line in skipped)] or [f"{total} specs: all in order"]))
+    return 1 if problems else 0
+
+
 def _print(registry: Registry) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -65,7 +80,7 @@ def _print(registry: Registry) -> None:
             table.add_row(*map(Text, cells))
         console.print(table, "")
     for broken in registry.broken:
-        line = f"broken: plugin {broken.plugin!r} of {broken.distribution} {broken.version}: {broken.reason}"
+        line = f"broken: {broken}: {broken.reason}"
         console.print(Text(line, style="red"))
     if registry.disabled:
         console.print(Text(f"disabled by TOKENREDUCE_DISABLE_PLUGINS: {', '.join(registry.disabled)}"))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attaching import find_adapter
 from ..errors import OptionError, TokenReduceError
+from ..finding import find_adapter
 from ..measure.macs import DEFINITION, uncounted
 from ..measure.memory import DEFINITION as MEMORY
 from ..proof import evaluating

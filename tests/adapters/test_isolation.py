@@ -1,0 +1,119 @@
+"""A stranger's plugin that fails at attach: it is named, and harms no other."""
+
+import pytest
+import torch
+from torch import nn
+
+import tokenreduce
+from tokenreduce import Adapter, AdapterSpec, OptionError, PluginError, Reducer, ReducerSpec, UnsupportedModelError
+from tokenreduce.registry import Entry, default_registry
+
+
+class Failing(Adapter):
+    def accepts(self, model):
+        raise ZeroDivisionError("the stranger's mistake")
+
+
+class Refusing(Adapter):
+    def accepts(self, model):
+        return True
+
+    def stacks(self, model):
+        raise KeyError("blocks")
+
+
+class AtOnce(Reducer):
+    def __init__(self, *, where="init"):
+        super().__init__()
+        self.where = where
+        self.fail("init")
+
+    def fail(self, where):
+        if self.where == where:
+            raise RuntimeError(f"fails in {where}")
+
+    def bind(self, backbone):
+        self.fail("bind")
+        return super().bind(backbone)
+
+    def layers(self, depth):
+        self.fail("layers")
+        return [1]
+
+    def reduce(self, tokens, signals, remove):
+        return tokens.identity()
+
+
+class Learning(Reducer, nn.Module):
+    def build(self, width, sites):
+        raise RuntimeError("fails in build")
+
+    def reduce(self, tokens, signals, remove):
+        return tokens.identity()
+
+
+@pytest.fixture
+def offer(monkeypatch):
+    """Put a class among the registered ones, as of the distribution 'stranger 1.0'."""
+
+    def put(kind, cls):
+        spec = (AdapterSpec if kind == "adapter" else ReducerSpec)("odd", f"{__name__}:{cls.__name__}", "a stranger's")
+        table = {"odd": Entry(spec, "stranger", "stranger", "1.0"), **getattr(default_registry(), f"{kind}s")}
+        monkeypatch.setattr(default_registry(), f"{kind}s", table)
+
+    return put
+
+
+@pytest.mark.parametrize(("adapter", "says"), [(Failing, "ZeroDivisionError"), (None, "cannot load")])
+def test_a_broken_adapter_keeps_no_other_from_its_models(offer, monkeypatch, tiny_vit, images, adapter, says):
+    offer("adapter", adapter or Failing)
+    if adapter is None:
+        spec = AdapterSpec("odd", "no_such_module:Odd", "cannot be imported")
+        monkeypatch.setitem(default_registry().adapters, "odd", Entry(spec, "stranger", "stranger", "1.0"))
+    model = tiny_vit()
+    with pytest.warns(RuntimeWarning, match=f"{says}.*stranger 1.0"):
+        handle = tokenreduce.attach(model, "tome", r=2)
+    assert handle.config["adapter"] != "odd"
+    handle.detach()
+    with pytest.raises(UnsupportedModelError, match=r"no adapter takes .* Broken: .*stranger 1.0"):
+        tokenreduce.attach(nn.Linear(2, 2), "tome")
+    with pytest.raises(PluginError, match=f"{says}.*stranger 1.0"):
+        tokenreduce.attach(model, "tome", adapter="odd")
+    tokenreduce.attach(model, "tome", adapter=handle.config["adapter"]).detach()
+
+
+def test_one_that_takes_a_model_and_then_fails(offer, tiny_vit):
+    offer("adapter", Refusing)
+    tokenreduce.attach(tiny_vit(), "tome").detach()  # another one takes it too
+    with pytest.raises(PluginError, match=r"adapter 'odd' failed with KeyError: 'blocks'.* stranger 1.0"):
+        tokenreduce.attach(nn.Linear(2, 2), "tome")
+
+
+@pytest.mark.parametrize("where", ["init", "bind", "layers", "build"])
+def test_a_broken_reducer_is_named(offer, tiny_vit, fingerprint, where):
+    offer("reducer", Learning if where == "build" else AtOnce)
+    model = tiny_vit()
+    before = fingerprint(model)
+    options = {} if where == "build" else {"where": where}
+    with pytest.raises(PluginError, match=f"reducer 'odd' failed with RuntimeError: fails in {where}.*stranger 1.0"):
+        tokenreduce.attach(model, "odd", **options)
+    assert fingerprint(model) == before
+    with pytest.raises(OptionError):
+        tokenreduce.attach(model, "tome", r=-1)  # meant as it is: not the plugin's fault
+
+
+def test_a_broken_part_of_a_chain_is_named(offer, tiny_vit):
+    offer("reducer", AtOnce)
+    for where in ("init", "bind", "layers"):
+        with pytest.raises(PluginError, match=f"fails in {where}.*stranger 1.0"):
+            tokenreduce.attach(tiny_vit(), tokenreduce.chain("tome", {"reducer": "odd", "where": where}))
+
+
+def test_an_object_is_nobodys_plugin(tiny_vit):
+    class Mine(AtOnce):
+        pass
+
+    with pytest.raises(RuntimeError, match="fails in bind") as caught:
+        tokenreduce.attach(tiny_vit(), Mine(where="bind"))
+    assert not isinstance(caught.value, PluginError)
+    assert torch.is_grad_enabled()
