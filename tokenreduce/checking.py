@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -21,9 +20,8 @@ def check(registry: Registry) -> tuple[list[str], list[str]]:
     wanted = expectations()
     for kind in KINDS:
         for name, entry in getattr(registry, f"{kind}s").items():
-            library = getattr(entry.spec, "library", "")
-            if library and not _installed(library):
-                skipped.append(f"{kind} {name!r} of {entry}: {library} is not installed")
+            if not entry.usable:
+                skipped.append(f"{kind} {name!r} of {entry}: {entry.library} is not installed")
                 continue
             problem = wrong_target(entry, *wanted[kind])
             problems += [f"{kind} {name!r} of {entry}: {problem}"] if problem else []
@@ -76,10 +74,3 @@ def expectations() -> dict[str, tuple[Callable[[Any], bool], str]]:
 
 def _told(made: Any) -> str:
     return f"the class {made.__module__}.{made.__qualname__}" if inspect.isclass(made) else repr(made)
-
-
-def _installed(library: str) -> bool:
-    try:
-        return importlib.util.find_spec(library) is not None
-    except (ImportError, ValueError):
-        return False

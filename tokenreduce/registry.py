@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,19 @@ class Entry:
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} (plugin {self.plugin!r})"
+
+    @property
+    def library(self) -> str:
+        """Top-level module that it needs, "" for none."""
+        return str(getattr(self.spec, "library", ""))
+
+    @property
+    def usable(self) -> bool:
+        """Whether that module is installed."""
+        try:
+            return not self.library or importlib.util.find_spec(self.library) is not None
+        except (ImportError, ValueError):
+            return False
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
 from tokenreduce import Distillation, OptionError, Warmup
+from tokenreduce.tune.terms import total
 
 
 class DistillationTrainer(Trainer):
@@ -63,7 +63,7 @@ class DistillationTrainer(Trainer):
             terms = self.distillation.compare(output, taught, task)
         for name, value in terms.items():
             self._terms[name].append(float(value.detach()))
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        loss = total(terms)
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ from tokenreduce.lab.task import Batch, Sample, Task
 from .captions import CAPTIONS
 from .clip_model import load
 from .clutter import Cluttered, ClutterFactory, pixel_values, targets
-from .evaluate import HELD_OUT_SEED, TUNING_SEED, VALIDATION_SEED
 from .pictures import to_image, to_pixels
+from .splits import Splits
 from .words import COLOURS
 
 if TYPE_CHECKING:
@@ -49,41 +48,18 @@ def clip_digits() -> Task:
     )
 
 
-def held_out(samples: int, batch: int) -> list[Batch]:
-    """The first ``samples`` held-out scenes in batches, grouped by the colour of the digit."""
-    return in_batches(_factory("held-out", HELD_OUT_SEED), samples, batch)
-
-
-def validation(samples: int, batch: int) -> list[Batch]:
-    """As :func:`held_out`: other scenes of the same held-out digits."""
-    return in_batches(_factory("held-out", VALIDATION_SEED), samples, batch)
-
-
-def train(seed: int, first: int, count: int) -> Batch:
-    """Scenes of the training digits that the training of the shipped weights has not seen."""
-    factory = _factory("train", TUNING_SEED + seed)
-    return as_batch([factory(first + i) for i in range(count)])
-
-
-def loss(output: Any, target: Tensor) -> Tensor:
-    """Cross-entropy of the captions."""
-    return F.cross_entropy(output.logits.float(), target.to(output.logits.device))
-
-
-def in_batches(factory: ClutterFactory, samples: int, batch: int) -> list[Batch]:
-    """The first ``samples`` scenes of a factory in batches."""
-    starts = range(0, samples, batch)
-    return [as_batch([factory(i) for i in range(first, min(first + batch, samples))]) for first in starts]
-
-
 def as_batch(scenes: list[Cluttered]) -> Batch:
     """Scenes as inputs, right captions and colours."""
     return Batch({"pixel_values": pixel_values(scenes)}, targets(scenes), [scene.colour for scene in scenes])
 
 
-@functools.cache
-def _factory(split: str, seed: int) -> ClutterFactory:
-    return ClutterFactory(split, seed)
+SPLITS = Splits(ClutterFactory, as_batch)
+held_out, validation, train = SPLITS.held_out, SPLITS.validation, SPLITS.train
+
+
+def loss(output: Any, target: Tensor) -> Tensor:
+    """Cross-entropy of the captions."""
+    return F.cross_entropy(output.logits.float(), target.to(output.logits.device))
 
 
 def right(output: Any, target: Tensor) -> Tensor:

@@ -6,10 +6,7 @@ import torch
 from torch import nn
 
 from .scenes import KINDS, SceneFactory, collate
-
-HELD_OUT_SEED = 1_000_003  # scenes that results are given on
-VALIDATION_SEED = 1_000_033  # other scenes of the same held-out digits, to choose among checkpoints
-TUNING_SEED = 2_000_003  # scenes of the training digits, for fine-tuning; a run adds its own seed
+from .splits import HELD_OUT_SEED
 
 
 def accuracy_by_kind(model: nn.Module, samples: int = 500, batch: int = 100) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from torch.nn import functional as F
 
 from tokenreduce.lab.task import Batch, Sample, Task
 
-from .evaluate import HELD_OUT_SEED, TUNING_SEED, VALIDATION_SEED
 from .model import load
 from .pictures import to_image, to_pixels
 from .scenes import Scene, SceneFactory, collate
+from .splits import Splits
 from .words import ANSWERS, decode, encode
 
 if TYPE_CHECKING:
@@ -48,33 +47,6 @@ def vilt_digits() -> Task:
     )
 
 
-def held_out(samples: int, batch: int) -> list[Batch]:
-    """The first ``samples`` held-out scenes in batches."""
-    return in_batches(_factory("held-out", HELD_OUT_SEED), samples, batch)
-
-
-def validation(samples: int, batch: int) -> list[Batch]:
-    """As :func:`held_out`: other scenes of the same held-out digits."""
-    return in_batches(_factory("held-out", VALIDATION_SEED), samples, batch)
-
-
-def train(seed: int, first: int, count: int) -> Batch:
-    """Scenes of the training digits that the training of the shipped weights has not seen."""
-    factory = _factory("train", TUNING_SEED + seed)
-    return as_batch([factory(first + i) for i in range(count)])
-
-
-def loss(output: Any, answer: Tensor) -> Tensor:
-    """Cross-entropy of the answers."""
-    return F.cross_entropy(output.logits.float(), answer.to(output.logits.device))
-
-
-def in_batches(factory: SceneFactory, samples: int, batch: int) -> list[Batch]:
-    """The first ``samples`` scenes of a factory in batches."""
-    starts = range(0, samples, batch)
-    return [as_batch([factory(i) for i in range(first, min(first + batch, samples))]) for first in starts]
-
-
 def as_batch(scenes: list[Scene]) -> Batch:
     """Scenes as inputs, right answers and kinds of question."""
     inputs = collate(scenes)
@@ -82,9 +54,13 @@ def as_batch(scenes: list[Scene]) -> Batch:
     return Batch(inputs, answer, [scene.kind for scene in scenes])
 
 
-@functools.cache
-def _factory(split: str, seed: int) -> SceneFactory:
-    return SceneFactory(split, seed)
+SPLITS = Splits(SceneFactory, as_batch)
+held_out, validation, train = SPLITS.held_out, SPLITS.validation, SPLITS.train
+
+
+def loss(output: Any, answer: Tensor) -> Tensor:
+    """Cross-entropy of the answers."""
+    return F.cross_entropy(output.logits.float(), answer.to(output.logits.device))
 
 
 def right(output: Any, answer: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def test_early_stop_and_gentle_start(task, tmp_path):
     found, _ = finetune(task, tmp_path / "early", fresh(task), recipe)
     assert found.stopped and found.steps == 6 and found.step == 2
     found, _ = finetune(task, tmp_path / "gentle", fresh(task), dataclasses.replace(SHORT, gentle=1.0))
-    assert json.loads((found.folder / "tokenreduce.json").read_text())["config"]["r"]
+    saved = json.loads((found.folder / "tokenreduce.json").read_text())
+    assert saved["config"]["r"] and saved["factors"] == {}  # kept as it was judged: with all of the reduction
 
 
 @pytest.mark.parametrize(

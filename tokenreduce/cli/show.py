@@ -113,9 +113,9 @@ def choose(
     Raises:
         UnknownNameError, PluginError: no such reducer. OptionError: JSON that is not a mapping of stacks.
     """
-    if tuned is not None:
-        from ..lab.tuned import full_options, label_of
+    from ..lab.tuned import full_options, label_of
 
+    if tuned is not None:
         return label_of(tuned, {}), {**full_options({"weights": tuned}), **options}
     if name is None:
         methods = [n for n, entry in registry.reducers.items() if _ready(entry)]
@@ -131,8 +131,6 @@ def choose(
         return label, {"reducer": stacks, **options}
     setting = dict(task.settings.get(name, {}))
     if "weights" in setting:
-        from ..lab.tuned import full_options
-
         return name, {**full_options(setting), **options}
     if "reducer" not in setting and ":" not in name:
         registry.entry("reducer", name)  # raises with the names that are near

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError, PluginError, TokenReduceError, UnknownNameError, UnsupportedModelError, nearest
-from ..registry import Entry, Registry
+from ..registry import Registry
 from .loader import Loader, Record
 from .records import read
 
@@ -64,7 +63,7 @@ def _find(registry: Registry, name: str, failed: list[str]) -> str | None:
     """
     guessed: str | None = None
     for candidate, entry in registry.loaders.items():
-        if not _here(entry):
+        if not entry.usable:
             continue
         try:
             loader = _make(registry, candidate)
@@ -82,8 +81,8 @@ def _load(registry: Registry, loader: str, name: str, rest: str, records: list[R
     from .task import Task
 
     entry = registry.entry("loader", loader)
-    if not _here(entry):
-        raise PluginError(f"the loader {loader!r} needs {_library(entry)}: pip install {_library(entry)}")
+    if not entry.usable:
+        raise PluginError(f"the loader {loader!r} needs {entry.library}: pip install {entry.library}")
     made = _make(registry, loader)
     try:
         task = made.task(rest, records)
@@ -112,23 +111,11 @@ def _unknown(registry: Registry, name: str, failed: list[str]) -> str:
         lines = [f"the folder {name!r} is here, but no loader knows what is in it (no config.json of a model?)."]
     for loader, entry in registry.loaders.items():
         takes = getattr(entry.spec, "models", "") or entry.spec.description
-        lacks = "" if _here(entry) else f" (needs {_library(entry)}: pip install {_library(entry)})"
+        lacks = "" if entry.usable else f" (needs {entry.library}: pip install {entry.library})"
         lines.append(f"  {loader}: {takes}{lacks}")
     if registry.loaders:
         lines.insert(1, "Models are read by these loaders, and LOADER:NAME names one of them:")
     return "\n".join([*lines, *(f"  {line}" for line in failed)])
-
-
-def _here(entry: Entry) -> bool:
-    library = _library(entry)
-    try:
-        return not library or importlib.util.find_spec(library) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def _library(entry: Entry) -> str:
-    return str(getattr(entry.spec, "library", ""))
 
 
 def _is_broken(registry: Registry, name: str) -> bool:

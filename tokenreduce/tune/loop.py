@@ -21,7 +21,8 @@ from ..proof import evaluating
 from ..schedule import warmup
 from .distillation import distill
 from .folder import Folder
-from .recipe import Recipe, adamw, limit_gradient, rate, set_rate
+from .recipe import Recipe, adamw, rate, set_rate, trained
+from .terms import total
 
 if TYPE_CHECKING:
     from ..lab.task import Batch, Task
@@ -120,7 +121,7 @@ class Loop:
             loss, terms = self._loss(batch)
         torch.autograd.backward(loss)
         if recipe.max_grad_norm:
-            limit_gradient(self.optimizer, recipe.max_grad_norm)
+            nn.utils.clip_grad_norm_(trained(self.optimizer), recipe.max_grad_norm)
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not all(math.isfinite(value) for value in values.values()):
             raise OptionError(
@@ -140,7 +141,7 @@ class Loop:
             return lesson.loss, lesson.terms
         terms = {"task": recipe.task * loss(call(self.model, batch.inputs), batch.targets)}
         terms |= {name: recipe.own * value for name, value in self.handle.losses().items()}
-        return torch.stack([term.float() for term in terms.values()]).sum(), terms
+        return total(terms), terms
 
     def _report(self, judged: bool) -> None:
         recipe, state = self.recipe, self.state
@@ -159,19 +160,14 @@ class Loop:
 
     def _accuracy(self) -> float:
         """Mean score of the validation samples with all that is configured in force."""
-        factor, scores = {bound.stack.name: bound.factor for bound in self.handle.bounds}, []
-        if any(value != 1 for value in factor.values()):
-            self.handle.scale(1)
-        try:
-            with evaluating(self.model):
-                for index, batch in enumerate(self.validation):
-                    torch.manual_seed(index)
-                    moved = on_device(batch, self.device)
-                    scores += torch.as_tensor(self.task.metric(call(self.model, moved.inputs), moved.targets)).tolist()
-        finally:
-            for name, value in factor.items():
-                if value != 1:
-                    self.handle.scale(value, name)
+        scores: list[float] = []
+        if self.recipe.gentle:
+            self.handle.scale(1)  # for what is kept of it, too; the next step sets its own
+        with evaluating(self.model):
+            for index, batch in enumerate(self.validation):
+                torch.manual_seed(index)
+                moved = on_device(batch, self.device)
+                scores += torch.as_tensor(self.task.metric(call(self.model, moved.inputs), moved.targets)).tolist()
         return float(sum(scores) / len(scores))
 
     def _tired(self) -> bool:

@@ -132,11 +132,6 @@ def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = share * group["most"]
 
 
-def limit_gradient(optimizer: torch.optim.Optimizer, norm: float) -> None:
-    """Scale the gradient of all that is trained down to this norm where it is greater."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    found = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]))
-    factor = (norm / (found + 1e-6)).clamp(max=1.0)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
+def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All parameters that an optimizer holds."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

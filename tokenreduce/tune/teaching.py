@@ -16,7 +16,7 @@ from ..handle import Attachment
 from ..measure.macs import call
 from ..proof import evaluating
 from . import hidden as states
-from .terms import hidden_term, logits_term
+from .terms import hidden_term, logits_term, total
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
 Read = Callable[[Any], Tensor]
@@ -92,7 +92,7 @@ class Distillation:
         with self.listening():
             output = call(model or self.handle.model, inputs)
             terms = self.compare(output, taught, None if task is None else task(output))
-        return Lesson(torch.stack([term.float() for term in terms.values()]).sum(), output, terms)
+        return Lesson(total(terms), output, terms)
 
     def teach(self, inputs: Inputs, model: nn.Module | None = None) -> Taught:
         """What the teacher says, in evaluation mode and without gradients. Call it before the student.

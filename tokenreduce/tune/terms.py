@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UnsupportedCallError
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of terms, a scalar in float32."""
+    return torch.stack([term.float() for term in terms.values()]).sum()
 
 
 def logits_term(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
