@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import PluginError, TokenReduceError, UnknownNameError, nearest
 from .hookspecs import PROJECT
-from .plugin import offers
+from .plugin import KINDS, offers
 from .spec import Spec
 
 _ORDER = {"baseline": 0, "control": 1, "method": 2}
@@ -111,7 +111,7 @@ class Registry:
         count = Counter((hook, entry.spec.name) for hook, entry in offers)
         for hook, entry in offers:
             name = entry.spec.name
-            table: dict[str, Entry] = getattr(self, hook.removeprefix("tokenreduce_"))
+            table: dict[str, Entry] = getattr(self, _table(hook))
             if count[hook, name] == 1:
                 table[name] = entry
                 continue
@@ -120,6 +120,26 @@ class Registry:
             self.broken.append(Broken(entry.plugin, entry.distribution, entry.version, reason, (name,)))
         ordered = sorted(self.reducers.items(), key=lambda item: (_ORDER.get(_role(item[1]), 9), item[0]))
         self.reducers = dict(ordered)
+
+    def add(self, spec: Spec) -> None:
+        """Offer one more, as if a plugin had: for tests, and to try a class before there is a package around it.
+
+        Raises:
+            PluginError: not a spec, or the name is taken.
+        """
+        tables = [_table(hook) for hook, kind in KINDS.items() if isinstance(spec, kind)]
+        if not tables:
+            valid = ", ".join(kind.__name__ for kind in KINDS.values())
+            raise PluginError(f"add takes one of {valid}, got {spec!r}")
+        table: dict[str, Entry] = getattr(self, tables[0])
+        if spec.name in table:
+            raise PluginError(f"the name {spec.name!r} is offered by {table[spec.name]} already; take another")
+        table[spec.name] = Entry(spec, "added", "added by hand", "0", spec.target.partition(":")[0])
+
+    def copy(self) -> Registry:
+        """One that can be added to without changing this one."""
+        tables: dict[str, Any] = {_table(hook): dict(getattr(self, _table(hook))) for hook in KINDS}
+        return Registry(**tables, broken=list(self.broken), disabled=self.disabled)
 
     def entry(self, kind: str, name: str) -> Entry:
         """The entry ``name`` of ``kind``: ``"reducer"``, ``"adapter"``, ``"task"``, ``"preset"`` or ``"loader"``.
@@ -176,11 +196,38 @@ def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
         return "unknown", "?"
 
 
+def _table(hook: str) -> str:
+    """The table that a hook fills: ``"reducers"``."""
+    return hook.removeprefix("tokenreduce_")
+
+
 def _role(entry: Entry) -> str:
     return str(getattr(entry.spec, "role", ""))
 
 
-@functools.cache
+_in_force: list[Registry] = []
+
+
 def default_registry() -> Registry:
-    """The registry of this process, made on first use. ``default_registry.cache_clear()`` scans again."""
+    """The registry of this process: what is installed, found on first use, or the one in :func:`using`."""
+    return _in_force[-1] if _in_force else _installed()
+
+
+@contextmanager
+def using(registry: Registry) -> Iterator[Registry]:
+    """A context in which ``attach`` and all else go by another registry."""
+    _in_force.append(registry)
+    try:
+        yield registry
+    finally:
+        _in_force.pop()
+
+
+def rescan() -> None:
+    """Look anew at what is installed, when it is asked for next."""
+    _installed.cache_clear()
+
+
+@functools.cache
+def _installed() -> Registry:
     return Registry.discover()

@@ -18,6 +18,9 @@ class NoReduction(Reducer):
     def layers(self, depth: int) -> list[int]:
         return list(range(depth))
 
+    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
+        return {}  # many times nothing
+
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         return {}
 

@@ -17,7 +17,7 @@ from tokenreduce import (
 )
 from tokenreduce.cli import main
 from tokenreduce.lab.loading import load_task
-from tokenreduce.registry import Broken, Entry
+from tokenreduce.registry import Broken, Entry, rescan
 
 STRANGER = """
 import tokenreduce
@@ -236,10 +236,10 @@ def zoo(tmp_path, monkeypatch):
     (site / "tr_zoo-1.2.3.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tr-zoo\nVersion: 1.2.3\n")
     (site / "tr_zoo-1.2.3.dist-info" / "entry_points.txt").write_text("[tokenreduce]\nzoo = tr_zoo\n")
     monkeypatch.syspath_prepend(site)
-    tokenreduce.default_registry.cache_clear()
+    rescan()
     yield
     monkeypatch.undo()
-    tokenreduce.default_registry.cache_clear()
+    rescan()
 
 
 def test_a_strangers_loader_is_found(zoo, load, judge, lines, pictures, capsys):

@@ -1,0 +1,61 @@
+"""The kit over the registry: a reducer is tested by being there, with its defaults or those named here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+import tokenreduce
+from tokenreduce.testing import KINDS, ReducerConformance
+
+READ = [name for name, (_, read, _) in KINDS.items() if read]  # a token that the head reads tells what matters
+TEXT = [name for name in KINDS if "text" in name]
+FEW = ["image, tokens are pooled", "text and image in one sequence, text is given back"]
+FIRST: dict[str, dict[str, Any]] = {
+    "random": {"keep": 0.6},
+    "tome": {"r": 3},
+    "evit": {"keep": 0.6, "saliency": "key-norm"},
+    "pumer": {"saliency": "key-norm", "merge": 0.5, "prune": 0.2},
+    "dynamicvit": {"keep": 0.6},
+}
+
+
+def conformance(
+    reducer: str, settings: Sequence[Mapping[str, Any]], backbones: Sequence[str] = tuple(KINDS)
+) -> type[ReducerConformance]:
+    """A class of tests."""
+    return type("Test", (ReducerConformance,), {"reducer": reducer, "settings": settings, "backbones": backbones})
+
+
+for _name in tokenreduce.default_registry().reducers:
+    globals()[f"Test_{_name}"] = conformance(_name, [FIRST.get(_name, {})])
+
+TestOneSettingOfRandom = conformance("random", [{"remove": 3}], FEW)
+TestOneSettingOfToMe = conformance("tome", [{"r": 4, "proportional_attention": False}], FEW)
+TestOneSettingOfEViT = conformance("evit", [{"keep": 0.6, "saliency": "random"}, {"fuse": False}], FEW[1:])
+TestOneSettingOfPuMer = conformance("pumer", [{"prune": 0.0, "merge": 0.3}, {"saliency": "random"}], FEW)
+TestByTheReader = conformance("evit", [{"keep": 0.6}], READ)
+TestByTheText = conformance("evit", [{"keep": 0.6, "saliency": "text"}], TEXT)
+TestPublished = conformance("pumer", [{}], READ)
+TestAcrossModalities = conformance("pumer", [{"modality_aware": False}], [kind for kind in TEXT if "one" in kind])
+TestChain = conformance(
+    "tokenreduce.chaining:Chain",
+    [
+        {"parts": [{"reducer": "evit", "keep": 0.8}, {"reducer": "tome", "r": 2}]},
+        {"parts": [{"reducer": "tome", "r": 2}, {"reducer": "random", "keep": 0.8, "layers": [2, 3]}, "none"]},
+    ],
+    ["image, tokens are pooled beside a class token", *FEW[1:]],
+)
+
+
+def test_settings_are_of_reducers_that_exist() -> None:
+    assert set(FIRST) <= set(tokenreduce.default_registry().reducers)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_there_is_a_backbone_of_each_kind(name: str) -> None:
+    from tokenreduce.testing.models import names_of_kinds
+
+    assert KINDS[name] in names_of_kinds()

@@ -1,0 +1,39 @@
+"""The kit that tests reducers and adapters: subclass a class, name what is yours, run pytest.
+
+    from tokenreduce.testing import ReducerConformance
+
+    class TestMine(ReducerConformance):
+        reducer = "mine"
+
+Needs pytest and hypothesis: ``pip install "tokenreduce[testing]"``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite(
+    "tokenreduce.testing.adapters", "tokenreduce.testing.stream_laws", "tokenreduce.testing.model_laws"
+)
+
+from .adapters import AdapterConformance  # noqa: E402
+from .compare import TOLERANCES, assert_close, tensors  # noqa: E402
+from .fixtures import fresh_registry  # noqa: E402
+from .hand import site, stream  # noqa: E402
+from .models import KINDS, models  # noqa: E402
+from .reducers import ReducerConformance  # noqa: E402
+from .untouched import fingerprint  # noqa: E402
+
+__all__ = [
+    "KINDS",
+    "TOLERANCES",
+    "AdapterConformance",
+    "ReducerConformance",
+    "assert_close",
+    "fingerprint",
+    "fresh_registry",
+    "models",
+    "site",
+    "stream",
+    "tensors",
+]

@@ -1,0 +1,69 @@
+"""Three plain reducers that adapters are tried with. Axes: B batch, N tokens, K kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reducer import Reducer
+from ..reduction import Reduction
+from ..streams import Signals, Site, Streams
+from ..tokens import Tokens
+
+
+class Halve(Reducer):
+    """Keeps half of the tokens of the main stream, by their first channel (post-norm tokens are all of one length)."""
+
+    def __init__(self, *, keep: Any = 0.5) -> None:
+        super().__init__(keep=keep)
+
+    def layers(self, depth: int) -> list[int]:
+        return list(range(depth))
+
+    def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
+        return tokens.keep_top(tokens.x[..., 0], remove=remove)
+
+
+class Pair(Reducer):
+    """Merges the last two tokens of the main stream, where they are not protected and of one kind."""
+
+    proportional_attention = True
+
+    def __init__(self) -> None:
+        super().__init__(remove=1)
+
+    def layers(self, depth: int) -> list[int]:
+        return list(range(depth))
+
+    def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
+        count, batch = tokens.count, len(tokens.x)
+        keep = torch.arange(count - 1, device=tokens.x.device).expand(batch, -1)
+        source = torch.full_like(keep[:, :1], count - 1)
+        size = tokens.sizes()
+        return Reduction(
+            keep, source, source - 1, length=count, keep_weight=size.gather(1, keep), weight=size.gather(1, source)
+        )
+
+
+class Listener(Reducer):
+    """Removes nothing and keeps the signals that it is given, by stream and layer."""
+
+    def __init__(self, needs: Collection[str]) -> None:
+        super().__init__(keep=1.0)
+        self.needs = frozenset(needs)
+        self.heard: dict[tuple[int, str], dict[str, Tensor]] = {}
+
+    def options(self) -> dict[str, Any]:
+        return {"needs": sorted(self.needs)}
+
+    def layers(self, depth: int) -> list[int]:
+        return list(range(depth))
+
+    def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction]:
+        stream = streams[streams.main]
+        values = {name: getattr(stream.signals, name) for name in sorted(self.needs)}
+        self.heard[site.layer, streams.main] = {"x": stream.tokens.x, **values}
+        return {}

@@ -1,0 +1,126 @@
+"""What a conformance class is about: a reducer with options, on streams made by hand or on a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ..attaching import attach, make_reducer
+from ..errors import UnfitReducerError
+from ..handle import Attachment
+from ..reducer import Reducer
+from ..registry import default_registry
+from .hand import DEPTH, WIDTH, bench
+from .models import KINDS, backbone, run
+
+
+@dataclass
+class Subject:
+    """A reducer with options, and a tiny model that takes it."""
+
+    model: nn.Module
+    inputs: dict[str, Any]
+    adapter: str
+    reducer: str | type[Reducer]
+    setting: Mapping[str, Any]
+
+    def attach(self, setting: Mapping[str, Any] | None = None, **more: Any) -> Attachment:
+        """Attach the reducer to the model, with other options of its own than the setting's if given."""
+        own = dict(self.setting if setting is None else setting)
+        if isinstance(self.reducer, str):
+            return attach(self.model, self.reducer, adapter=self.adapter, **own, **more)
+        return attach(self.model, self.reducer(**own), adapter=self.adapter, **more)
+
+    def run(self, inputs: Mapping[str, Any] | None = None, seed: int = 0) -> list[Tensor]:
+        """The tensors that the model gives."""
+        return run(self.model, self.inputs if inputs is None else inputs, seed)
+
+
+class ReducerCase:
+    """The attributes that a subclass sets, and what follows from them.
+
+    Attributes:
+        reducer: the registered name, ``"module:attribute"``, or the class.
+        settings: sets of options; every check runs with each of them.
+        zero: options under which nothing is removed; None for what ``scaled(0, sites)`` gives.
+        backbones: names of kinds (:data:`tokenreduce.testing.KINDS`) or of models (:func:`tokenreduce.testing.models`).
+    """
+
+    reducer: ClassVar[str | type[Reducer]]
+    settings: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    zero: ClassVar[Mapping[str, Any] | None] = None
+    backbones: ClassVar[Sequence[str]] = tuple(KINDS)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "setting" in metafunc.fixturenames:
+            metafunc.parametrize("setting", self.settings, ids=_words)
+        if "backbone" in metafunc.fixturenames:
+            metafunc.parametrize("backbone", self.backbones, ids=str)
+
+    @pytest.fixture(autouse=True)
+    def few_threads(self) -> Iterator[None]:
+        """Tiny models are faster on one thread, and sums come out the same each time."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        yield
+        torch.set_num_threads(before)
+
+    @pytest.fixture
+    def subject(self, setting: Mapping[str, Any], backbone: str) -> Subject:
+        """The reducer on a backbone; the test is skipped where the reducer refuses the backbone."""
+        made = self.on(setting, backbone)
+        try:
+            made.attach().detach()
+        except UnfitReducerError as error:
+            pytest.skip(f"refused: {error}")
+        return made
+
+    def on(self, setting: Mapping[str, Any], name: str) -> Subject:
+        """The reducer on a backbone by name."""
+        adapter, example = backbone(name)
+        return Subject(example.model.eval(), dict(example.inputs), adapter, self.reducer, setting)
+
+    def made(self, setting: Mapping[str, Any], *, training: bool = False) -> Reducer:
+        """The reducer for streams made by hand: bound to a stack of twelve layers, weights made."""
+        if not hasattr(type(self), "reducer"):
+            pytest.fail(f'{type(self).__name__} needs reducer = "NAME", or the class of your reducer')
+        if isinstance(self.reducer, str):
+            reducer, _ = make_reducer(default_registry(), self.reducer, setting)
+        else:
+            reducer = self.reducer(**setting)
+        bound = reducer.bind(bench())
+        total = len(bound.layers(DEPTH))
+        bound.check_sites(total)
+        if isinstance(bound, nn.Module):
+            bound.build(WIDTH, total)
+            bound.train(training)
+        return bound
+
+    def nothing(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """Options like the setting's, but under which nothing is removed."""
+        if self.zero is not None:
+            return dict(self.zero)
+        if self.baseline:
+            return dict(setting)
+        bound = self.made(setting)
+        try:
+            return {**setting, **bound.scaled(0.0, len(bound.layers(DEPTH)))}
+        except UnfitReducerError as error:
+            pytest.fail(f"{error} Or set 'zero' in {type(self).__name__}: options under which nothing is removed.")
+
+    @property
+    def baseline(self) -> bool:
+        """Whether the reducer is meant to change nothing."""
+        entry = default_registry().reducers.get(self.reducer) if isinstance(self.reducer, str) else None
+        return getattr(entry and entry.spec, "role", "") == "baseline"
+
+
+def _words(setting: Mapping[str, Any]) -> str:
+    """A setting as the name of a test."""
+    return ",".join(f"{key}={value}" for key, value in setting.items()) or "defaults"
