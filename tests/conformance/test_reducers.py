@@ -23,14 +23,19 @@ FIRST: dict[str, dict[str, Any]] = {
 
 
 def conformance(
-    reducer: str, settings: Sequence[Mapping[str, Any]], backbones: Sequence[str] = tuple(KINDS)
+    reducer: str,
+    settings: Sequence[Mapping[str, Any]],
+    backbones: Sequence[str] = tuple(KINDS),
+    *,
+    compiled: bool = False,
 ) -> type[ReducerConformance]:
     """A class of tests."""
-    return type("Test", (ReducerConformance,), {"reducer": reducer, "settings": settings, "backbones": backbones})
+    own = {"reducer": reducer, "settings": settings, "backbones": backbones}
+    return type("Test", (ReducerConformance,), own if compiled else {**own, "compiled": ()})
 
 
 for _name in tokenreduce.default_registry().reducers:
-    globals()[f"Test_{_name}"] = conformance(_name, [FIRST.get(_name, {})])
+    globals()[f"Test_{_name}"] = conformance(_name, [FIRST.get(_name, {})], compiled=True)
 
 TestOneSettingOfRandom = conformance("random", [{"remove": 3}], FEW)
 TestOneSettingOfToMe = conformance("tome", [{"r": 4, "proportional_attention": False}], FEW)

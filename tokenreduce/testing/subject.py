@@ -49,16 +49,22 @@ class ReducerCase:
         settings: sets of options; every check runs with each of them.
         zero: options under which nothing is removed; None for what ``scaled(0, sites)`` gives.
         backbones: names of kinds (:data:`tokenreduce.testing.KINDS`) or of models (:func:`tokenreduce.testing.models`).
+        compiled: those of them that are compiled, with the first setting: it takes seconds.
     """
 
     reducer: ClassVar[str | type[Reducer]]
     settings: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     zero: ClassVar[Mapping[str, Any] | None] = None
     backbones: ClassVar[Sequence[str]] = tuple(KINDS)
+    compiled: ClassVar[Sequence[str]] = ("image, a class token is read", "text and image in one sequence")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "setting" in metafunc.fixturenames:
             metafunc.parametrize("setting", self.settings, ids=_words)
+        if "compiled_backbone" in metafunc.fixturenames:
+            metafunc.parametrize(
+                "compiled_backbone", [name for name in self.compiled if name in self.backbones], ids=str
+            )
         if "backbone" in metafunc.fixturenames:
             metafunc.parametrize("backbone", self.backbones, ids=str)
 
