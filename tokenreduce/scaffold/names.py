@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..errors import OptionError
 from ..registry import Registry
 
-LONGEST = 32  # characters: generated lines stay within the usual length
+LONGEST = 24  # characters: generated lines stay within the usual length
 KINDS = ("reducer", "adapter", "task", "preset", "loader")
 _NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
 
@@ -44,8 +44,9 @@ def named(name: str, registry: Registry) -> Names:
         OptionError: not a name that a spec, a distribution and a Python package can all have, or one that is taken.
     """
     if not _NAME.fullmatch(name) or len(name) > LONGEST:
-        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).lstrip("-0123456789")[:LONGEST].rstrip("-")
-        hint = f"; try {near!r}" if near and near != name else ""
+        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        near = (f"my-{near}" if near[:1].isdigit() else near)[:LONGEST].rstrip("-")
+        hint = f"; try {near!r}" if near else ""
         raise OptionError(
             "a name is lower-case letters and digits, a letter first, parts joined by '-', '_' or '.', at most "
             f"{LONGEST} characters; got {name!r}{hint}"
