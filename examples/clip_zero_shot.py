@@ -56,8 +56,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.model and not (given.image and given.labels):
         parser.error("--model needs a picture and labels: --image cat.jpg --labels 'a cat' 'a dog'")
-    made = checkpoint(given.model, given.image, given.labels) if given.model else embedded(given.sample)
-    clip, labels, inputs = made
+    clip, labels, inputs = checkpoint(given.model, given.image, given.labels) if given.model else embedded(given.sample)
 
     before = clip(**inputs).logits_per_image.softmax(dim=-1)[0]
     with tokenreduce.attach(clip, "tome", r=given.r) as handle:

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="vilt-digits", help="hub id or folder (default: the embedded one)")
     parser.add_argument("--image", type=Path, help="a picture of yours")
     parser.add_argument("--question", default="", help="and what you ask about it")
-    parser.add_argument("--samples", type=int, default=5, help="without a picture: held-out questions of the model (5)")
+    parser.add_argument("--samples", type=int, default=8, help="without a picture: held-out questions of the model (8)")
     parser.add_argument(
         "--out", type=Path, default=Path("question.png"), help="picture of the first one (question.png)"
     )
