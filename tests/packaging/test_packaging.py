@@ -60,6 +60,8 @@ def test_wheel_holds_code_types_and_weights(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "tokenreduce/py.typed",
+        "tokenreduce/scaffold/reducer/package/__init__.py.tmpl",
+        "tokenreduce/scaffold/task/pyproject.toml.tmpl",
         "tokenreduce_pumer/method.py",
         "tokenreduce_digits/vilt.safetensors",
         "tokenreduce_digits/clip.safetensors",

@@ -1,4 +1,4 @@
-"""The command line: ``tokenreduce list | info | ablate | compare | show | finetune | coverage``."""
+"""The command line: ``tokenreduce list | info | ablate | compare | show | finetune | coverage | new``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     from .. import __version__
 
     parser.add_argument("--version", action="version", version=f"tokenreduce {__version__}")
-    names = "{list,info,ablate,compare,show,finetune,coverage}"
+    names = "{list,info,ablate,compare,show,finetune,coverage,new}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
-    from . import ablate, compare, coverage, finetune, info, listing, show
+    from . import ablate, compare, coverage, finetune, info, listing, new, show
 
-    for command in (listing, info, ablate, compare, show, finetune, coverage):
+    for command in (listing, info, ablate, compare, show, finetune, coverage, new):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
