@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+pytest_plugins = ["tokenreduce.testing"]
+
 VILT = {
     "vocab_size": 99,
     "max_position_embeddings": 48,

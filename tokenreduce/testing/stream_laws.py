@@ -25,7 +25,7 @@ from .subject import ReducerCase
 
 Setting = Mapping[str, Any]
 Values = dict[str, dict[str, Tensor]]
-laws = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+laws = settings(max_examples=40, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 
 
 class StreamLaws(ReducerCase):
@@ -90,9 +90,7 @@ class StreamLaws(ReducerCase):
             where = self.place(reducer, layer)
             for _, stream, reduction in reductions(reducer, draw, where=where):
                 gone += stream.tokens.count - reduction.count
-        assert gone > 0 or self.baseline, (
-            "nothing was removed in any layer; is it meant to? then its role is 'baseline'"
-        )
+        assert gone > 0 or self.baseline, "nothing went in any layer; if that is meant, its spec's role is 'baseline'"
 
     def test_nothing_goes_at_a_budget_of_zero(self, setting: Setting) -> None:
         reducer = self.made(self.nothing(setting))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+PLAIN = (bool, int, float, str, type(None))
 
 
 def fingerprint(model: nn.Module) -> Any:
@@ -16,7 +17,7 @@ def fingerprint(model: nn.Module) -> Any:
     """
     modules = []
     for name, module in model.named_modules():
-        own = {key: id(value) for key, value in vars(module).items() if not isinstance(value, (bool, int, float))}
+        own = {key: value if isinstance(value, PLAIN) else id(value) for key, value in vars(module).items()}
         hooks = tuple(len(getattr(module, kind)) for kind in HOOKS)
         modules.append((name, id(module), type(module), module.training, own, hooks))
     tensors = [
