@@ -60,47 +60,6 @@ def flat(output, real=None):
 
 
 @torch.no_grad()
-def test_zero_budget_is_the_identity_and_detach_is_bit_exact(example, zero, fingerprint, assert_close):
-    model, inputs = example.model, example.inputs
-    real = inputs["attention_mask"].bool()
-    assert not bool(real.all())
-    plain, untouched = model(**inputs), fingerprint(model)
-    name, options = zero
-    handle = tokenreduce.attach(model, name, **options)
-    got, expected = flat(model(**inputs), real), flat(plain, real)
-    assert list(got) == list(expected)
-    for key in expected:
-        assert_close(got[key], expected[key])
-    assert all(row.tokens_in == row.tokens_out for row in handle.report())
-    handle.detach()
-    assert fingerprint(model) == untouched
-    again = flat(model(**inputs))
-    assert all(torch.equal(again[key], value) for key, value in flat(plain).items())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", SHRINKING)
-def test_every_reducer_shrinks(name, example):
-    model, inputs = example.model, example.inputs
-    plain = flat(model(**inputs))
-    with tokenreduce.attach(model, name, trace=True, **SHRINKING[name]) as handle:
-        reduced = flat(model(**inputs))
-        streams = {"text", "image"} if name == "pumer" else {"image"}
-        rows = [row for row in handle.report() if row.stream in streams]
-        assert {row.stream for row in rows} == streams
-        assert all(row.stack == "cross" and row.tokens_out < row.tokens_in for row in rows)
-        before, after = handle.macs()
-        assert after < before
-        text = handle.tokens()["text"]
-        assert all(sample[0] == [0] and sample[text] == [12] for sample in handle.trace())
-    assert list(reduced) == list(plain)
-    assert all(tensor.isfinite().all() for tensor in reduced.values())
-    assert not all(
-        a.shape == b.shape and torch.equal(a, b) for a, b in zip(reduced.values(), plain.values(), strict=True)
-    )
-
-
-@torch.no_grad()
 def test_layers_are_levels():
     example = build(MODEL)
     model = example.model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from functools import partial
 
 import open_clip
@@ -64,21 +63,6 @@ def final_tokens(visual, x, **attach):
         finally:
             hook.remove()
         return seen[0], handle.trace()
-
-
-def test_zero_budget_changes_nothing_and_detach_gives_back_every_bit(
-    example, zero, tensors_of, fingerprint, assert_close
-):
-    model, (name, options) = example.model, zero
-    untouched = fingerprint(model)
-    with torch.no_grad():
-        plain = tensors_of(model(**example.inputs))
-        with tokenreduce.attach(model, name, **fitted(model, name, options)) as handle:
-            assert handle.config["adapter"] == "open-clip"
-            for got, expected in zip(tensors_of(model(**example.inputs)), plain, strict=True):
-                assert_close(got, expected)
-        assert fingerprint(model) == untouched
-        assert all(map(torch.equal, tensors_of(model(**example.inputs)), plain))
 
 
 @pytest.mark.parametrize("name", ["random", "tome", "evit", "pumer"])
@@ -235,30 +219,6 @@ def gradients(model, inputs, tensors_of):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def same_gradients(got, expected):
-    assert got.keys() == expected.keys()
-    scale = max(float(g.abs().max()) for g in expected.values())
-    wrong = {key: float((got[key] - expected[key]).abs().max()) for key in expected}
-    worst = max(wrong, key=wrong.__getitem__)
-    assert wrong[worst] <= 1e-5 * scale, f"{worst} differs by {wrong[worst]:.3g} at a scale of {scale:.3g}"
-
-
-def test_training_with_and_without_checkpointing(example, tensors_of):
-    model = example.model.train()
-    run = partial(gradients, model, example.inputs, tensors_of)
-    expected = run()
-    with tokenreduce.attach(model, "none"):
-        same_gradients(run(), expected)
-    with tokenreduce.attach(model, "tome", r=3) as handle:
-        expected = run()
-        rows = handle.report()
-        model.set_grad_checkpointing(True)
-        same_gradients(run(), expected)
-        assert handle.report() == rows
-        model.set_grad_checkpointing(False)
-    assert {name for name, p in model.named_parameters() if p.requires_grad} >= set(expected)
-
-
 def test_checkpointing_recomputes_each_block_once(build, images):
     visual, calls = build().train(), []
     visual.set_grad_checkpointing(True)
@@ -402,20 +362,7 @@ def test_attention_pooling_shares_no_space(label):
         stack.shared_space(torch.zeros(1, 2, 32))
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_are_independent(duplicate, example, tensors_of, forwards):
-    model = example.model
-    with tokenreduce.attach(model, "tome", r=3) as handle, torch.no_grad():
-        expected = tensors_of(model(**example.inputs))
-        twin = duplicate(model)
-        own = tokenreduce.attachment(twin)
-        assert own is not None and own is not handle
-        assert all(map(torch.equal, tensors_of(twin(**example.inputs)), expected))
-        own.detach()
-        assert forwards(twin) == []
-        assert all(map(torch.equal, tensors_of(model(**example.inputs)), expected))
-
-
+@pytest.mark.sweep
 @pytest.mark.parametrize("label", ["CLIP", "CoCa-attention-pool", "CustomTextCLIP-timm"])
 def test_one_graph(label, tensors_of, assert_close):
     torch._dynamo.reset()

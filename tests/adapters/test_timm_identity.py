@@ -51,6 +51,17 @@ CASES = {
 }
 
 
+@pytest.fixture(params=[("tome", {"r": 3}), ("pumer", {})], ids=["tome", "pumer"])
+def reducer(request):
+    """One that merges, one that prunes and merges; the others are tried on fewer models."""
+    return request.param
+
+
+@pytest.fixture(params=["none", "random"])
+def zero(request):
+    return request.param, {} if request.param == "none" else {"remove": 0}
+
+
 def build(tiny_vit, scramble, case):
     arguments = dict(CASES[case])
     gated = arguments.pop("gated", False)
