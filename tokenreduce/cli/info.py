@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import inspect
 from typing import Any
 
-from ..errors import PluginError, UnknownNameError, nearest
+from ..describe import reducer
+from ..errors import UnknownNameError, nearest
 from ..registry import Entry, Registry, default_registry
 from ..spec import ReducerSpec
 
@@ -20,12 +20,16 @@ def add_parser(commands: Any) -> None:
         "info", help="options, needs, source and backbones of a reducer; or an adapter, a task, a preset, a loader"
     )
     parser.add_argument("name")
+    parser.add_argument("--markdown", action="store_true", help="a reducer's facts as a page of documentation has them")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known of a name."""
     registry, name = default_registry(), arguments.name
+    if arguments.markdown:
+        print(reducer(registry, name), end="")
+        return 0
     found = [kind for kind in KINDS if name in getattr(registry, f"{kind}s")]
     if not found:
         for broken in registry.broken:
@@ -67,11 +71,10 @@ def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
 
 def _library(entry: Entry) -> str:
     """Whether the library of an adapter or loader is installed here."""
-    library = getattr(entry.spec, "library", "")
-    if not library:
+    if not entry.library:
         return "no library needed"
-    try:
-        there = importlib.util.find_spec(library) is not None
-    except (ImportError, ValueError, PluginError):
-        there = False
-    return f"{library} is installed" if there else f"{library} is not installed: pip install {library}"
+    return (
+        f"{entry.library} is installed"
+        if entry.usable
+        else f"{entry.library} is not installed: pip install {entry.library}"
+    )
