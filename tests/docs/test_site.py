@@ -1,0 +1,84 @@
+"""The site builds without a warning, has a page for each method and hook, and what is read off the code is current."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import tokenreduce
+from tokenreduce import testing
+from tokenreduce.plugin import KINDS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+NAV = re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text())
+
+
+def test_generated_parts_are_current():
+    """Run ``python docs/generate.py``."""
+    command = [sys.executable, str(DOCS / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_page_is_in_the_navigation():
+    assert sorted(NAV) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+
+
+def test_every_method_has_a_page():
+    methods = {name for name, e in tokenreduce.default_registry().reducers.items() if e.distribution == "tokenreduce"}
+    assert {page.stem for page in (DOCS / "methods").glob("*.md")} == methods | {"index"}
+    for name in methods:
+        assert f"({name}.md)" in (DOCS / "methods" / "index.md").read_text()
+
+
+def test_every_hook_is_in_the_reference():
+    page = (DOCS / "hooks.md").read_text()
+    for hook, spec in KINDS.items():
+        assert f"## `{hook}`" in page
+        assert f"### `{spec.__name__}`" in page
+
+
+def test_every_public_name_is_in_the_api():
+    page = (DOCS / "api.md").read_text()
+    shown = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
+    for name in [*tokenreduce.__all__, *testing.__all__]:
+        assert name in shown or f"tokenreduce.{name}" in page or f"testing.{name}" in page, name
+
+
+def test_a_strangers_reducer_is_described_as_ours_are(fresh_registry, capsys):
+    from tokenreduce import cli
+
+    fresh_registry.add(tokenreduce.ReducerSpec("mine", f"{__name__}:Mine", "my method", source="my paper"))
+    assert cli.main(["info", "mine", "--markdown"]) == 0
+    text = capsys.readouterr().out
+    for said in ("| source | my paper |", "| `much` | `0.5` | how much \\| of it. |", "Keeps the `first` tokens"):
+        assert said in text, text
+
+
+class Mine(tokenreduce.Reducer):
+    """Keeps the ``first`` tokens.
+
+    Args:
+        much: how much | of
+            it.
+    """
+
+    def __init__(self, *, much=0.5):
+        super().__init__(keep=much)
+        self.much = much
+
+    def reduce(self, tokens, signals, remove):
+        return tokens.keep_top(-signals.keys.norm(dim=-1), remove=remove)
+
+
+def test_it_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+    api = (tmp_path / "site" / "api" / "index.html").read_text()
+    assert "Make a model drop and merge tokens inside" in api
+    assert ":class:" not in api
