@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,9 +29,10 @@ VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads"
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Tiny models are faster on one thread, and sums come out the same each time."""
+    """Tiny models are faster on one thread, and sums come out the same each time; commands under test alike."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each stand in each other's way
     yield
     torch.set_num_threads(before)
 

@@ -81,6 +81,7 @@ def test_wrong_use_says_what_to_type(run, args, words):
 QUICK = ("--samples", "8", "--batch", "4", "--rounds", "1", "--seeds", "1", "--batch-sizes", "4", "--no-break-even")
 
 
+@pytest.mark.sweep
 def test_ablate_writes_table_and_json(run, tmp_path):
     out = tmp_path / "result.json"
     args = ["--samples", "20", "--batch", "10", "--rounds", "1", "--store", str(tmp_path / "store")]
