@@ -93,8 +93,8 @@ def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None
         if not bool(difference <= TOLERANCE * scale):
             raise UnsupportedModelError(
                 f"the view of {label} does not compute what the block computes: largest difference "
-                f"{float(difference):.3g} where the block changes its input by {float(scale):.3g}. The view leaves out a "
-                "part of it, or the library has changed the block: then please report it with the library's version."
+                f"{float(difference):.3g} where the block changes its input by {float(scale):.3g}. The view leaves out "
+                "a part, or the library has changed the block: then please report it with the library's version."
             )
 
 
