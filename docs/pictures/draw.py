@@ -129,8 +129,8 @@ def reductions() -> None:
         parts += [row(left, y, after), words(570, y + 24, who, color=SOFT, size=13)]
     desc = (
         "A row of a protected token C, image tokens 1 to 5 and one padding token. Drop removes the padding and token "
-        "2. Merge removes the padding and folds 2 into 1, which then has size 2. Fuse removes the padding and makes one "
-        "new token of size 2 from 2 and 3 at the end. C stays in front each time."
+        "2. Merge removes the padding and folds 2 into 1, which then has size 2. Fuse removes the padding and makes "
+        "one new token of size 2 from 2 and 3 at the end. C stays in front each time."
     )
     picture("reductions", 760, 340, "Drop, merge and fuse", desc, *parts)
 
@@ -205,8 +205,8 @@ def attach() -> None:
     ]
     desc = (
         "Attach finds an adapter, which gives stacks and views, settles the reducer's options and layers, and proves "
-        "that each view computes what its block computes. If not, it raises an error and the model is untouched. If so, it "
-        "replaces forward on this instance. Each pass then makes its own state. Detach deletes the replacements."
+        "that each view computes what its block computes. If not, it raises an error and the model is untouched. If so, "
+        "it replaces forward on this instance. Each pass then makes its own state. Detach deletes the replacements."
     )
     picture("attach", 760, 396, "Attach, proof, detach", desc, *parts)
 
