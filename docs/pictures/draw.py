@@ -205,8 +205,8 @@ def attach() -> None:
     ]
     desc = (
         "Attach finds an adapter, which gives stacks and views, settles the reducer's options and layers, and proves "
-        "that each view computes what its block computes. If not, it raises an error and the model is untouched. If so, "
-        "it replaces forward on this instance. Each pass then makes its own state. Detach deletes the replacements."
+        "that each view computes what its block computes. If not, it raises an error and the model is untouched. If "
+        "so, it replaces forward on this instance. Each pass then makes its own state. Detach deletes the replacements."
     )
     picture("attach", 760, 396, "Attach, proof, detach", desc, *parts)
 
