@@ -126,7 +126,8 @@ class Stack:
         levels: the blocks of each layer, as users count layers; by default every block is one.
         reader: index, in each sequence, of the token that the head reads, None where it reads all.
         ending: what the rest of the model expects at the end: ``"none"`` (fewer tokens are fine),
-            ``"expand"`` (it pools: repeat merged tokens by their size), ``"text"`` (text tokens at their
+            ``"expand"`` (it pools: repeat merged tokens by their size; where a method merges and drops, every token at
+            its place; where it only drops, what is left), ``"text"`` (text tokens at their
             places), ``"full"`` (every token at its place).
         padded: whether sequences may hold padding.
         padded_memory: whether memories may, where ``padded``.

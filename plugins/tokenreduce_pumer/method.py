@@ -40,7 +40,8 @@ class PuMer(Reducer):
 
     All ratios are relative to the stream's length on entry to the site, class tokens counted; counts are
     rounded half to even. Survivors stand in falling order of saliency, the two merges are plain means
-    (sizes are not carried into them), and the highest-scored survivor never merges, all as published.
+    (sizes are not carried into them), and what stands first never merges, all as published: the
+    highest-scored survivor, or the class token where one is protected.
 
     Source: Cao, Paranjape, Hajishirzi, PuMer: Pruning and Merging Tokens for Efficient Vision Language
     Models, ACL 2023, arXiv 2305.17530. Where this differs: on padded input, padded text does not vote, padding
