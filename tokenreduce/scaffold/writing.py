@@ -13,7 +13,7 @@ from .names import Names
 KINDS = ("reducer", "adapter", "task")
 SUFFIX = ".tmpl"
 _TRY = {
-    "reducer": "tokenreduce ablate --reducers none,random,{} --samples 200",
+    "reducer": "tokenreduce ablate --reducers none,random,{} --match-macs 0.6 --samples 200",
     "adapter": "tokenreduce coverage {}",
     "task": "tokenreduce ablate --model {} --samples 32",
 }
