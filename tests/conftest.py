@@ -163,18 +163,10 @@ def assert_close() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def fingerprint() -> Callable[[nn.Module], Any]:
-    """All that attach may touch: attributes, hooks, mode and weights of every module. Equal when untouched."""
+    """All that attach may touch: equal when untouched."""
+    from tokenreduce.testing import fingerprint  # not above: pytest is yet to load the plugin it belongs to
 
-    def of(model: nn.Module) -> Any:
-        modules = []
-        for name, module in model.named_modules():
-            attributes = {key: id(value) for key, value in vars(module).items() if not isinstance(value, (bool, int))}
-            hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
-            modules.append((name, id(module), type(module), module.training, attributes, hooks))
-        tensors = [(n, id(t), t._version, t.requires_grad, t.dtype) for n, t in model.named_parameters()]
-        return modules, tensors, list(model.state_dict())
-
-    return of
+    return fingerprint
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ LONGEST = "a-name-of-24-characters0"
 def call(*command, cwd=None, path=(), **env):
     """Run a command with these folders first on the path."""
     path = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **env}
+    env = {**os.environ, "PYTHONPATH": path, **env}
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=900, cwd=cwd, env=env, check=False
     )

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.sweep
 ARGS = ["--model", "clip-digits", "--samples", "20", "--batch", "4", "--reducers", "tome,random", "--ratios", "0.5"]
 QUICK = [*ARGS, "--seeds", "2", "--rounds", "1", "--batch-sizes", "4", "--no-break-even"]
 SAME = ("name", "scores", "accuracy", "accuracy_by_seed", "interval", "options", "macs", "tokens", "groups", "verdict")
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}  # another test runs beside it
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29511"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
@@ -28,7 +27,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("alone")
     out = folder / "result.json"
     command = [sys.executable, "-m", "tokenreduce", "ablate", *QUICK, "--json", str(out), "--store", str(folder / "s")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENV)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())["rows"]
 
@@ -44,7 +43,7 @@ def test_two_processes_give_the_numbers_of_one(alone: list[dict], tmp_path: Path
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "tokenreduce", "ablate", *QUICK]
     extra = ["--json", str(out), "--store", str(tmp_path / "store")]
-    done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=300, env=ENV)
+    done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cost (memory") == 1  # one process speaks
     document = json.loads(out.read_text())
@@ -55,7 +54,7 @@ def test_two_processes_give_the_numbers_of_one(alone: list[dict], tmp_path: Path
 def test_a_killed_run_continues_where_it_stopped(alone: list[dict], tmp_path: Path) -> None:
     out, store = tmp_path / "result.json", tmp_path / "store"
     command = [sys.executable, "-m", "tokenreduce", "ablate", *QUICK, "--json", str(out), "--store", str(store)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and len(list(store.rglob("*.json"))) < 5:
         time.sleep(0.05)
@@ -65,7 +64,7 @@ def test_a_killed_run_continues_where_it_stopped(alone: list[dict], tmp_path: Pa
     assert kept >= 5 and not out.exists()
     torn = next(iter(sorted(store.rglob("*.json"))))
     torn.write_text(torn.read_text()[:20])  # as if the disk had been full
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENV)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text())
     same(document["rows"], alone)

@@ -1,6 +1,5 @@
 """The zero-shot task: honest scenes, captions read where they end, a model that has learnt it."""
 
-import os
 import subprocess
 import sys
 
@@ -14,8 +13,6 @@ from tokenreduce_digits.clip_model import load
 from tokenreduce_digits.clip_task import accuracy, clip_digits
 from tokenreduce_digits.scenes import CELL, GRID, PATCH, PIXELS, load_images
 from tokenreduce_digits.words import COLOURS
-
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}  # another test runs beside it
 
 
 def test_a_scene_is_a_function_of_seed_and_number():
@@ -139,11 +136,11 @@ def test_the_task_gives_what_an_ablation_needs():
 def test_training_runs_and_continues(tmp_path):
     command = [sys.executable, "-m", "tokenreduce_digits.train_clip", "--out", str(tmp_path), "--batch", "4"]
     command += ["--save-every", "1", "--final-samples", "8"]
-    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200, env=ENV)
+    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200)
     assert first.returncode == 0, first.stderr
     assert "held-out after step 2" in first.stdout
     before = load(tmp_path / "clip.safetensors").state_dict()
-    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200, env=ENV)
+    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr
     assert "continuing at step 2 of 3" in second.stdout
     after = load(tmp_path / "clip.safetensors").state_dict()

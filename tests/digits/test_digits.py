@@ -1,6 +1,5 @@
 """The embedded task: honest data, a model that has learnt it, a training that can be run again."""
 
-import os
 import subprocess
 import sys
 
@@ -12,8 +11,6 @@ from tokenreduce_digits import scenes, words
 from tokenreduce_digits.evaluate import accuracy_by_kind
 from tokenreduce_digits.model import load
 from tokenreduce_digits.task import vilt_digits
-
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}  # another test runs beside it
 
 
 def test_train_and_held_out_images_are_apart():
@@ -96,10 +93,10 @@ def test_the_task_gives_what_an_ablation_needs():
 def test_training_runs_and_continues(tmp_path):
     command = [sys.executable, "-m", "tokenreduce_digits.train_vilt", "--out", str(tmp_path), "--batch", "4"]
     command += ["--save-every", "1", "--final-samples", "8"]
-    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200, env=ENV)
+    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200)
     assert first.returncode == 0, first.stderr
     assert (tmp_path / "vilt.safetensors").exists() and "held-out after step 2" in first.stdout
-    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200, env=ENV)
+    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr
     assert "continuing at step 2 of 3" in second.stdout
     load(tmp_path / "vilt.safetensors")

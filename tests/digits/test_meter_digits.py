@@ -1,6 +1,5 @@
 """The task with METER: the model has learnt it, an ablation gets it, training can be repeated."""
 
-import os
 import subprocess
 import sys
 
@@ -12,8 +11,6 @@ from tokenreduce_digits.evaluate import accuracy_by_kind
 from tokenreduce_digits.meter_model import load
 from tokenreduce_digits.meter_task import meter_digits
 from tokenreduce_digits.train_meter import SHOWN, digits_first, gather
-
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}  # another test runs beside it
 
 
 def test_the_model_has_learnt_the_task():
@@ -50,10 +47,10 @@ def test_the_first_part_of_training_shows_every_digit():
 def test_training_runs_and_continues(tmp_path):
     command = [sys.executable, "-m", "tokenreduce_digits.train_meter", "--out", str(tmp_path), "--batch", "4"]
     command += ["--save-every", "1", "--final-samples", "8"]
-    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200, env=ENV)
+    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200)
     assert first.returncode == 0, first.stderr
     assert (tmp_path / "meter.safetensors").exists() and "held-out after step 2" in first.stdout
-    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200, env=ENV)
+    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr
     assert "continuing at step 2 of 3" in second.stdout
     load(tmp_path / "meter.safetensors")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tokenreduce import testing
+
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
 
@@ -66,22 +68,11 @@ def flow():
 
 @pytest.fixture(scope="session")
 def stream():
-    """A stream made by hand, to try a method on without a model: (B, N, C) features and any signals."""
-    from tokenreduce import Signals, Stream, Tokens
-
-    def build(x, *, size=None, real=None, prefix=0, training=False, **signals):
-        sources = {name: (lambda value=value: value) for name, value in signals.items()}
-        return Stream(Tokens(x, size, real, prefix), Signals(sources, frozenset(signals)), training)
-
-    return build
+    """A stream made by hand, to try a method on without a model."""
+    return testing.stream
 
 
 @pytest.fixture(scope="session")
 def site():
-    """A site made by hand: the only one of its stack unless said otherwise."""
-    from tokenreduce import Site
-
-    def build(layer=0, index=0, total=1, depth=12):
-        return Site("encoder", layer, index, total, depth)
-
-    return build
+    """A site made by hand."""
+    return testing.site

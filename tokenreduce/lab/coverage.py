@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,8 +48,7 @@ def coverage(registry: Registry | None = None, adapter: str | None = None) -> It
     """
     registry = default_registry() if registry is None else registry
     for name in registry.adapters if adapter is None else [adapter]:
-        library = getattr(registry.entry("adapter", name).spec, "library", "")
-        if library and importlib.util.find_spec(library) is None:
+        if not registry.entry("adapter", name).usable:
             continue
         made: Adapter = registry.load("adapter", name)()
         for label, maker in made.examples().items():
