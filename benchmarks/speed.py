@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import tokenreduce
-from tokenreduce.measure.timing import interleaved
+from tokenreduce.measure.timing import interleave
 
 TOWER = {"vision": {"reducer": "tome", "r": 25}}
 CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {  # "reducer": what to attach, where it is not the name
@@ -59,7 +59,7 @@ def vit(batch: int) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 def meter(batch: int) -> tuple[torch.nn.Module, dict[str, Any]]:
     """METER-base at 384 px (577 image tokens) with 32 text tokens."""
-    from tokenreduce_meter import MeterConfig, MeterForQuestionAnswering
+    from tokenreduce_models.meter import MeterConfig, MeterForQuestionAnswering
 
     model = MeterForQuestionAnswering(MeterConfig(num_labels=3129)).eval()
     return model, {
@@ -92,7 +92,7 @@ def bench(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
         with on(model, reducer, options):
             macs[reducer] = tokenreduce.count_macs(model, inputs, samples=batch)
     contexts = {reducer: (lambda r=reducer: candidate(r)) for reducer in reducers}
-    *_, timing = interleaved(contexts, baseline="none", rounds=rounds)
+    *_, timing = interleave(contexts, baseline="none", rounds=rounds)
     assert timing is not None
     rows = []
     for reducer, t in timing.items():

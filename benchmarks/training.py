@@ -51,7 +51,7 @@ def main() -> None:
         )
 
 
-def step(model: nn.Module, name: str, batch: tokenreduce.Batch, taught: bool, task: tokenreduce.Task):
+def step(model: nn.Module, name: str, batch: tokenreduce.tasks.Batch, taught: bool, task: tokenreduce.Task):
     """A step with a reducer attached."""
     options = {k: v for k, v in task.settings.get(name, {}).items() if k != "reducer"}
     handle = tokenreduce.attach(model.train(), name, **options)
@@ -69,7 +69,7 @@ def step(model: nn.Module, name: str, batch: tokenreduce.Batch, taught: bool, ta
     return work
 
 
-def plain(model: nn.Module, batch: tokenreduce.Batch):
+def plain(model: nn.Module, batch: tokenreduce.tasks.Batch):
     """A step of the model as its library runs it."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5)
 

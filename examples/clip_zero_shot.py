@@ -20,7 +20,7 @@ def embedded(sample: int) -> tuple[Any, list[str], dict[str, torch.Tensor]]:
     """The small trained CLIP of the task clip-digits, its captions, and a held-out picture with them."""
     from tokenreduce_digits.captions import CAPTIONS
 
-    task = tokenreduce.default_registry().load("task", "clip-digits")()
+    task = tokenreduce.registry.default_registry().load("task", "clip-digits")()
     pixels = task.data(sample + 1, sample + 1)[0].inputs["pixel_values"][sample:]
     texts = {"input_ids": task.model.input_ids, "attention_mask": task.model.attention_mask}
     return task.model.clip, list(CAPTIONS), {**texts, "pixel_values": pixels}

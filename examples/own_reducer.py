@@ -11,8 +11,8 @@ import argparse
 from rich.console import Console
 
 import tokenreduce
-from tokenreduce.lab import table
-from tokenreduce.lab.loading import load_task
+from tokenreduce.report import terminal as table
+from tokenreduce.tasks.loading import load_task
 
 
 class StandsOut(tokenreduce.Reducer):
@@ -20,7 +20,9 @@ class StandsOut(tokenreduce.Reducer):
 
     needs = frozenset({"keys"})
 
-    def reduce(self, tokens: tokenreduce.Tokens, signals: tokenreduce.Signals, remove: int) -> tokenreduce.Reduction:
+    def reduce(
+        self, tokens: tokenreduce.methods.Tokens, signals: tokenreduce.methods.Signals, remove: int
+    ) -> tokenreduce.methods.Reduction:
         distance = (signals.keys - signals.keys.mean(dim=1, keepdim=True)).norm(dim=-1)
         return tokens.keep_top(distance, remove=remove)
 
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (5)")
     args = parser.parse_args()
 
-    task = load_task(tokenreduce.default_registry(), args.model, args.data)
+    task = load_task(tokenreduce.registry.default_registry(), args.model, args.data)
     result = tokenreduce.ablate(
         task.model,
         task.data(args.samples, args.batch),

@@ -10,19 +10,20 @@ import argparse
 from pathlib import Path
 
 import tokenreduce
-from tokenreduce.lab.loading import load_task
-from tokenreduce.lab.task import Inputs, Sample, Task
-from tokenreduce.lab.tuned import tuned_task
-from tokenreduce.viz.draw import draw
-from tokenreduce.viz.look import answers, pictures, traced
-from tokenreduce.viz.regions import regions
-from tokenreduce.viz.subject import given
+from tokenreduce.lab.finetuned import tuned_task
+from tokenreduce.report.figure import draw
+from tokenreduce.report.regions import regions
+from tokenreduce.report.sample_source import sample_from_file
+from tokenreduce.report.sample_view import answers, attach_traced, pictures
+from tokenreduce.tasks import Inputs, Sample
+from tokenreduce.tasks.loading import load_task
+from tokenreduce.tasks.task import Task
 
 
 def asked(task: Task, image: Path | None, question: str, samples: int) -> tuple[Inputs, list[Sample]]:
     """Inputs of the model and what a person sees: a picture of your own, or the first held-out ones of the task."""
     if image is not None:
-        inputs, sample = given(task, image, question)
+        inputs, sample = sample_from_file(task, image, question)
         return inputs, [sample]
     batch = task.data(samples, samples)[0]
     assert task.samples is not None
@@ -42,7 +43,7 @@ def main() -> None:
     if args.image is None and args.model != "vilt-digits":
         parser.error("--model needs a picture and a question: --image cat.jpg --question 'what animal is it?'")
 
-    task = load_task(tokenreduce.default_registry(), args.model)
+    task = load_task(tokenreduce.registry.default_registry(), args.model)
     inputs, samples = asked(task, args.image, args.question, args.samples)
     rows = {"pumer": task}
     weights = task.settings.get("pumer tuned", {}).get("weights")  # the embedded model, fine-tuned with PuMer attached
@@ -50,7 +51,7 @@ def main() -> None:
         rows["pumer tuned"] = tuned_task(task, weights)
     before, seen = answers(task, inputs), {}
     for row, variant in rows.items():
-        with traced(variant, "pumer", {}) as handle:
+        with attach_traced(variant, "pumer", {}) as handle:
             seen[row] = pictures(variant, inputs, samples, row, handle, before)
             print(handle, "\n") if row == "pumer" else None
 

@@ -96,10 +96,10 @@ def tiny_meter() -> Callable[..., tuple[nn.Module, dict[str, Tensor]]]:
     def build(
         kind: str = "MeterForQuestionAnswering", seed: int = 0, **config: Any
     ) -> tuple[nn.Module, dict[str, Any]]:
-        import tokenreduce_meter
-        from tokenreduce_meter.examples import example
+        from tokenreduce_models import meter
+        from tokenreduce_models.meter.examples import example
 
-        made = example(getattr(tokenreduce_meter, kind), seed, **config)
+        made = example(getattr(meter, kind), seed, **config)
         return made.model, made.inputs
 
     return build
@@ -162,11 +162,11 @@ def assert_close() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def fingerprint() -> Callable[[nn.Module], Any]:
+def snapshot() -> Callable[[nn.Module], Any]:
     """All that attach may touch: equal when untouched."""
-    from tokenreduce.testing import fingerprint  # not above: pytest is yet to load the plugin it belongs to
+    from tokenreduce.testing import snapshot  # not above: pytest is yet to load the plugin it belongs to
 
-    return fingerprint
+    return snapshot
 
 
 @pytest.fixture(scope="session")

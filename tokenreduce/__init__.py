@@ -4,6 +4,9 @@ import tokenreduce
 handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model outside
 print(handle)
 handle.detach()                               # the model as it was, bit for bit
+
+These names are for users. Authors of plugins import from ``tokenreduce.methods``, ``.backbones``, ``.tasks``,
+``.registry``, ``.ops``, ``.errors`` and ``.testing``; the other packages are private.
 """
 
 from __future__ import annotations
@@ -11,146 +14,72 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    AlreadyAttachedError,
-    LayerError,
-    NoForwardError,
-    OptionError,
-    PluginError,
-    TokenReduceError,
-    UnfitReducerError,
-    UnknownNameError,
-    UnknownOptionError,
-    UnsupportedCallError,
-    UnsupportedModelError,
-)
-from .hookspecs import INTERFACE, hookimpl
-from .registry import Registry, default_registry
-from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
+from . import errors as errors
+from . import registry as registry
+from ._version import __version__ as __version__
+from .errors import TokenReduceError
 
 if TYPE_CHECKING:
-    from .adapter import Adapter, BlockView, Example, Projected, Role, Stack
-    from .attaching import attach, attachment
-    from .chaining import chain
-    from .gate import Gate
-    from .handle import Attachment
-    from .lab.loader import Loader, Record
+    from .attachments.attach import attach, attachment, load
+    from .attachments.handle import Attachment
+    from .lab.ablation import ablate
     from .lab.result import Result
-    from .lab.runner import ablate
-    from .lab.task import Batch, Sample, Task
     from .measure.macs import count_macs
-    from .parts import make
-    from .reducer import Reducer
-    from .reduction import Reduction
-    from .saving import load
-    from .streams import Signals, Site, Stream, Streams
-    from .tokens import Tokens
-    from .tune.distillation import distill
-    from .tune.finetuning import finetune
-    from .tune.recipe import Recipe
-    from .tune.teaching import Distillation
-    from .warmup import Warmup
-
-__version__ = "0.1.0"
+    from .methods.chain import chain
+    from .methods.reducer import Reducer
+    from .tasks.task import Task
+    from .train.distill import distill
+    from .train.finetune import finetune
+    from .train.recipe import Recipe
+    from .train.teacher import Distillation
+    from .train.warmup import Warmup
 
 _LAZY = {  # imported on first use: these need torch
-    "Adapter": "adapter",
-    "Attachment": "handle",
-    "Batch": "lab.task",
-    "BlockView": "adapter",
-    "Distillation": "tune.teaching",
-    "Example": "adapter",
-    "Gate": "gate",
-    "Loader": "lab.loader",
-    "Projected": "adapter",
-    "Recipe": "tune.recipe",
-    "Record": "lab.loader",
-    "Reducer": "reducer",
-    "Reduction": "reduction",
+    "Attachment": "attachments.handle",
+    "Distillation": "train.teacher",
+    "Recipe": "train.recipe",
+    "Reducer": "methods.reducer",
     "Result": "lab.result",
-    "Role": "adapter",
-    "Sample": "lab.task",
-    "Signals": "streams",
-    "Site": "streams",
-    "Stack": "adapter",
-    "Stream": "streams",
-    "Streams": "streams",
-    "Task": "lab.task",
-    "Tokens": "tokens",
-    "Warmup": "warmup",
-    "ablate": "lab.runner",
-    "attach": "attaching",
-    "attachment": "attaching",
-    "chain": "chaining",
+    "Task": "tasks.task",
+    "Warmup": "train.warmup",
+    "ablate": "lab.ablation",
+    "attach": "attachments.attach",
+    "attachment": "attachments.attach",
+    "chain": "methods.chain",
     "count_macs": "measure.macs",
-    "distill": "tune.distillation",
-    "finetune": "tune.finetuning",
-    "load": "saving",
-    "make": "parts",
+    "distill": "train.distill",
+    "finetune": "train.finetune",
+    "load": "attachments.attach",
 }
+_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing")
 
 __all__ = [
-    "INTERFACE",
-    "Adapter",
-    "AdapterSpec",
-    "AlreadyAttachedError",
     "Attachment",
-    "Batch",
-    "BlockView",
     "Distillation",
-    "Example",
-    "Gate",
-    "LayerError",
-    "Loader",
-    "LoaderSpec",
-    "NoForwardError",
-    "OptionError",
-    "PluginError",
-    "PresetSpec",
-    "Projected",
     "Recipe",
-    "Record",
     "Reducer",
-    "ReducerSpec",
-    "Reduction",
-    "Registry",
     "Result",
-    "Role",
-    "Sample",
-    "Signals",
-    "Site",
-    "Stack",
-    "Stream",
-    "Streams",
     "Task",
-    "TaskSpec",
     "TokenReduceError",
-    "Tokens",
-    "UnfitReducerError",
-    "UnknownNameError",
-    "UnknownOptionError",
-    "UnsupportedCallError",
-    "UnsupportedModelError",
     "Warmup",
     "ablate",
     "attach",
     "attachment",
     "chain",
     "count_macs",
-    "default_registry",
     "distill",
     "finetune",
-    "hookimpl",
     "load",
-    "make",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_PACKAGES, "errors", "registry"]

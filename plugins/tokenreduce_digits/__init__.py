@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenreduce import TaskSpec, hookimpl
+from tokenreduce.registry import TaskSpec, hookimpl
 
 
 @hookimpl

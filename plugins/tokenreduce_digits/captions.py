@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokenreduce import OptionError
+from tokenreduce.errors import OptionError
 
 from .words import COLOURS
 

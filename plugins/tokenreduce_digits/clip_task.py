@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenreduce import OptionError
-from tokenreduce.lab.task import Batch, Sample, Task
+from tokenreduce.errors import OptionError
+from tokenreduce.tasks import Batch, Sample
+from tokenreduce.tasks.task import Task
 
 from .captions import CAPTIONS
 from .clip_model import load

@@ -12,7 +12,7 @@ from .scenes import GRID, PATCH, PIXELS
 from .words import ANSWERS, TEXT_LENGTH, VOCABULARY
 
 if TYPE_CHECKING:
-    from tokenreduce_meter import MeterForQuestionAnswering
+    from tokenreduce_models.meter import MeterForQuestionAnswering
 
 WEIGHTS = Path(__file__).parent / "meter.safetensors"
 VISION_WIDTH, WIDTH, HEAD = 128, 96, 32
@@ -22,7 +22,7 @@ def build() -> MeterForQuestionAnswering:
     """The model with random weights; position embeddings start as two-dimensional sines."""
     from transformers import RobertaConfig
 
-    from tokenreduce_meter import MeterConfig, MeterForQuestionAnswering
+    from tokenreduce_models.meter import MeterConfig, MeterForQuestionAnswering
 
     text = RobertaConfig(
         vocab_size=len(VOCABULARY),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenreduce.lab.task import Task
+from tokenreduce.tasks.task import Task
 
 from .meter_model import load
 from .task import answers, held_out, loss, prepare, right, samples, train, validation

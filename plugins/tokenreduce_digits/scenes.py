@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenreduce import OptionError
+from tokenreduce.errors import OptionError
 
 from .words import ANSWERS, COLOURS, TEXT_LENGTH, encode
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tokenreduce.lab.task import Batch
+from tokenreduce.tasks import Batch
 
 HELD_OUT_SEED = 1_000_003  # scenes that results are given on
 VALIDATION_SEED = 1_000_033  # other scenes of the same held-out digits, to choose among checkpoints

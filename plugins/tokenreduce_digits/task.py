@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenreduce.lab.task import Batch, Sample, Task
+from tokenreduce.tasks import Batch, Sample
+from tokenreduce.tasks.task import Task
 
 from .model import load
 from .pictures import to_image, to_pixels

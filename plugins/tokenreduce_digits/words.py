@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokenreduce import OptionError
+from tokenreduce.errors import OptionError
 
 COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta")
 ANSWERS = tuple(str(d) for d in range(10)) + COLOURS + ("yes", "no")

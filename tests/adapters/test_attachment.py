@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import AlreadyAttachedError, NoForwardError, UnsupportedCallError
+from tokenreduce.errors import AlreadyAttachedError, NoForwardError, UnsupportedCallError
 
 
 @pytest.fixture(params=["vit", "vilt"])
@@ -208,7 +208,7 @@ def test_config_round_trip(options, setting):
 
 
 def test_config_of_a_reducer_given_ready(setting):
-    from tokenreduce_tome.method import ToMe
+    from tokenreduce_methods.tome.method import ToMe
 
     model, run = setting
     with tokenreduce.attach(model, ToMe(r=3)) as handle:
@@ -222,7 +222,7 @@ def test_a_reducer_by_module_and_attribute(setting):
     model, run = setting
     with tokenreduce.attach(model, "tome", r=3):
         expected = run(model)
-    with tokenreduce.attach(model, "tokenreduce_tome.method:ToMe", r=3) as handle:
+    with tokenreduce.attach(model, "tokenreduce_methods.tome.method:ToMe", r=3) as handle:
         assert torch.equal(run(model), expected)
         config = json.loads(json.dumps(handle.config))
     with tokenreduce.attach(model, **config):
@@ -230,7 +230,7 @@ def test_a_reducer_by_module_and_attribute(setting):
 
 
 def test_one_reducer_object_on_two_models(tiny_vit, tiny_vilt, images, vilt_inputs):
-    from tokenreduce_pumer.method import PuMer
+    from tokenreduce_methods.pumer.method import PuMer
 
     reducer, vit, vilt = PuMer(), tiny_vit(), tiny_vilt()
     with tokenreduce.attach(vit, "pumer"):
@@ -327,7 +327,7 @@ def test_replacing_by_one_that_the_backbone_cannot_feed(tiny_vit, images):
     model = tiny_vit(class_token=False, global_pool="avg")
     with tokenreduce.attach(model, "tome", r=3) as handle:
         expected = model(images())
-        with pytest.raises(tokenreduce.UnfitReducerError):
+        with pytest.raises(tokenreduce.errors.UnfitReducerError):
             tokenreduce.attach(model, "evit", replace=True)
         assert handle.attached
         assert torch.equal(model(images()), expected)
@@ -397,7 +397,7 @@ def test_named_adapter(setting):
     right, wrong = ("timm-vit", "hf-vilt") if hasattr(model, "blocks") else ("hf-vilt", "timm-vit")
     with tokenreduce.attach(model, "tome", adapter=right) as handle:
         assert handle.config["adapter"] == right
-    with pytest.raises(tokenreduce.UnsupportedModelError, match=wrong):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match=wrong):
         tokenreduce.attach(model, "tome", adapter=wrong)
 
 

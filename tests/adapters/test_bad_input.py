@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import (
+from tokenreduce.errors import (
     LayerError,
     OptionError,
     PluginError,
@@ -106,7 +106,7 @@ def test_refused_and_untouched(case, model, fingerprint):
 
 @pytest.mark.parametrize("option", [{"r": 3}, {"keep": 0.5}, {"nope": 1}])
 def test_options_with_a_reducer_given_ready(option, model, fingerprint):
-    from tokenreduce_tome.method import ToMe
+    from tokenreduce_methods.tome.method import ToMe
 
     untouched = fingerprint(model)
     with pytest.raises(UnknownOptionError, match="ToMe"):
@@ -115,7 +115,7 @@ def test_options_with_a_reducer_given_ready(option, model, fingerprint):
 
 
 def test_the_class_instead_of_an_object(model):
-    from tokenreduce_tome.method import ToMe
+    from tokenreduce_methods.tome.method import ToMe
 
     with pytest.raises(OptionError):
         tokenreduce.attach(model, ToMe)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import UnsupportedCallError, UnsupportedModelError
-from tokenreduce_transformers.blip import Blip
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+from tokenreduce_models.transformers.blip import Blip
 
 ANSWER, MATCH = "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 STACKS = {"cross": ["cross"], "both": ["vision", "cross"]}

@@ -13,8 +13,8 @@ import torch
 from transformers import BridgeTowerConfig, BridgeTowerForContrastiveLearning, BridgeTowerForMaskedLM, BridgeTowerModel
 
 import tokenreduce
-from tokenreduce import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
-from tokenreduce_transformers.bridgetower import BridgeTower
+from tokenreduce.errors import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce_models.transformers.bridgetower import BridgeTower
 
 MAKERS = BridgeTower().examples()
 MASKED, MODEL = "BridgeTowerForMaskedLM", "BridgeTowerModel"

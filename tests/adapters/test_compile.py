@@ -132,7 +132,7 @@ def test_attaching_to_the_compiled_wrapper_says_what_to_do(tiny_vit):
     compiled = torch.compile(tiny_vit(depth=2), backend="eager")
     try:
         handle = tokenreduce.attach(compiled, "tome", r=1)
-    except tokenreduce.UnsupportedModelError as error:
+    except tokenreduce.errors.UnsupportedModelError as error:
         assert "_orig_mod" in str(error)  # noqa: PT017
     else:
         assert handle.sites

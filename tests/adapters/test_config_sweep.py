@@ -5,7 +5,7 @@ import torch
 import transformers
 
 import tokenreduce
-from tokenreduce_transformers.tiny import LABELS, TEXT, VISION, pixels, tiny, words
+from tokenreduce_models.transformers.tiny import LABELS, TEXT, VISION, pixels, tiny, words
 
 SHAPES = {
     "plain": {},

@@ -11,11 +11,12 @@ import torch
 from torch.nn import functional as F
 
 import tokenreduce
-from tokenreduce import OptionError, Reducer, UnfitReducerError, UnsupportedCallError
-from tokenreduce_open_clip.adapter import OpenClip
-from tokenreduce_transformers.blip import Blip
-from tokenreduce_transformers.clip import Clip
-from tokenreduce_transformers.siglip import Siglip
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError, UnfitReducerError, UnsupportedCallError
+from tokenreduce_models.open_clip.adapter import OpenClip
+from tokenreduce_models.transformers.blip import Blip
+from tokenreduce_models.transformers.clip import Clip
+from tokenreduce_models.transformers.siglip import Siglip
 
 MAKERS = {**Clip().examples(), **Siglip().examples(), **Blip().examples(), **OpenClip().examples()}
 GUIDABLE = ["CLIPModel", "CLIPVisionModelWithProjection", "SiglipModel", "SiglipVisionModel", "CLIP"]

@@ -203,7 +203,7 @@ def test_restore_false_leaves_the_short_sequence_even_where_the_head_would_have_
 def test_evit_without_a_class_token_is_refused_and_says_what_works(tiny_vit, images, fingerprint):
     model = tiny_vit(**NO_CLASS)
     untouched = fingerprint(model)
-    with pytest.raises(tokenreduce.UnfitReducerError) as caught:
+    with pytest.raises(tokenreduce.errors.UnfitReducerError) as caught:
         tokenreduce.attach(model, "evit")
     message = str(caught.value)
     assert "class_attention" in message
@@ -217,7 +217,7 @@ def test_evit_without_a_class_token_is_refused_and_says_what_works(tiny_vit, ima
 @pytest.mark.parametrize("reducer", ["evit", "pumer"])
 def test_reducers_named_as_running_here_do_run_here(reducer, tiny_vit, images):
     model = tiny_vit(**NO_CLASS)
-    with pytest.raises(tokenreduce.UnfitReducerError) as caught:
+    with pytest.raises(tokenreduce.errors.UnfitReducerError) as caught:
         tokenreduce.attach(model, reducer)
     named = str(caught.value).split("Reducers that run here: ")[1].rstrip(".").split(", ")
     assert "tome" in named
@@ -228,7 +228,7 @@ def test_reducers_named_as_running_here_do_run_here(reducer, tiny_vit, images):
 
 @pytest.mark.parametrize("options", [{"saliency": "text"}, {"modality_aware": False}])
 def test_pumer_options_that_need_text_are_refused_on_a_vit(options, tiny_vit):
-    with pytest.raises(tokenreduce.UnfitReducerError, match="text"):
+    with pytest.raises(tokenreduce.errors.UnfitReducerError, match="text"):
         tokenreduce.attach(tiny_vit(), "pumer", **options)
 
 
@@ -246,7 +246,7 @@ def test_pumer_on_a_vit_goes_by_the_class_token_and_says_so(tiny_vit, images):
 
 def test_pumer_without_a_class_token_can_merge_alone(tiny_vit, images):
     model = tiny_vit(**NO_CLASS)
-    with pytest.raises(tokenreduce.UnfitReducerError, match="key-norm"):
+    with pytest.raises(tokenreduce.errors.UnfitReducerError, match="key-norm"):
         tokenreduce.attach(model, "pumer")
     with tokenreduce.attach(model, "pumer", prune=0) as handle, torch.no_grad():
         assert model(images()).shape == (2, 7)

@@ -9,11 +9,11 @@ from torch._dynamo.utils import counters
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer
 
 import tokenreduce
-from tokenreduce_transformers.blip import Blip
-from tokenreduce_transformers.clip import Clip
-from tokenreduce_transformers.dinov2 import Dinov2
-from tokenreduce_transformers.siglip import Siglip
-from tokenreduce_transformers.vit import ViT
+from tokenreduce_models.transformers.blip import Blip
+from tokenreduce_models.transformers.clip import Clip
+from tokenreduce_models.transformers.dinov2 import Dinov2
+from tokenreduce_models.transformers.siglip import Siglip
+from tokenreduce_models.transformers.vit import ViT
 
 EXAMPLES = {label: make for kind in (Clip, Siglip, ViT, Dinov2, Blip) for label, make in kind().examples().items()}
 UNDER = ["CLIPVisionModel", "SiglipVisionModel", "ViTModel", "DeiTModel", "Dinov2Model", "BlipVisionModel"]
@@ -31,7 +31,7 @@ def test_masks_are_refused(label, mask):
     example = EXAMPLES[label]()
     given = torch.ones(2, 25 + (label != "SiglipVisionModel") + (label == "DeiTModel"))
     given[:, 3] = 0
-    with tokenreduce.attach(example.model, "none"), pytest.raises(tokenreduce.UnsupportedCallError, match=mask):
+    with tokenreduce.attach(example.model, "none"), pytest.raises(tokenreduce.errors.UnsupportedCallError, match=mask):
         example.model(**example.inputs, **{mask: given})
 
 
@@ -81,11 +81,11 @@ def test_tuples_and_labels(label, tensors_of):
 
 def test_text_towers_are_refused_with_the_reason():
     for label, word in {"CLIPModel": "causally", "SiglipModel": "last position", "BlipModel": "sees no image"}.items():
-        with pytest.raises(tokenreduce.UnsupportedModelError, match=word):
+        with pytest.raises(tokenreduce.errors.UnsupportedModelError, match=word):
             tokenreduce.attach(EXAMPLES[label]().model, {"text": "tome"})
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="causally"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="causally"):
         tokenreduce.attach(EXAMPLES["CLIPModel"]().model.text_model, "tome")
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="last position"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="last position"):
         tokenreduce.attach(EXAMPLES["SiglipModel"]().model.text_model, "tome")
     model = EXAMPLES["CLIPModel"]().model
     with tokenreduce.attach(model, {"vision": {"reducer": "tome", "r": 2}}) as handle:
@@ -94,7 +94,7 @@ def test_text_towers_are_refused_with_the_reason():
 
 def test_backbones_are_refused():
     config = EXAMPLES["Dinov2Model"]().model.config
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="feature maps"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="feature maps"):
         tokenreduce.attach(transformers.Dinov2Backbone(config), "tome")
 
 
@@ -121,15 +121,15 @@ class OtherClassifier(transformers.CLIPForImageClassification):
 def test_subclasses_that_do_something_else_are_refused():
     clip = EXAMPLES["CLIPVisionModel"]().model
     clip.encoder.layers[2].__class__ = OtherLayer
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="OtherLayer 2"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="OtherLayer 2"):
         tokenreduce.attach(clip, "tome")
     clip.encoder.layers[2].__class__ = CLIPEncoderLayer
     clip.encoder.__class__ = OtherEncoder
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="its own forward"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="its own forward"):
         tokenreduce.attach(clip, "tome")
     vit = EXAMPLES["ViTModel"]().model
     vit.__class__ = OtherViT
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="its own forward"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="its own forward"):
         tokenreduce.attach(vit, "tome")
 
 

@@ -8,11 +8,11 @@ import transformers
 from torch import nn
 
 import tokenreduce
-from tokenreduce_transformers.blip import Blip
-from tokenreduce_transformers.clip import Clip
-from tokenreduce_transformers.dinov2 import Dinov2
-from tokenreduce_transformers.siglip import Siglip
-from tokenreduce_transformers.vit import ViT
+from tokenreduce_models.transformers.blip import Blip
+from tokenreduce_models.transformers.clip import Clip
+from tokenreduce_models.transformers.dinov2 import Dinov2
+from tokenreduce_models.transformers.siglip import Siglip
+from tokenreduce_models.transformers.vit import ViT
 
 ADAPTERS = {"CLIP": Clip, "Siglip": Siglip, "ViT": ViT, "DeiT": ViT, "Dinov2": Dinov2, "Blip": Blip}
 MERGERS = {"tome": {"r": 3}, "evit": {"keep": 0.6, "saliency": "key-norm"}, "pumer": {"saliency": "key-norm"}}
@@ -165,7 +165,7 @@ def test_shared_space_of_siglip_is_what_its_head_makes_of_an_image_of_one_patch(
 def test_towers_without_a_projection_share_no_space(label):
     stack = adapter(label).stacks(example(label)[0])["vision"]
     assert not stack.guidable
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="text features"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="text features"):
         stack.shared_space(torch.randn(1, 3, 32))
 
 
@@ -203,7 +203,7 @@ def test_a_tower_under_a_head_of_ones_own_gives_every_token(label, assert_close)
     with tokenreduce.attach(model, "random", keep=0.6) as handle:
         assert model(**inputs).shape == (2, 5, 5, 3)
         assert handle.report()[-1].tokens_out < 25
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="2 towers"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="2 towers"):
         tokenreduce.attach(nn.ModuleList([tower, example(label)[0]]), "tome")
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce_transformers.blip import Blip
-from tokenreduce_transformers.clip import Clip
-from tokenreduce_transformers.dinov2 import Dinov2
-from tokenreduce_transformers.siglip import Siglip
-from tokenreduce_transformers.vit import ViT
+from tokenreduce_models.transformers.blip import Blip
+from tokenreduce_models.transformers.clip import Clip
+from tokenreduce_models.transformers.dinov2 import Dinov2
+from tokenreduce_models.transformers.siglip import Siglip
+from tokenreduce_models.transformers.vit import ViT
 
 EXAMPLES = {label: make for kind in (Clip, Siglip, ViT, Dinov2, Blip) for label, make in kind().examples().items()}
 CLASSLESS = [k for k in EXAMPLES if "Siglip" in k or "MaskedImage" in k or k == "CLIPForImageClassification"]
@@ -69,7 +69,7 @@ def test_zero_budget_is_the_identity_on_every_field(label, example, zero, tensor
 def test_methods_by_class_attention_are_refused_where_no_head_reads_a_class_token(label, example):
     for name in ("evit", "pumer"):
         if label in CLASSLESS:
-            with pytest.raises(tokenreduce.UnfitReducerError, match="key-norm"):
+            with pytest.raises(tokenreduce.errors.UnfitReducerError, match="key-norm"):
                 tokenreduce.attach(example.model, name)
         else:
             tokenreduce.attach(example.model, name).detach()
@@ -89,10 +89,10 @@ def test_hidden_states_have_the_tokens_of_their_block(label, example):
 def test_attentions_are_refused(label, example):
     model = example.model
     with tokenreduce.attach(model, "tome", r=3):
-        with pytest.raises(tokenreduce.UnsupportedCallError, match="output_attentions"):
+        with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="output_attentions"):
             run(example, output_attentions=True)
         tower(model).config._output_attentions = True  # what the setter does, which insists on eager attention
-        with pytest.raises(tokenreduce.UnsupportedCallError, match="detach"):
+        with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="detach"):
             run(example)
         run(example, output_attentions=False)
 

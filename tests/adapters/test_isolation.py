@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 import tokenreduce
-from tokenreduce import Adapter, AdapterSpec, OptionError, PluginError, Reducer, ReducerSpec, UnsupportedModelError
-from tokenreduce.registry import Entry, default_registry
+from tokenreduce import Reducer
+from tokenreduce.backbones import Adapter
+from tokenreduce.errors import OptionError, PluginError, UnsupportedModelError
+from tokenreduce.registry import AdapterSpec, Entry, ReducerSpec, default_registry
 
 
 class Failing(Adapter):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.errors import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
 
 ALL = {"vision": {"reducer": "tome", "r": 3}, "cross": "pumer", "text": {"reducer": "tome", "r": 1}}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokenreduce import OptionError, UnsupportedModelError
-from tokenreduce_meter import (
+from tokenreduce.errors import OptionError, UnsupportedModelError
+from tokenreduce_models.meter import (
     MeterConfig,
     MeterForImageAndTextRetrieval,
     MeterForImagesAndTextClassification,
@@ -91,7 +91,7 @@ def test_positions_are_interpolated_to_the_image_size(checkpoint, weights, text)
 
 
 def test_shapes_tell_the_configuration(checkpoint, text):
-    from tokenreduce_meter.checkpoint import read_config, read_weights
+    from tokenreduce_models.meter.checkpoint import read_config, read_weights
 
     found = read_config(read_weights(checkpoint()))
     config = found.pop("text_config")

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import tokenreduce
-from tokenreduce import UnsupportedCallError, UnsupportedModelError
-from tokenreduce.resize import resize_inputs, resize_model
-from tokenreduce_meter import MeterForQuestionAnswering
+from tokenreduce.attachments.resize import resize_model
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+from tokenreduce.tasks.inputs import resize_inputs
+from tokenreduce_models.meter import MeterForQuestionAnswering
 
 
 class Block(nn.Module):
@@ -172,7 +173,7 @@ def test_what_is_refused_says_why(pair):
 
 
 def test_ours_is_not_taken_for_the_original(tiny_meter):
-    from tokenreduce_meter.original import is_original
+    from tokenreduce_models.meter.original import is_original
 
     model, _ = tiny_meter()
     assert isinstance(model, MeterForQuestionAnswering)

@@ -13,8 +13,8 @@ from open_clip.transformer import Attention, LayerNormFp32, Transformer, VisionT
 from torch import nn
 
 import tokenreduce
-from tokenreduce import UnsupportedCallError, UnsupportedModelError
-from tokenreduce_open_clip.adapter import OpenClip
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+from tokenreduce_models.open_clip.adapter import OpenClip
 
 EXAMPLES = OpenClip().examples()
 TOWER = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "heads": 4, "mlp_ratio": 2.0, "output_dim": 16}

@@ -59,7 +59,7 @@ def test_every_model(name, shrink, scramble, forwards, fingerprint, assert_close
     if word is not None:
         with torch.device("meta"):
             tower = _build_vision_tower(512, {**config, "timm_model_pretrained": False})
-        with pytest.raises(tokenreduce.UnsupportedModelError, match=word):
+        with pytest.raises(tokenreduce.errors.UnsupportedModelError, match=word):
             tokenreduce.attach(tower, "tome")
         assert forwards(tower) == []
         return

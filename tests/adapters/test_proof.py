@@ -13,9 +13,9 @@ from transformers import ViltModel
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltEncoder, ViltLayer
 
 import tokenreduce
-from tokenreduce.proof import prove
-from tokenreduce_timm import vit
-from tokenreduce_transformers import vilt
+from tokenreduce.engine.equivalence import prove
+from tokenreduce_models.timm import vit
+from tokenreduce_models.transformers import vilt
 
 
 class NoLayerScale(vit.PreNormView):
@@ -32,7 +32,7 @@ class NoQueryNorm(vit.PreNormView):
     def project(self, x):
         attn, x = self.attn, self.normed(x)
         query, key, value = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return tokenreduce.Projected(query, attn.k_norm(key), value)
+        return tokenreduce.backbones.Projected(query, attn.k_norm(key), value)
 
 
 class NoGate(vit.PreNormView):
@@ -88,12 +88,12 @@ def test_a_view_that_lies_is_refused(lie, tiny_vit, monkeypatch, fingerprint):
         for block in model.blocks:
             block.attn = timm.layers.Attention(32, num_heads=4, qkv_bias=True, gated=True)
     untouched, state = fingerprint(model), torch.get_rng_state()
-    with pytest.raises(tokenreduce.UnsupportedModelError) as caught:
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError) as caught:
         prove(stack_with(lie)(model))
     for word in ("Block 0", "'vision'", "largest difference", "report"):
         assert word in str(caught.value)
     monkeypatch.setattr(vit, "TimmStack", stack_with(lie))  # what an adapter with this view would give
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="does not compute what the block computes"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="does not compute what the block computes"):
         tokenreduce.attach(model, "tome", r=1)
     assert fingerprint(model) == untouched
     assert torch.equal(torch.get_rng_state(), state)
@@ -106,7 +106,7 @@ def test_a_lie_that_tiny_layer_scale_would_hide(tiny_vit):
         for block in model.blocks:
             block.ls1.gamma.fill_(1e-5)
             block.attn.proj.weight.zero_()
-    with pytest.raises(tokenreduce.UnsupportedModelError):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError):
         prove(stack_with(NoLayerScale)(model))
 
 
@@ -126,7 +126,7 @@ def test_a_view_of_vilt_that_lies_is_refused(lie, tiny_vilt, monkeypatch, finger
     model = tiny_vilt()
     untouched = fingerprint(model)
     monkeypatch.setattr(vilt, "ViltStack", stack_with(lie, vilt.ViltStack))
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="does not compute"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="does not compute"):
         tokenreduce.attach(model, "tome", r=1)
     assert fingerprint(model) == untouched
 
@@ -142,7 +142,7 @@ def test_embeddings_that_changed_are_refused(tiny_vilt, monkeypatch, fingerprint
 
     monkeypatch.setattr(vilt.ViltEmbeddings, "visual_embed", changed)
     untouched, state = fingerprint(model), torch.get_rng_state()
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="visual_embed"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="visual_embed"):
         tokenreduce.attach(model, "tome", r=1)
     assert fingerprint(model) == untouched
     assert torch.equal(torch.get_rng_state(), state)
@@ -152,7 +152,7 @@ def test_every_structure_is_proved(tiny_vit):
     """Only the last block has a part that the view drops."""
     model = tiny_vit()
     model.blocks[3].ls1 = timm.layers.LayerScale(32, init_values=1.0)
-    with pytest.raises(tokenreduce.UnsupportedModelError, match="Block 3"):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="Block 3"):
         prove(stack_with(NoLayerScale)(model))
     prove(vit.TimmStack(model))
 
@@ -186,7 +186,7 @@ def honoured_or_refused(model, run, assert_close):
         expected = run()
         try:
             handle = tokenreduce.attach(model, "none")
-        except tokenreduce.UnsupportedModelError:
+        except tokenreduce.errors.UnsupportedModelError:
             return
         with handle:
             assert_close(run(), expected)
@@ -278,7 +278,7 @@ def test_a_replaced_forward_is_back_after_detach(tiny_vilt, vilt_inputs):
     model = tiny_vilt()
     replaced(model.vilt)
     forward = model.vilt.forward
-    with contextlib.suppress(tokenreduce.UnsupportedModelError):
+    with contextlib.suppress(tokenreduce.errors.UnsupportedModelError):
         tokenreduce.attach(model, "tome").detach()
     assert model.vilt.forward is forward
 

@@ -9,16 +9,18 @@ import torch
 from torch import nn
 
 import tokenreduce
-from tokenreduce import Adapter, AlreadyAttachedError, OptionError, UnsupportedCallError, UnsupportedModelError
-from tokenreduce.measure.macs import call
-from tokenreduce.resize import image_size, patch_size, resize_inputs, resize_model
+from tokenreduce._torch import call
+from tokenreduce.attachments.resize import patch_size, resize_model
+from tokenreduce.backbones import Adapter
+from tokenreduce.errors import AlreadyAttachedError, OptionError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.tasks.inputs import image_size, resize_inputs
 
 SQUARE = ("ViTForMaskedImageModeling", "DeiTForMaskedImageModeling")
 
 
 def examples():
     """Every example of every adapter whose library is there."""
-    registry = tokenreduce.default_registry()
+    registry = tokenreduce.registry.default_registry()
     for name in registry.adapters:
         library = registry.entry("adapter", name).spec.library
         if not library or importlib.util.find_spec(library) is not None:
@@ -91,7 +93,7 @@ def test_controls_and_a_method_at_smaller_and_larger_sizes(maker):
 
 
 def example_of(adapter, label):
-    return tokenreduce.default_registry().load("adapter", adapter)().examples()[label]()
+    return tokenreduce.registry.default_registry().load("adapter", adapter)().examples()[label]()
 
 
 LIBRARY = [
@@ -141,7 +143,7 @@ def test_open_clip_loads_the_same_positions():
 
 @torch.no_grad()
 def test_meter_loads_the_same_positions(tmp_path):
-    from tokenreduce_meter import MeterModel
+    from tokenreduce_models.meter import MeterModel
 
     example = example_of("meter", "MeterModel")
     path = tmp_path / "meter.ckpt"
@@ -235,7 +237,7 @@ def test_a_model_of_ones_own_around_a_tower(adapter, images, fingerprint):
 @pytest.mark.parametrize("task", ["vilt-digits", "clip-digits", "meter-digits"])
 @torch.no_grad()
 def test_the_embedded_models(task, tensors_of):
-    made = tokenreduce.default_registry().load("task", task)()
+    made = tokenreduce.registry.default_registry().load("task", task)()
     batch = made.data(4, 4)[0]
     model, size = made.model, image_size(batch.inputs)
     patch = patch_size(model)

@@ -173,7 +173,7 @@ def test_tower_inside_a_model_of_ones_own(tiny_vit, images, assert_close):
 
 
 def test_two_towers_are_refused(tiny_vit):
-    with pytest.raises(tokenreduce.UnsupportedModelError):
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError):
         tokenreduce.attach(torch.nn.ModuleList([tiny_vit(), tiny_vit()]), "tome")
 
 
@@ -187,8 +187,8 @@ def test_patch_dropout_in_training(tiny_vit, images):
 def test_calls_that_run_blocks_one_by_one_are_refused_not_ignored(tiny_vit, images):
     model, x = tiny_vit(), images()
     with tokenreduce.attach(model, "tome", r=2), torch.no_grad():
-        with pytest.raises(tokenreduce.UnsupportedCallError, match="detach"):
+        with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="detach"):
             model.forward_intermediates(x)
-        with pytest.raises(tokenreduce.UnsupportedCallError, match="detach"):
+        with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="detach"):
             model.forward_features(x, attn_mask=torch.zeros(17, 17))
         assert model(x).shape == (2, 7)

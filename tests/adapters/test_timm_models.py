@@ -65,7 +65,7 @@ def check(name, shrink, scramble, forwards, assert_close):
         expected = model(x)
         blocked = [type(m).__name__ for m in model.modules() if isinstance(m, BLOCKED)]
         if blocked:
-            with pytest.raises(tokenreduce.UnsupportedModelError) as caught:
+            with pytest.raises(tokenreduce.errors.UnsupportedModelError) as caught:
                 tokenreduce.attach(model, "none")
             assert any(kind in str(caught.value) for kind in blocked)
             assert forwards(model) == []
@@ -118,7 +118,7 @@ def test_the_sweep_misses_nothing():
 def test_other_families_are_refused_with_a_reason(name, fingerprint):
     model = timm.create_model(name, **OTHERS[name])
     untouched = fingerprint(model)
-    with pytest.raises(tokenreduce.UnsupportedModelError) as caught:
+    with pytest.raises(tokenreduce.errors.UnsupportedModelError) as caught:
         tokenreduce.attach(model, "tome", r=1)
     message = str(caught.value)
     assert type(model).__name__ in message
@@ -137,6 +137,6 @@ def test_one_model_of_every_other_module_is_refused_with_a_reason():
             continue
         with torch.device("meta"):
             model = timm.create_model(name)
-        with pytest.raises(tokenreduce.UnsupportedModelError, match=type(model).__name__):
+        with pytest.raises(tokenreduce.errors.UnsupportedModelError, match=type(model).__name__):
             tokenreduce.attach(model, "tome", r=1)
         assert module.startswith("timm.")

@@ -130,7 +130,7 @@ def refuses(model, run, name, options):
     """Gates go from block to block beside the tokens, where reentrant checkpointing keeps no history."""
     enable(model, True)
     handle = tokenreduce.attach(model, name, **options)
-    with pytest.raises(tokenreduce.UnsupportedCallError, match="use_reentrant': False"):
+    with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="use_reentrant': False"):
         run(model)
     handle.detach()
 

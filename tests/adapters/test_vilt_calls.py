@@ -263,10 +263,10 @@ def test_attention_matrices_are_refused(tiny_vilt, vilt_inputs):
     model, inputs = tiny_vilt(), vilt_inputs()
     with tokenreduce.attach(model, "pumer"):
         expected = run(model, inputs).logits
-        with pytest.raises(tokenreduce.UnsupportedCallError, match="output_attentions"):
+        with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="output_attentions"):
             run(model, inputs, output_attentions=True)
         model.config.output_attentions = True
-        with pytest.raises(tokenreduce.UnsupportedCallError, match="detach"):
+        with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="detach"):
             run(model, inputs)
         model.config.output_attentions = False
         assert torch.equal(run(model, inputs).logits, expected)
@@ -336,5 +336,5 @@ def test_positional_arguments(tiny_vilt, vilt_inputs, assert_close):
 
 def test_one_block_called_alone_is_refused(tiny_vilt, vilt_inputs):
     model = tiny_vilt()
-    with tokenreduce.attach(model, "pumer"), pytest.raises(tokenreduce.UnsupportedCallError, match="detach"):
+    with tokenreduce.attach(model, "pumer"), pytest.raises(tokenreduce.errors.UnsupportedCallError, match="detach"):
         model.vilt.encoder.layer[0](torch.randn(1, 5, 32))

@@ -7,16 +7,16 @@ import pytest
 HOOK = """
 import tokenreduce
 
-@tokenreduce.hookimpl
+@tokenreduce.registry.hookimpl
 def tokenreduce_reducers():
-    yield tokenreduce.ReducerSpec("{name}", "{target}", "keep tokens with long keys")
+    yield tokenreduce.registry.ReducerSpec("{name}", "{target}", "keep tokens with long keys")
 """
 ADAPTER = """
 import tokenreduce
 
-@tokenreduce.hookimpl
+@tokenreduce.registry.hookimpl
 def tokenreduce_adapters():
-    yield tokenreduce.AdapterSpec("{name}", "{package}.code:Good", "a reducer", library="{library}")
+    yield tokenreduce.registry.AdapterSpec("{name}", "{package}.code:Good", "a reducer", library="{library}")
 """
 CODE = """
 import tokenreduce
@@ -69,7 +69,7 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
     shadow.mkdir(parents=True)
     (shadow / "__init__.py").write_text(HOOK.format(name="tr-shadowed", target="tr_shadowed.code:Good"))
     (shadow / "code.py").write_text(CODE)
-    unmarked = HOOK.format(name="x", target="a:B").replace("@tokenreduce.hookimpl\n", "")
+    unmarked = HOOK.format(name="x", target="a:B").replace("@tokenreduce.registry.hookimpl\n", "")
     odd = HOOK.format(name="x", target="a:B").replace("def tokenreduce_reducers", "def methods")
     adapter = ADAPTER.format(name="not-an-adapter", package="tr_adapter", library="json")
     waiting = ADAPTER.format(name="waiting", package="tr_waiting", library="no_such_library")
@@ -98,10 +98,10 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
         "tr-old": "written against interface 0, this tokenreduce has 1: install a newer version of the plugin",
         "tr-new": "written against interface 99, this tokenreduce has 1: install a newer tokenreduce",
         "tr-odd": "tokenreduce_interface must be a whole number (now: 1), got '1'",
-        "tr-unmarked": "tokenreduce_reducers is not marked as a hook, so nothing calls it; put @tokenreduce.hookimpl",
+        "tr-unmarked": "tokenreduce_reducers is not marked as a hook, so nothing calls it; put @hookimpl",
         "tr-named": "unknown hook 'methods'",
         "tr-hook": "SystemExit: enough",
-        "tr-adapter": "tr_adapter.code:Good must be a subclass of tokenreduce.Adapter",
+        "tr-adapter": "tr_adapter.code:Good must be a subclass of tokenreduce.backbones.Adapter",
         "tr-waiting": "no_such_library is not installed",
     }
     for name, reason in wanted.items():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenreduce.lab.result import Pace, Result, Row
+from tokenreduce.lab.result import BatchTiming, Result, Row
 
 SETUP = {
     "model": {"name": "net", "fingerprint": "m"},
@@ -14,7 +14,7 @@ SETUP = {
 
 
 def row(name, scores, seconds=1.0):
-    paces = [Pace(batch, [seconds] * 3, [2.0] * 3) for batch in (1, 8)]
+    paces = [BatchTiming(batch, [seconds] * 3, [2.0] * 3) for batch in (1, 8)]
     return Row(name, accuracy=sum(scores) / len(scores), scores=scores, macs=10**9, tokens=9, paces=paces)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 HOOK = """
 import tokenreduce
 
-@tokenreduce.hookimpl
+@tokenreduce.registry.hookimpl
 def tokenreduce_reducers():
-    yield tokenreduce.ReducerSpec("{name}", "{target}", "keep tokens with long keys", needs=("keys",))
+    yield tokenreduce.registry.ReducerSpec("{name}", "{target}", "keep tokens with long keys", needs=("keys",))
 """
 KEY_NORM = """
 import tokenreduce

@@ -105,16 +105,16 @@ def test_a_task_that_shows_nothing_says_so(tmp_path):
     import dataclasses
 
     import tokenreduce
-    from tokenreduce.viz.subject import given, held_out
+    from tokenreduce.report.sample_source import sample_from_file, sample_from_task
 
-    task = tokenreduce.default_registry().load("task", "clip-digits")()
+    task = tokenreduce.registry.default_registry().load("task", "clip-digits")()
     Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "red.png")
-    with pytest.raises(tokenreduce.UnsupportedCallError, match="prepare"):
-        given(dataclasses.replace(task, prepare=None), tmp_path / "red.png", "")
-    with pytest.raises(tokenreduce.UnsupportedCallError, match="picture instead"):
-        held_out(dataclasses.replace(task, samples=None), 0)
+    with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="prepare"):
+        sample_from_file(dataclasses.replace(task, prepare=None), tmp_path / "red.png", "")
+    with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="picture instead"):
+        sample_from_task(dataclasses.replace(task, samples=None), 0)
     few = dataclasses.replace(task, data=lambda samples, batch: task.data(min(samples, 2), batch))
-    with pytest.raises(tokenreduce.OptionError, match="2 samples"):
-        held_out(few, 5)
-    _, sample = given(dataclasses.replace(task, samples=None), tmp_path / "red.png", "")
+    with pytest.raises(tokenreduce.errors.OptionError, match="2 samples"):
+        sample_from_task(few, 5)
+    _, sample = sample_from_file(dataclasses.replace(task, samples=None), tmp_path / "red.png", "")
     assert sample.image.shape == (3, 48, 48) and sample.image[0].min() == 1 and sample.image[1].max() == 0

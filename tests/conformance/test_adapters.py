@@ -11,5 +11,5 @@ def conformance(name: str) -> type[AdapterConformance]:
     return type(f"Test_{name}", (AdapterConformance,), {"adapter": name})
 
 
-for _name in tokenreduce.default_registry().adapters:
+for _name in tokenreduce.registry.default_registry().adapters:
     globals()[f"Test_{_name}"] = conformance(_name)

@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 import tokenreduce
-from tokenreduce import Adapter, AdapterSpec, PluginError, Reducer, ReducerSpec, Reduction
-from tokenreduce.testing import AdapterConformance, ReducerConformance, assert_close, fingerprint, models, site, stream
-from tokenreduce_timm.vit import TimmStack, TimmViT
+from tokenreduce import Reducer
+from tokenreduce.backbones import Adapter
+from tokenreduce.errors import PluginError
+from tokenreduce.methods import Reduction
+from tokenreduce.registry import AdapterSpec, ReducerSpec
+from tokenreduce.testing import AdapterConformance, ReducerConformance, assert_close, models, site, snapshot, stream
+from tokenreduce_models.timm.vit import TimmStack, TimmViT
 
 CLASS = "image, a class token is read"
 
@@ -203,18 +207,18 @@ def test_a_fresh_registry_is_gone_afterwards(fresh_registry, tiny_vit):
     with tokenreduce.registry.using(fresh_registry.copy()) as inner:
         inner.add(AdapterSpec("theirs", f"{__name__}:Greedy", "takes all"))
     assert "theirs" not in fresh_registry.adapters
-    assert tokenreduce.default_registry() is fresh_registry
+    assert tokenreduce.registry.default_registry() is fresh_registry
 
 
 def test_the_real_registry_never_saw_it():
-    assert "mine" not in tokenreduce.default_registry().reducers
+    assert "mine" not in tokenreduce.registry.default_registry().reducers
 
 
 def test_parts_of_the_kit(tiny_vit):
     made = stream(torch.randn(2, 5, 4), prefix=1, keys=torch.arange(10.0).view(2, 5, 1))
     assert Good(keep=0.5).reduce(made.tokens, made.signals, 2).keep.tolist() == [[0, 3, 4], [0, 3, 4]]
     assert Good(keep=0.5).remove_count(made.tokens.removable, site()) == 2
-    assert {name.partition(": ")[0] for name in models()} == set(tokenreduce.default_registry().adapters)
+    assert {name.partition(": ")[0] for name in models()} == set(tokenreduce.registry.default_registry().adapters)
     with pytest.raises(AssertionError, match=r"logits: differs by 1 at a scale of 2; allowed is 2e-05 of it"):
         assert_close(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0]), what="logits")
     with pytest.raises(AssertionError, match="expected shape"):
@@ -222,10 +226,10 @@ def test_parts_of_the_kit(tiny_vit):
     with pytest.raises(AssertionError):
         assert_close(torch.tensor([torch.nan]), torch.tensor([1.0]))
     model = tiny_vit()
-    before = fingerprint(model)
-    assert fingerprint(model) == before
+    before = snapshot(model)
+    assert snapshot(model) == before
     model.blocks[0].extra = nn.Identity()
-    assert fingerprint(model) != before
+    assert snapshot(model) != before
 
 
 def test_names_that_are_missing_are_told():

@@ -37,7 +37,7 @@ def conformance(
     return type("Test", (ReducerConformance,), own | (COMPILED if compiled else NOT_COMPILED))
 
 
-for _name in tokenreduce.default_registry().reducers:
+for _name in tokenreduce.registry.default_registry().reducers:
     _kinds = [kind for kind in KINDS if kind not in READ or kind in FEW] if _name in BY_THE_READER else list(KINDS)
     globals()[f"Test_{_name}"] = conformance(_name, [FIRST.get(_name, {})], _kinds, compiled=_name not in BY_THE_READER)
 
@@ -50,7 +50,7 @@ TestByTheText = conformance("evit", [{"keep": 0.6, "saliency": "text"}], TEXT)
 TestPublished = conformance("pumer", [{}], READ, compiled=True)
 TestAcrossModalities = conformance("pumer", [{"modality_aware": False}], [kind for kind in TEXT if "one" in kind])
 TestChain = conformance(
-    "tokenreduce.chaining:Chain",
+    "tokenreduce.methods.chain:Chain",
     [
         {"parts": [{"reducer": "evit", "keep": 0.8}, {"reducer": "tome", "r": 2}]},
         {"parts": [{"reducer": "tome", "r": 2}, {"reducer": "random", "keep": 0.8, "layers": [2, 3]}, "none"]},
@@ -60,7 +60,7 @@ TestChain = conformance(
 
 
 def test_settings_are_of_reducers_that_exist() -> None:
-    assert set(FIRST) <= set(tokenreduce.default_registry().reducers)
+    assert set(FIRST) <= set(tokenreduce.registry.default_registry().reducers)
 
 
 @pytest.mark.parametrize("name", KINDS)

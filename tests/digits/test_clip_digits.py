@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreduce import OptionError
+from tokenreduce.errors import OptionError
 from tokenreduce_digits import captions, clutter
 from tokenreduce_digits.clip_model import load
 from tokenreduce_digits.clip_task import accuracy, clip_digits

@@ -22,13 +22,13 @@ def test_the_page_is_current(cells):
 
 
 def test_every_adapter_has_examples_and_every_reducer_is_tried(cells):
-    registry = tokenreduce.default_registry()
+    registry = tokenreduce.registry.default_registry()
     assert {cell.adapter for cell in cells} == set(registry.adapters)
     assert {cell.reducer for cell in cells} == set(registry.reducers)
 
 
 def test_whatever_runs_removes_tokens_and_whatever_does_not_says_why(cells):
-    registry = tokenreduce.default_registry()
+    registry = tokenreduce.registry.default_registry()
     for cell in cells:
         if cell.tokens is None:
             assert len(cell.reason) > 20, cell
@@ -41,7 +41,7 @@ def test_whatever_runs_removes_tokens_and_whatever_does_not_says_why(cells):
 
 
 def test_each_default_stack_takes_every_control_and_baseline(cells):
-    registry = tokenreduce.default_registry()
+    registry = tokenreduce.registry.default_registry()
     free = {name for name, entry in registry.reducers.items() if entry.spec.role != "method"}
     first = {(cell.adapter, cell.example): cell.stack for cell in reversed(cells)}
     for cell in cells:

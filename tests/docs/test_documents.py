@@ -30,7 +30,7 @@ def test_readme_begins_with_the_two_lines():
 
 def test_every_reducer_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    for name in tokenreduce.default_registry().reducers:
+    for name in tokenreduce.registry.default_registry().reducers:
         assert f"`{name}`" in text
 
 

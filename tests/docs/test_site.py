@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tokenreduce
 from tokenreduce import testing
-from tokenreduce.plugin import KINDS
+from tokenreduce.registry.discovery import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -27,7 +27,9 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_every_method_has_a_page():
-    methods = {name for name, e in tokenreduce.default_registry().reducers.items() if e.distribution == "tokenreduce"}
+    methods = {
+        name for name, e in tokenreduce.registry.default_registry().reducers.items() if e.distribution == "tokenreduce"
+    }
     assert {page.stem for page in (DOCS / "methods").glob("*.md")} == methods | {"index"}
     for name in methods:
         assert f"({name}.md)" in (DOCS / "methods" / "index.md").read_text()
@@ -50,7 +52,7 @@ def test_every_public_name_is_in_the_api():
 def test_a_strangers_reducer_is_described_as_ours_are(fresh_registry, capsys):
     from tokenreduce import cli
 
-    fresh_registry.add(tokenreduce.ReducerSpec("mine", f"{__name__}:Mine", "my method", source="my paper"))
+    fresh_registry.add(tokenreduce.registry.ReducerSpec("mine", f"{__name__}:Mine", "my method", source="my paper"))
     assert cli.main(["info", "mine", "--markdown"]) == 0
     text = capsys.readouterr().out
     for said in ("| source | my paper |", "| `much` | `0.5` | how much \\| of it. |", "Keeps the `first` tokens"):

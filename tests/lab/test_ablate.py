@@ -8,8 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.utils.data import DataLoader, TensorDataset
 
 import tokenreduce
-from tokenreduce import Batch
 from tokenreduce.lab.store import Store
+from tokenreduce.tasks import Batch
 
 QUICK = {"rounds": 1, "break_even": False}
 
@@ -110,9 +110,9 @@ def test_data_that_change_from_pass_to_pass_are_refused(model, data):
     shuffled = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=True)
     result = tokenreduce.ablate(model, shuffled, ["none"], metric=right, **QUICK)
     assert not result.ok and "shuffling" in result.rows[0].failed
-    with pytest.raises(tokenreduce.OptionError, match=r"pass list\(data\)"):
+    with pytest.raises(tokenreduce.errors.OptionError, match=r"pass list\(data\)"):
         tokenreduce.ablate(model, iter(data), ["none"], metric=right)
-    with pytest.raises(tokenreduce.OptionError, match=r"pair \(inputs, targets\)"):
+    with pytest.raises(tokenreduce.errors.OptionError, match=r"pair \(inputs, targets\)"):
         tokenreduce.ablate(model, [x], ["none"], metric=right)
 
 
@@ -172,19 +172,19 @@ def test_json_goes_and_comes_back(model, data):
     again = tokenreduce.Result.from_json(document)
     assert again.rows == result.rows and json.loads(json.dumps(again.to_json())) == document
     for wrong in ({}, [], {"rows": [{"name": "x", "colour": 1}], "setup": {}, "pictures": []}, {"rows": ["x"]}):
-        with pytest.raises(tokenreduce.OptionError, match="tokenreduce ablate --json"):
+        with pytest.raises(tokenreduce.errors.OptionError, match="tokenreduce ablate --json"):
             tokenreduce.Result.from_json(wrong)
 
 
 def test_nothing_to_do_is_an_error(model, data):
-    with pytest.raises(tokenreduce.OptionError, match="got none"):
+    with pytest.raises(tokenreduce.errors.OptionError, match="got none"):
         tokenreduce.ablate(model, [], ["none"], metric=right)
-    with pytest.raises(tokenreduce.OptionError, match="needs reducers"):
+    with pytest.raises(tokenreduce.errors.OptionError, match="needs reducers"):
         tokenreduce.ablate(model, data, [], metric=right)
-    with pytest.raises(tokenreduce.OptionError, match="not by both"):
+    with pytest.raises(tokenreduce.errors.OptionError, match="not by both"):
         tokenreduce.ablate(model, data, ["none"], metric=right, ratios=[0.5], match_macs=0.5)
     for wrong in ({"ratios": [1.0]}, {"match_macs": 0.0}, {"seeds": 0}, {"rounds": 0}, {"batch_sizes": [0]}):
-        with pytest.raises(tokenreduce.OptionError, match=next(iter(wrong))):
+        with pytest.raises(tokenreduce.errors.OptionError, match=next(iter(wrong))):
             tokenreduce.ablate(model, data, ["none"], metric=right, **wrong)
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tokenreduce.lab.compare import Change, Speed, compare, differences, same_machine, same_samples
-from tokenreduce.lab.result import Pace, Result, Row
+from tokenreduce.lab.result import BatchTiming, Result, Row
 from tokenreduce.lab.statistics import interval, paired, unpaired
 
 SETUP = {
@@ -23,7 +23,7 @@ A_SCORES, B_SCORES = [1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]
 
 
 def row(name="a", scores=A_SCORES, **fields):
-    paces = fields.pop("paces", [Pace(8, [1.0, 1.0], [2.0, 2.0])])
+    paces = fields.pop("paces", [BatchTiming(8, [1.0, 1.0], [2.0, 2.0])])
     accuracy = sum(scores) / len(scores) if scores else None
     return Row(name, accuracy=accuracy, scores=list(scores), macs=100, tokens=9, paces=paces, **fields)
 
@@ -81,7 +81,7 @@ def test_rows_of_one_only():
 
 
 def test_speeds_at_batch_sizes_of_both():
-    own = [Pace(1, [1.0], [1.0]), Pace(64, [1.0], [3.0]), Pace(8, [1.0], [1.5])]
+    own = [BatchTiming(1, [1.0], [1.0]), BatchTiming(64, [1.0], [3.0]), BatchTiming(8, [1.0], [1.5])]
     (change,) = compare(result(), result(row(paces=own)))
     assert change.speeds == [Speed(8, 2.0, 1.5, 0.0, 0.0)]
 

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenreduce
-from tokenreduce import Batch, OptionError
+from tokenreduce.errors import OptionError
 from tokenreduce.lab.plan import parse_ratios, plan
-from tokenreduce.lab.solve import solve
-from tokenreduce.schedule import constant_or_ramp, spread_counts
+from tokenreduce.measure.calibrate import solve
+from tokenreduce.methods import constant_or_ramp, spread_counts
+from tokenreduce.tasks import Batch
 
 QUICK = {"rounds": 1, "break_even": False, "metric": lambda out, y: (out.argmax(-1) == y).float()}
 
@@ -128,9 +129,9 @@ def test_solving_comes_as_close_as_the_steps_allow(target, steps):
 
 
 def test_solving_refuses_what_cannot_be():
-    with pytest.raises(tokenreduce.UnfitReducerError, match=r"0\.400 is the least"):
+    with pytest.raises(tokenreduce.errors.UnfitReducerError, match=r"0\.400 is the least"):
         solve(lambda factor: 1 - 0.6 * min(factor, 1), 0.2, "tokens")
-    with pytest.raises(tokenreduce.UnfitReducerError, match="changes no tokens"):
+    with pytest.raises(tokenreduce.errors.UnfitReducerError, match="changes no tokens"):
         solve(lambda factor: 0.8, 0.5, "tokens")
 
 
@@ -143,7 +144,7 @@ def test_levels_as_text():
 
 
 def test_the_controls_and_the_baseline_are_always_in():
-    registry = tokenreduce.default_registry()
+    registry = tokenreduce.registry.default_registry()
     rows = plan(registry, ["tome"], {"random": {"keep": 0.4}})
     assert [(row.name, row.role) for row in rows] == [("none", "baseline"), ("random", "control"), ("tome", "method")]
     assert rows[1].options == {"keep": 0.4}

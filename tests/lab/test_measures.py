@@ -11,7 +11,7 @@ from transformers import ViltConfig, ViltForQuestionAnswering
 
 import tokenreduce
 from tokenreduce.measure.memory import peak_activation_bytes
-from tokenreduce.measure.timing import interleaved
+from tokenreduce.measure.timing import interleave
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_interleaved_timing_finds_the_slower_one():
         yield lambda: time.sleep(seconds)
 
     candidates = {"fast": lambda: candidate("fast", 0.01), "slow": lambda: candidate("slow", 0.03)}
-    *ticks, result = interleaved(candidates, baseline="slow", rounds=3)
+    *ticks, result = interleave(candidates, baseline="slow", rounds=3)
     assert len(ticks) == 4
     assert calls[:4] == ["slow", "fast", "fast", "slow"]
     assert result["slow"].ratio == 1

@@ -6,7 +6,7 @@ import pytest
 from tokenreduce.errors import OptionError
 from tokenreduce.lab.result import BreakEven, Row
 from tokenreduce.lab.statistics import holm, interval, paired
-from tokenreduce.lab.verdict import break_even_line, judge
+from tokenreduce.lab.verdict import break_even_line, compare_rows
 
 COUNT = 400
 
@@ -29,7 +29,7 @@ def chance(accuracy, macs=100, name="chance", **fields):
 
 def judged(*rows):
     rows = [row("plain", 0.95, 200, role="baseline"), *rows]
-    judge(rows, "plain")
+    compare_rows(rows, "plain")
     return {r.name: r for r in rows}
 
 
@@ -122,7 +122,7 @@ def test_everything_is_compared_with_the_baseline_and_adjusted_together():
 
 def test_a_failed_baseline_leaves_the_controls():
     rows = [Row("plain", role="baseline", failed="no"), chance(0.8), row("a", 0.9)]
-    judge(rows, "plain")
+    compare_rows(rows, "plain")
     assert rows[2].versus_baseline is None
     assert rows[2].verdict.startswith("beats chance")
 
@@ -137,13 +137,13 @@ def test_scores_that_are_means_over_seeds():
 def test_judging_twice_changes_nothing():
     rows = list(judged(chance(0.8), row("a", 0.9)).values())
     before = repr(rows)
-    judge(rows, "plain")
+    compare_rows(rows, "plain")
     assert repr(rows) == before
 
 
 def test_unknown_baseline():
     with pytest.raises(OptionError, match=r"'plain'.*chance"):
-        judge([chance(0.8)], "plain")
+        compare_rows([chance(0.8)], "plain")
 
 
 @pytest.mark.parametrize(

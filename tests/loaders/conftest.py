@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import tokenreduce
-from tokenreduce.lab.loading import load_task
+from tokenreduce.tasks.loading import load_task
 
 ANSWERS = ["yes", "no", "red", "two"]
 WORDS = [
@@ -142,7 +142,7 @@ def vilt(save: Callable[..., Path], bert_words: Any) -> Callable[..., Path]:
 @pytest.fixture
 def load() -> Callable[..., tokenreduce.Task]:
     """``load_task`` with the installed plugins."""
-    return lambda name, data=None: load_task(tokenreduce.default_registry(), str(name), data)
+    return lambda name, data=None: load_task(tokenreduce.registry.default_registry(), str(name), data)
 
 
 @pytest.fixture

@@ -5,34 +5,26 @@ import json
 import pytest
 
 import tokenreduce
-from tokenreduce import (
-    LoaderSpec,
-    OptionError,
-    PluginError,
-    Record,
-    Registry,
-    TaskSpec,
-    UnknownNameError,
-    UnsupportedModelError,
-)
 from tokenreduce.cli import main
-from tokenreduce.lab.loading import load_task
-from tokenreduce.registry import Broken, Entry, rescan
+from tokenreduce.errors import OptionError, PluginError, UnknownNameError, UnsupportedModelError
+from tokenreduce.registry import Broken, Entry, LoaderSpec, Registry, TaskSpec, rescan
+from tokenreduce.tasks import Record
+from tokenreduce.tasks.loading import load_task
 
 STRANGER = """
 import tokenreduce
 
-@tokenreduce.hookimpl
+@tokenreduce.registry.hookimpl
 def tokenreduce_loaders():
-    yield tokenreduce.LoaderSpec("zoo", "tr_zoo.loader:Zoo", "models of my zoo", models="zoo/NAME")
+    yield tokenreduce.registry.LoaderSpec("zoo", "tr_zoo.loader:Zoo", "models of my zoo", models="zoo/NAME")
 """
 ZOO = """
 import timm
 import torch
 import tokenreduce
-from tokenreduce.lab.batches import RecordBatches
+from tokenreduce.tasks.batches import RecordBatches
 
-class Zoo(tokenreduce.Loader):
+class Zoo(tokenreduce.tasks.Loader):
     def accepts(self, name):
         return name.startswith("zoo/")
 
@@ -52,7 +44,7 @@ class Zoo(tokenreduce.Loader):
 """
 
 
-class Fake(tokenreduce.Loader):
+class Fake(tokenreduce.tasks.Loader):
     """Takes names with its word in them; subclasses below fail in their ways."""
 
     word = "fake"
@@ -180,13 +172,13 @@ def test_a_stranger_that_fails_is_named():
 
 def test_the_base_class_says_what_is_missing():
     with pytest.raises(OptionError, match="accepts"):
-        tokenreduce.Loader().accepts("x")
+        tokenreduce.tasks.Loader().accepts("x")
     with pytest.raises(OptionError, match="task"):
-        tokenreduce.Loader().task("x", [Record("x")])
+        tokenreduce.tasks.Loader().task("x", [Record("x")])
 
 
 def test_loaders_say_what_they_take_without_their_library(tmp_path):
-    made = tokenreduce.default_registry()
+    made = tokenreduce.registry.default_registry()
     assert list(made.loaders) == ["meter", "open_clip", "timm", "transformers"]
     takes = {name: made.load("loader", name)().accepts for name in made.loaders}
     folders = {}

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import tokenreduce
-from tokenreduce import OptionError, UnsupportedModelError
-from tokenreduce_open_clip.loader import parts
+from tokenreduce.errors import OptionError, UnsupportedModelError
+from tokenreduce_models.open_clip.loader import parts
 
 from .conftest import Wicked, noise
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenreduce import OptionError
-from tokenreduce.lab.batches import Asked, RecordBatches, Scale, open_image, samples
-from tokenreduce.lab.records import read
-from tokenreduce.lab.scoring import Labels, agreement, plain
+from tokenreduce.errors import OptionError
+from tokenreduce.tasks.batches import RecordBatches, Scale, Target, open_image, samples
+from tokenreduce.tasks.records import read_records
+from tokenreduce.tasks.scoring import Labels, normalize_answer, vqa_accuracy
 
 
 def test_every_field_and_synonym(pictures, lines):
@@ -24,7 +24,7 @@ def test_every_field_and_synonym(pictures, lines):
             {"image": first, "caption": "a cat"},
         ]
     )
-    one, two, three = read(path)
+    one, two, three = read_records(path)
     assert one.image.is_file() and one.image.name == first
     assert (one.text, one.answers, one.choices, one.group) == ("what?", ("yes", "no", "2"), ("yes", "2"), "g")
     assert (two.text, two.answers, two.choices, two.group) == ("why?", ("7",), (), "")
@@ -35,7 +35,7 @@ def test_a_file_of_windows_is_read_alike(pictures, tmp_path):
     (name,) = pictures(1)
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"image": name, "text": "a\u2028b"}).encode() + b"\r\n\r\n")
-    (record,) = read(str(path))
+    (record,) = read_records(str(path))
     assert record.text == "a\u2028b"
 
 
@@ -62,30 +62,32 @@ def test_a_bad_line_is_named(pictures, lines, line, words):
     pictures(1)
     path = lines([{"image": "picture-0.png"}, "", line])
     with pytest.raises(OptionError) as caught:
-        read(path)
+        read_records(path)
     for word in [f"{path}, line 3", *words]:
         assert word in str(caught.value)
 
 
 def test_bad_files(tmp_path):
     with pytest.raises(OptionError, match=r"none at .*gone\.jsonl"):
-        read(tmp_path / "gone.jsonl")
+        read_records(tmp_path / "gone.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n \n")
     with pytest.raises(OptionError, match=r'empty.*"image": "a\.jpg"'):
-        read(tmp_path / "empty.jsonl")
+        read_records(tmp_path / "empty.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"image": "\xe9.jpg"}')
     with pytest.raises(OptionError, match="UTF-8"):
-        read(tmp_path / "latin.jsonl")
+        read_records(tmp_path / "latin.jsonl")
 
 
 def test_reading_needs_no_torch():
-    code = "import sys, tokenreduce.lab.records, tokenreduce.lab.loading; assert 'torch' not in sys.modules"
+    code = "import sys, tokenreduce.tasks.records, tokenreduce.tasks.loading; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_batches_are_opened_when_asked_for_and_again(pictures, lines):
     names = pictures(5)
-    records = read(lines([{"image": name, "text": name, "group": "g" if i else None} for i, name in enumerate(names)]))
+    records = read_records(
+        lines([{"image": name, "text": name, "group": "g" if i else None} for i, name in enumerate(names)])
+    )
     opened = []
 
     def prepare(images, texts):
@@ -97,10 +99,10 @@ def test_batches_are_opened_when_asked_for_and_again(pictures, lines):
     assert len(batches[-1]) == 1 and opened == [[names[4]]]
     assert [len(batch) for batch in batches] == [len(batch) for batch in batches] == [2, 2, 1]
     assert batches[0].groups == ["(no group)", "g"]
-    assert batches[1].targets == (Asked(names[2]), Asked(names[3]))
+    assert batches[1].targets == (Target(names[2]), Target(names[3]))
     before = len(opened)
     last = batches[1:]
-    assert len(opened) == before and len(last) == 2 and last[1].targets == (Asked(names[4]),)
+    assert len(opened) == before and len(last) == 2 and last[1].targets == (Target(names[4]),)
     assert [b.targets for b in batches[::-1]] == [b.targets for b in reversed(batches)]
     with pytest.raises(IndexError):
         batches[3]
@@ -134,20 +136,20 @@ def test_samples_undo_the_scaling():
     scale = Scale((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     image = torch.rand(2, 3, 4, 4)
     scaled = (image - torch.tensor(scale.mean)[:, None, None]) / torch.tensor(scale.std)[:, None, None]
-    one, two = samples(scaled, [Asked("q", ("no", "yes", "yes")), Asked()], scale)
+    one, two = samples(scaled, [Target("q", ("no", "yes", "yes")), Target()], scale)
     assert torch.allclose(one.image, image[0], atol=1e-6) and torch.allclose(two.image, image[1], atol=1e-6)
     assert (one.text, one.answer, two.answer) == ("q", "yes", "")
 
 
 @pytest.mark.parametrize(("same", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
 def test_ten_votes_are_worth_what_the_vqa_evaluation_says(same, score):
-    assert agreement("Yes.", ["yes"] * same + ["no"] * (10 - same)) == pytest.approx(score)
+    assert vqa_accuracy("Yes.", ["yes"] * same + ["no"] * (10 - same)) == pytest.approx(score)
 
 
 def test_fewer_votes():
-    assert agreement("a cat", ["cat"]) == 1 and agreement("cat", ["dog"]) == 0
-    assert agreement("cat", ["cat", "cat"]) == 1 and agreement("cat", ["cat", "dog"]) == 0.5
-    assert agreement("cat", ["cat"] * 3) == 1
+    assert vqa_accuracy("a cat", ["cat"]) == 1 and vqa_accuracy("cat", ["dog"]) == 0
+    assert vqa_accuracy("cat", ["cat", "cat"]) == 1 and vqa_accuracy("cat", ["cat", "dog"]) == 0.5
+    assert vqa_accuracy("cat", ["cat"] * 3) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_fewer_votes():
     [("The  Cat!", "cat"), ("two", "2"), ("don't", "dont"), ("3.5", "3.5"), ("1,000.", "1,000"), ("a", "a"), ("", "")],
 )
 def test_plain_answers(said, meant):
-    assert plain(said) == meant
+    assert normalize_answer(said) == meant
 
 
 def test_labels_by_name_part_and_number():

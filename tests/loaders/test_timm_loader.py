@@ -9,8 +9,8 @@ from PIL import Image
 from timm.models import save_for_hf
 
 import tokenreduce
-from tokenreduce import OptionError, UnsupportedModelError
-from tokenreduce_timm.loader import names_of, source
+from tokenreduce.errors import OptionError, UnsupportedModelError
+from tokenreduce_models.timm.loader import names_of, source
 
 from .conftest import Wicked, noise
 

@@ -8,8 +8,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 import tokenreduce
-from tokenreduce import OptionError, UnsupportedModelError
-from tokenreduce.lab.scoring import agreement
+from tokenreduce.errors import OptionError, UnsupportedModelError
+from tokenreduce.tasks.scoring import vqa_accuracy
 
 from .conftest import ANSWERS, TEXT, VISION, WORDS, Wicked
 
@@ -301,7 +301,9 @@ def test_meter_answers_questions(own_processor, save, processor, asked, load, ju
     assert batch.inputs["input_ids"].shape == (4, 14)  # 16 positions, of which RoBERTa begins at the third
     with torch.no_grad():
         said = [ANSWERS[i] for i in model(**batch.inputs).logits.argmax(-1)]
-    assert judge(task) == pytest.approx([agreement(w, one.answers) for w, one in zip(said, batch.targets, strict=True)])
+    assert judge(task) == pytest.approx(
+        [vqa_accuracy(w, one.answers) for w, one in zip(said, batch.targets, strict=True)]
+    )
     judge(task, "pumer", layers=[1])
     low = task.samples(batch)[0].image
     assert low.shape == (3, 48, 48) and 0 <= low.min() < 0.1 and 0.9 < low.max() <= 1

@@ -10,7 +10,7 @@ import tokenreduce
 
 CORE = Path(tokenreduce.__file__).parent
 FAMILIES = "vilt|meter|clip|siglip|blip|deit|dinov2|bridgetower|coca|roberta"
-METHODS = "|".join(name for name in tokenreduce.default_registry().reducers if name not in ("none", "random"))
+METHODS = "|".join(name for name in tokenreduce.registry.default_registry().reducers if name not in ("none", "random"))
 NAMES = re.compile(rf"(?<![a-z])({METHODS}|{FAMILIES}|timm|transformers|open_clip)(?![a-z])", re.I)
 OF_TORCH = {"clip_grad_norm_"}
 EXAMPLES = re.compile(

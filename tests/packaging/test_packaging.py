@@ -40,7 +40,7 @@ def test_public_names():
 
 
 def test_every_spec_resolves():
-    registry = tokenreduce.default_registry()
+    registry = tokenreduce.registry.default_registry()
     assert [b for b in registry.broken if b.distribution == "tokenreduce"] == []
     for kind in ("reducers", "adapters", "tasks"):
         for entry in getattr(registry, kind).values():
@@ -48,7 +48,7 @@ def test_every_spec_resolves():
 
 
 def test_spec_needs_are_those_of_the_default_reducer():
-    for name, entry in tokenreduce.default_registry().reducers.items():
+    for name, entry in tokenreduce.registry.default_registry().reducers.items():
         made = entry.spec.load()()
         assert set(entry.spec.needs) == set(made.needs), name
 
@@ -60,9 +60,9 @@ def test_wheel_holds_code_types_and_weights(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "tokenreduce/py.typed",
-        "tokenreduce/scaffold/reducer/package/__init__.py.tmpl",
-        "tokenreduce/scaffold/task/pyproject.toml.tmpl",
-        "tokenreduce_pumer/method.py",
+        "tokenreduce/cli/scaffold/reducer/package/__init__.py.tmpl",
+        "tokenreduce/cli/scaffold/task/pyproject.toml.tmpl",
+        "tokenreduce_methods/pumer/method.py",
         "tokenreduce_digits/vilt.safetensors",
         "tokenreduce_digits/clip.safetensors",
         "tokenreduce_digits/tuned/pumer/model.safetensors",

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import LayerError, OptionError, Reducer, UnfitReducerError, UnsupportedCallError, chain
+from tokenreduce import Reducer, chain
+from tokenreduce.errors import LayerError, OptionError, UnfitReducerError, UnsupportedCallError
 
 CHAINS = [
     ("evit", "tome"),
@@ -38,7 +39,7 @@ class Either(Reducer):
         self.first, self.later = first, later
 
     def reduce_streams(self, streams, site):
-        own = tokenreduce.Site(site.stack, site.layer, 0, 1, site.depth)
+        own = tokenreduce.methods.Site(site.stack, site.layer, 0, 1, site.depth)
         return (self.first if site.index == 0 else self.later).reduce_streams(streams, own)
 
 
@@ -135,7 +136,9 @@ def test_parts_in_different_layers_are_the_two_reductions(tiny_vit, images, flow
     parts = {"reducer": "evit", "keep": 0.5, "layers": [1]}, {"reducer": "tome", "r": 4, "layers": [2]}
     got = outcome(model, lambda m: m(x), chain(*parts))
     assert got[2] == [(1, "image", 37, 20), (2, "image", 20, 16)]  # 18 of 36 stay, one is fused; four merge
-    written = Either(first=tokenreduce.make({"reducer": "evit", "keep": 0.5}), later=tokenreduce.make("tome"))
+    written = Either(
+        first=tokenreduce.methods.make({"reducer": "evit", "keep": 0.5}), later=tokenreduce.methods.make("tome")
+    )
     written.later.r, written.proportional_attention = 4, True
     same(got, outcome(model, lambda m: m(x), written, layers=[1, 2]))
 
@@ -159,7 +162,7 @@ def test_in_one_layer_the_next_part_sees_what_is_left(tiny_vit, images):
             seen.append((site, streams["image"]))
             return {}
 
-    merge = tokenreduce.make({"reducer": "tome", "r": 6})
+    merge = tokenreduce.methods.make({"reducer": "tome", "r": 6})
     with tokenreduce.attach(model, chain(Watch(), merge, Watch()), layers=[0]):
         model(x)
     (_, before), (site, after) = seen
@@ -259,7 +262,7 @@ def test_what_cannot_be_chained_is_told(tiny_vit, images):
 
     class Gated(Reducer):
         def reduce_streams(self, streams, site):
-            return {"image": tokenreduce.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
+            return {"image": tokenreduce.methods.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
 
     model = tiny_vit()
     with tokenreduce.attach(model, chain(Gated()), layers=[1]):
@@ -276,7 +279,7 @@ def test_text_and_image_as_one_sequence(tiny_vilt, vilt_inputs):
 
     class Gated(Reducer):
         def reduce_streams(self, streams, site):
-            return {"image": tokenreduce.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
+            return {"image": tokenreduce.methods.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
 
     with torch.no_grad(), tokenreduce.attach(model, chain("random", joint), layers=[1, 2], trace=True) as handle:
         assert model(**inputs).logits.isfinite().all()

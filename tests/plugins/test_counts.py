@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import Streams
+from tokenreduce.methods import Streams
 from tokenreduce.registry import default_registry
 
 EVIT = [

@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional as F
 
 import tokenreduce
-from tokenreduce import Gate, OptionError, Reduction, Streams
-from tokenreduce_dynamicvit.method import DynamicViT
-from tokenreduce_transformers.clip import Clip
+from tokenreduce.errors import OptionError
+from tokenreduce.methods import Gate, Reduction, Streams
+from tokenreduce_methods.dynamicvit.method import DynamicViT
+from tokenreduce_models.transformers.clip import Clip
 
 EPS = 1e-6
 
@@ -209,7 +210,7 @@ def test_padding_counts_for_nothing(stream, site, training):
 def test_what_is_gone_stays_gone(stream, site):
     method, x = made().train(), torch.randn(4, 30, 4)
     gone = torch.rand(4, 30) < 0.5
-    streams = Streams({"image": tokenreduce.Stream(*vars(stream(x, training=True)).values())})
+    streams = Streams({"image": tokenreduce.methods.Stream(*vars(stream(x, training=True)).values())})
     before = (~gone).float()
     object.__setattr__(streams["image"], "gate", before)
     gate = method.reduce_streams(streams, site(index=1, total=3))["image"]

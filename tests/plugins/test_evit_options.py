@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import OptionError, UnfitReducerError
+from tokenreduce.errors import OptionError, UnfitReducerError
 
 
 def left(handle, sample, stream="image"):

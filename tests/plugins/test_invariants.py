@@ -5,7 +5,7 @@ import torch
 
 import tokenreduce
 
-CHAIN = "tokenreduce.chaining:Chain"
+CHAIN = "tokenreduce.methods.chain:Chain"
 ZERO = [
     ("random", {"remove": 0}),
     ("random", {"remove": 0.0}),

@@ -14,7 +14,7 @@ TOLERANCE = {"rtol": 0, "atol": 1e-5}
 @pytest.fixture(scope="module")
 def meter(reference):
     """Load a reference METER: (model, inputs, configuration, outputs)."""
-    from tokenreduce_meter import MeterConfig, MeterForQuestionAnswering
+    from tokenreduce_models.meter import MeterConfig, MeterForQuestionAnswering
 
     def load(name):
         config, weights, io = reference(name)

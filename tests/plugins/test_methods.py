@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenreduce import Streams
+from tokenreduce.methods import Streams
 from tokenreduce.registry import default_registry
 
 METHODS = [

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import Reducer, Reduction, UnsupportedCallError
-from tokenreduce.ops.select import others
+from tokenreduce import Reducer
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.methods import Reduction
+from tokenreduce.ops import others
 
 
 class KeyNorm(Reducer):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import OptionError, UnfitReducerError
+from tokenreduce.errors import OptionError, UnfitReducerError
 
 
 class Late(tokenreduce.Reducer):
@@ -15,7 +15,7 @@ class Late(tokenreduce.Reducer):
 
     def __init__(self, *, inner="tome"):
         super().__init__()
-        self.inner, self.wrapped = inner, tokenreduce.make(inner)
+        self.inner, self.wrapped = inner, tokenreduce.methods.make(inner)
         self.speak_for(self.wrapped)
 
     def bind(self, backbone):
@@ -44,7 +44,7 @@ class Half(tokenreduce.Reducer):
 
     def __init__(self, *, inner="random"):
         super().__init__()
-        self.inner, self.wrapped = inner, tokenreduce.make(inner)
+        self.inner, self.wrapped = inner, tokenreduce.methods.make(inner)
         self.speak_for(self.wrapped)
 
     def reduce(self, tokens, signals, remove):
@@ -64,7 +64,7 @@ def test_it_is_the_other_in_its_layers(tiny_vit, images, tiny_meter, inner):
         (meter, lambda model: model(**inputs).logits),
     ):
         own = tokenreduce.chain("random", {"reducer": "tome", "r": 2}) if inner == "chain" else inner
-        with tokenreduce.attach(model, tokenreduce.make(own), layers=layers, trace=True) as handle:
+        with tokenreduce.attach(model, tokenreduce.methods.make(own), layers=layers, trace=True) as handle:
             wanted, source = run(model), handle.trace().source
         with tokenreduce.attach(model, Late(inner=own), layers=layers, trace=True) as handle:
             assert torch.equal(run(model), wanted)

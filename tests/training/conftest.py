@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tokenreduce import Gate, Reducer
+from tokenreduce import Reducer
+from tokenreduce.methods import Gate
 
 
 class Scorer(Reducer, nn.Module):

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import tokenreduce
-from tokenreduce import NoForwardError, OptionError, UnsupportedCallError
-from tokenreduce.tune.terms import hidden_term, logits_term
+from tokenreduce.errors import NoForwardError, OptionError, UnsupportedCallError
+from tokenreduce.train.losses import hidden_term, logits_term
 
 
 @settings(deadline=None)

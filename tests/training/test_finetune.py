@@ -16,9 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import tokenreduce
-from tokenreduce import Batch, OptionError, Recipe, Task, UnfitReducerError
-from tokenreduce.tune.recipe import rate
-from tokenreduce.tune.weights import load_weights, save_weights
+from tokenreduce import Recipe, Task
+from tokenreduce.errors import OptionError, UnfitReducerError
+from tokenreduce.tasks import Batch
+from tokenreduce.train.recipe import rate
+from tokenreduce.train.weights import load_weights, save_weights
 
 SHORT = Recipe(samples=24, batch=4, save_every=2, validate_every=2, validation_samples=8, lr=1e-3)
 

@@ -9,9 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tokenreduce
-from tokenreduce import Gate, NoForwardError, Reducer, Reduction, UnsupportedCallError
-from tokenreduce.gate import EPSILON, pooled_as_kept
-from tokenreduce.state import State
+from tokenreduce import Reducer
+from tokenreduce.core.gate import EPSILON, pool_as_kept
+from tokenreduce.core.state import State
+from tokenreduce.errors import NoForwardError, UnsupportedCallError
+from tokenreduce.methods import Gate, Reduction
 
 
 class Fixed(Reducer):
@@ -199,15 +201,15 @@ def test_a_mean_over_all_is_the_mean_of_the_kept(prefix):
     x = torch.randn(2, 9, 4, dtype=torch.float64)
     gate = torch.rand(2, 9, dtype=torch.float64)
     gate[:, :prefix] = 1
-    got = pooled_as_kept(x, gate, prefix)
+    got = pool_as_kept(x, gate, prefix)
     weight = gate[:, prefix:, None]
     expected = (x[:, prefix:] * weight).sum(dim=1) / weight.sum(dim=1)
     torch.testing.assert_close(got[:, prefix:].mean(dim=1), expected)
     assert torch.equal(got[:, :prefix], x[:, :prefix])
     hard = gate.round()
     kept = hard[:, prefix:] == 1
-    assert torch.equal(pooled_as_kept(x, hard, prefix)[:, prefix:][kept], x[:, prefix:][kept])
-    assert pooled_as_kept(x, torch.zeros_like(gate), prefix).isfinite().all()
+    assert torch.equal(pool_as_kept(x, hard, prefix)[:, prefix:][kept], x[:, prefix:][kept])
+    assert pool_as_kept(x, torch.zeros_like(gate), prefix).isfinite().all()
 
 
 def test_training_and_evaluation_pool_the_same_tokens(tiny_vit, images):

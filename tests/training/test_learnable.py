@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import tokenreduce
-from tokenreduce import OptionError, Reducer, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
-from tokenreduce_meter import MeterForQuestionAnswering
-from tokenreduce_meter.examples import example
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce_models.meter import MeterForQuestionAnswering
+from tokenreduce_models.meter.examples import example
 
 
 def home(model):

@@ -7,7 +7,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import tokenreduce
-from tokenreduce import NoForwardError, Reducer, UnsupportedCallError
+from tokenreduce import Reducer
+from tokenreduce.errors import NoForwardError, UnsupportedCallError
 
 
 class Adds(Reducer):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import NoForwardError
+from tokenreduce.errors import NoForwardError
 
 
 @pytest.fixture(params=["pumer", "tome", "dynamicvit"])

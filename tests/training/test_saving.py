@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tokenreduce
-from tokenreduce import OptionError, Reducer, UnfitReducerError
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError, UnfitReducerError
 
 
 def files(folder):
@@ -84,7 +85,7 @@ def test_weights_that_do_not_fit_are_named(tiny_vit, tmp_path):
     file.unlink()
     with pytest.raises(UnfitReducerError, match=r"missing: vision\.predictors\.0\.first\.0\.bias"):
         tokenreduce.load(model, tmp_path, replace=True)
-    with pytest.raises(tokenreduce.AlreadyAttachedError):
+    with pytest.raises(tokenreduce.errors.AlreadyAttachedError):
         tokenreduce.load(model, tmp_path)
     old.detach()
     with pytest.raises(UnfitReducerError):

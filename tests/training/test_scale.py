@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import OptionError, Reducer, Reduction, UnfitReducerError
-from tokenreduce.schedule import warmup
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError, UnfitReducerError
+from tokenreduce.methods import Reduction
+from tokenreduce.train.warmup import warmup
 
 
 def removed(handle):
@@ -80,7 +82,7 @@ def test_a_stack_of_its_own(tiny_meter):
 
 @torch.no_grad()
 def test_scale_and_guide_hold_together():
-    from tokenreduce_transformers.clip import Clip
+    from tokenreduce_models.transformers.clip import Clip
 
     example = Clip().examples()["CLIPVisionModelWithProjection"]()
     model, inputs = example.model, {"pixel_values": example.inputs["pixel_values"]}

@@ -12,8 +12,8 @@ from torch._dynamo.utils import counters
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tokenreduce
-from tokenreduce_transformers import DistillationTrainer
-from tokenreduce_transformers.vit import ViT
+from tokenreduce_models.transformers.trainer import DistillationTrainer
+from tokenreduce_models.transformers.vit import ViT
 
 pytestmark = pytest.mark.sweep
 
@@ -111,7 +111,7 @@ def test_distillation_trainer(name, same, task, trainer, tmp_path):
     other = type(model)(model.config)
     with tokenreduce.load(other, folder) as again:
         assert again.config == handle.config
-    with pytest.raises(tokenreduce.OptionError, match="does not carry"):
+    with pytest.raises(tokenreduce.errors.OptionError, match="does not carry"):
         trainer(model, data, cls=DistillationTrainer, distillation=tokenreduce.distill(handle))
 
 

@@ -70,8 +70,8 @@ def test_nearest():
         (lambda: tokenreduce.attach(nn.Linear(1, 1), "none", adapter="tim"), "UnknownNameError", KeyError, "adapter"),
         (lambda: tokenreduce.attach(nn.Linear(1, 1), "no_such:Thing"), "PluginError", ImportError, "no_such:Thing"),
         (lambda: tokenreduce.attach(nn.Linear(1, 1), "torch.nn:Linear"), "OptionError", ValueError, "Reducer"),
-        (lambda: tokenreduce.AdapterSpec("Bad Name", "a:b", ""), "PluginError", ImportError, "Bad Name"),
-        (lambda: tokenreduce.AdapterSpec("good", "a.b", ""), "PluginError", ImportError, "module:attribute"),
+        (lambda: tokenreduce.registry.AdapterSpec("Bad Name", "a:b", ""), "PluginError", ImportError, "Bad Name"),
+        (lambda: tokenreduce.registry.AdapterSpec("good", "a.b", ""), "PluginError", ImportError, "module:attribute"),
     ],
 )
 def test_mistakes_are_told_in_words(call, kind, builtin, says):
@@ -85,7 +85,7 @@ def test_mistakes_are_told_in_words(call, kind, builtin, says):
 
 
 def test_a_signal_that_was_not_declared_is_told_by_name():
-    from tokenreduce import Signals
+    from tokenreduce.methods import Signals
 
     signals = Signals({"keys": lambda: torch.zeros(1, 1, 1)}, frozenset({"keys", "text_attention"}))
     assert signals.keys is signals.keys  # computed once

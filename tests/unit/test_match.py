@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce import Reduction
-from tokenreduce.ops.match import bipartite
+from tokenreduce.methods import Reduction
+from tokenreduce.ops import bipartite
 
 
 def cosine(a, b):

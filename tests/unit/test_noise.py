@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce.ops.noise import hash_noise
+from tokenreduce.ops import hash_noise
 
 
 def correlation(a, b):

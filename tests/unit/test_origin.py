@@ -7,7 +7,7 @@ from importlib.metadata import PathDistribution
 
 import pytest
 
-from tokenreduce.origin import folders_of, owns, source_folder, stray
+from tokenreduce.registry.provenance import folders_of, foreign_path, owns, source_folder
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def test_no_editable_install(text):
 
 
 def test_nobody_can_tell(monkeypatch):
-    assert stray("no_such_module", "pluggy") is None
-    assert stray("sys", "pluggy") is None
-    assert stray("pluggy", "no-such-distribution") is None
-    assert stray("pluggy", "pluggy") is None
+    assert foreign_path("no_such_module", "pluggy") is None
+    assert foreign_path("sys", "pluggy") is None
+    assert foreign_path("pluggy", "no-such-distribution") is None
+    assert foreign_path("pluggy", "pluggy") is None
     monkeypatch.setitem(sys.modules, "tr_somewhere", types.SimpleNamespace(__file__="/somewhere/tr_somewhere.py"))
-    assert stray("tr_somewhere", "pluggy") == "/somewhere/tr_somewhere.py"
+    assert foreign_path("tr_somewhere", "pluggy") == "/somewhere/tr_somewhere.py"

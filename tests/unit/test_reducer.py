@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import OptionError, Reducer, Reduction, Signals, Site, Stream, Streams, Tokens, UnfitReducerError
-from tokenreduce.reducer import Backbone
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError, UnfitReducerError
+from tokenreduce.methods import Backbone, Reduction, Signals, Site, Stream, Streams, Tokens
 from tokenreduce.registry import default_registry
 
 REDUCERS = sorted(default_registry().reducers)
@@ -108,7 +109,7 @@ def test_reduce_gets_the_image_stream_only():
     assert isinstance(chosen["image"], Reduction)
     assert chosen["image"].keep.tolist() == [[0, 1, 2]] * 2
     assert First(keep=1.0).reduce_streams(streams, site()) == {}
-    with pytest.raises(tokenreduce.UnsupportedCallError, match="one sequence"):
+    with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="one sequence"):
         streams.joint()
 
 

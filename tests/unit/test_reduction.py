@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce import Reduction
-from tokenreduce.reduction import follow, join, spread
+from tokenreduce.core.reduction import compose_assignments, join, spread
+from tokenreduce.methods import Reduction
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -254,13 +254,13 @@ def test_then_adds_sizes_up_twice(case):
 @given(chains(fresh=False))
 def test_then_composes_assignments(case):
     first, second, _ = case
-    assert torch.equal(first.then(second).assignment(), follow(first.assignment(), second.assignment()))
+    assert torch.equal(first.then(second).assignment(), compose_assignments(first.assignment(), second.assignment()))
 
 
 @given(chains(fresh=True))
 def test_then_composes_assignments_with_new_tokens(case):
     first, second, _ = case
-    assert torch.equal(first.then(second).assignment(), follow(first.assignment(), second.assignment()))
+    assert torch.equal(first.then(second).assignment(), compose_assignments(first.assignment(), second.assignment()))
 
 
 def test_then_keeps_the_first_token_when_a_new_token_is_folded_later():
@@ -449,7 +449,9 @@ def test_follow_composes_and_is_associative(batch, lengths, seed):
     )
     for row in range(batch):
         expected = [-1 if k < 0 else int(b[row, k]) for k in a[row].tolist()]
-        assert follow(a, b)[row].tolist() == expected
-    assert torch.equal(follow(follow(a, b), c), follow(a, follow(b, c)))
+        assert compose_assignments(a, b)[row].tolist() == expected
+    assert torch.equal(
+        compose_assignments(compose_assignments(a, b), c), compose_assignments(a, compose_assignments(b, c))
+    )
     everywhere = torch.arange(lengths[0]).expand(batch, -1)
-    assert torch.equal(follow(everywhere, a), a)
+    assert torch.equal(compose_assignments(everywhere, a), a)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tokenreduce import OptionError, UnsupportedModelError
-from tokenreduce.patches import check_size, resize_grid
-from tokenreduce.resize import image_size, resize_inputs
+from tokenreduce.backbones import check_size, resize_grid
+from tokenreduce.errors import OptionError, UnsupportedModelError
+from tokenreduce.tasks.inputs import image_size, resize_inputs
 
 
 def test_size_of_the_pictures():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tokenreduce.ops.rows import attention_rows
+from tokenreduce.ops import attention_rows
 
 
 def plain(query, key, bias, scale):

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce import Tokens, UnsupportedCallError
-from tokenreduce.ops.select import others, top
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.methods import Tokens
+from tokenreduce.ops import others, top
 
 
 @st.composite

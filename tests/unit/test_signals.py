@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from tokenreduce import Signals, Stream, Streams, Tokens, UnsupportedCallError
-from tokenreduce.streams import SIGNALS, signal_sources
+from tokenreduce.core.signals import signal_sources
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.methods import SIGNALS, Signals, Stream, Streams, Tokens
 
 BATCH, HEADS, LENGTH, WIDTH, TEXT = 2, 3, 9, 4, 4
 COLUMNS = slice(TEXT, LENGTH)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenreduce.core.trace import Trace
 from tokenreduce.errors import TokenReduceError
-from tokenreduce.trace import Trace
 
 SOURCE = torch.tensor([[0, 1, 1, -1, 2], [0, 0, 1, 2, 2]])
 

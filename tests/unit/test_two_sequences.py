@@ -15,22 +15,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import tokenreduce
-from tokenreduce import (
-    Adapter,
-    AdapterSpec,
-    BlockView,
-    Projected,
-    Reducer,
-    Reduction,
-    Role,
-    Stack,
-    UnfitReducerError,
-    UnsupportedCallError,
-    UnsupportedModelError,
-)
-from tokenreduce.attaching import place
-from tokenreduce.engine import Run
-from tokenreduce.registry import Entry, default_registry
+from tokenreduce import Reducer
+from tokenreduce.attachments.resolve import acting_block
+from tokenreduce.backbones import Adapter, BlockView, Projected, Role, Stack
+from tokenreduce.engine.run import Run
+from tokenreduce.errors import UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.methods import Reduction
+from tokenreduce.registry import AdapterSpec, Entry, default_registry
 
 TEXT, IMAGE, HEADS = 16, 12, 2
 WORDS, PATCHES = 6, 9
@@ -303,7 +294,7 @@ WHERE = [(order, *key, acts) for order, table in PLACES.items() for key, acts in
 def test_the_place_of_a_reducer(order, stream, needs, acts):
     stack = Cross(build(order)[0])
     reducer = Fixed({}, streams=(stream,), needs=needs)
-    assert [place(stack, level, reducer) for level in stack.levels] == [level[acts] for level in stack.levels]
+    assert [acting_block(stack, level, reducer) for level in stack.levels] == [level[acts] for level in stack.levels]
 
 
 @torch.no_grad()
@@ -412,7 +403,7 @@ def test_an_image_block_has_no_text_attention():
         model(text, image)
     assert len(reducer.seen) == 1
     with pytest.raises(UnfitReducerError, match="text_attention at one place"):
-        place(Cross(model), (0,), reducer)
+        acting_block(Cross(model), (0,), reducer)
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tokenreduce.lab.result import BreakEven, Comparison, Pace, Picture, Result, Row, SiteTokens
-from tokenreduce.viz.look import png
+from tokenreduce.lab.result import BatchTiming, BreakEven, Comparison, Picture, Result, Row, SiteTokens
+from tokenreduce.report.sample_view import png
 
 HOSTILE = "<script>alert('1')</script> & \"q\" $x_1$ \x00\x1b[31m \ud800 😀 {{ 7 * 7 }} </title></svg>"
 SETUP = {
@@ -37,7 +37,7 @@ def make_row(name: str, **fields: Any) -> Row:
         "sites": [SiteTokens("encoder", 1, "text", 4, 4), SiteTokens("encoder", 1, "image", 32, 16)],
         "macs": int(3e8 * (1 - level / 2)),
         "macs_share": 1 - level / 2,
-        "paces": [Pace(1, [0.01, 0.011], [0.02, 0.02]), Pace(8, [0.1, 0.11 - 0.05 * level], [0.2, 0.21])],
+        "paces": [BatchTiming(1, [0.01, 0.011], [0.02, 0.02]), BatchTiming(8, [0.1, 0.11 - 0.05 * level], [0.2, 0.21])],
         "memory_batch": 8,
         "peak_memory_bytes": 2**25,
         "training_memory_bytes": 2**31,

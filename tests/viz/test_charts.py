@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenreduce.lab.result import Result
-from tokenreduce.viz.charts import against_macs, against_throughput
-from tokenreduce.viz.labels import place
-from tokenreduce.viz.series import lines, pareto
-from tokenreduce.viz.steps import courses, tokens_by_layer
-from tokenreduce.viz.svg import round_step, scale, tick_words
-from tokenreduce.viz.words import macs, number, p_value, percent, points, seconds, shown, size
+from tokenreduce.report.charts import against_macs, against_throughput
+from tokenreduce.report.formatting import macs, number, one_line, p_value, percent, points, seconds, size
+from tokenreduce.report.label_layout import place_labels
+from tokenreduce.report.series import lines, pareto
+from tokenreduce.report.svg import round_step, scale, tick_words
+from tokenreduce.report.token_steps import courses, tokens_by_layer
 
 LAWS = settings(deadline=None, database=None, derandomize=True, max_examples=60)
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20)
@@ -48,11 +48,11 @@ def test_round_steps():
 def test_labels_keep_clear_of_each_other():
     room = (0.0, 0.0, 400.0, 300.0)
     spots = [(200.0, 150.0 + 3 * i) for i in range(12)]
-    labels = place([(f"name {i}", [spot]) for i, spot in enumerate(spots)], spots, room, 12)
+    labels = place_labels([(f"name {i}", [spot]) for i, spot in enumerate(spots)], spots, room, 12)
     assert sum(label is not None for label in labels) >= 2
     rows = [(round(label.x), round(label.y)) for label in labels if label is not None]
     assert len(rows) == len(set(rows))
-    assert place([("x" * 200, [(10.0, 10.0)])], [], room, 12) == [None]
+    assert place_labels([("x" * 200, [(10.0, 10.0)])], [], room, 12) == [None]
 
 
 def test_charts_have_a_sign_per_row(full):
@@ -83,4 +83,4 @@ def test_numbers_in_words():
     assert size(41 * 2**20) == "41 MiB" and size(3 * 2**30) == "3.0 GiB" and size(5) == "5 B"
     assert seconds(0.0123) == "12.3 ms" and seconds(2) == "2.00 s" and seconds(0.5) == "500 ms"
     assert p_value(0.0001) == "p < 0.001" and p_value(0.0123) == "p = 0.012" and p_value(None) == ""
-    assert shown(" a\n b\x00", 0) == "a b\ufffd" and shown("abcdef", 4) == "abc…"
+    assert one_line(" a\n b\x00", 0) == "a b\ufffd" and one_line("abcdef", 4) == "abc…"

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import tokenreduce
-from tokenreduce import OptionError
-from tokenreduce.viz.draw import draw
-from tokenreduce.viz.look import look, png
-from tokenreduce.viz.overlay import grouped
+from tokenreduce.errors import OptionError
+from tokenreduce.report.figure import draw
+from tokenreduce.report.overlay import group_by_sample
+from tokenreduce.report.sample_view import png, view_sample
 
 NASTY = "<script>$x_1$ \\frac{1 \x00\x1b \ud800 😀 漢字 " + "long words " * 40
 
@@ -70,17 +70,19 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
 
 
 def test_a_look_leaves_the_model_as_it_was(fingerprint):
-    task = tokenreduce.default_registry().load("task", "vilt-digits")()
+    task = tokenreduce.registry.default_registry().load("task", "vilt-digits")()
     (batch,) = task.data(1, 1)
     (sample,) = task.samples(batch)
     before = fingerprint(task.model)
-    made = look(task, batch.inputs, sample, "dropped", "random", {"keep": 0.5, "layers": [2]}, {"reducer": "none"})
+    made = view_sample(
+        task, batch.inputs, sample, "dropped", "random", {"keep": 0.5, "layers": [2]}, {"reducer": "none"}
+    )
     assert fingerprint(task.model) == before
     assert made.row == "dropped" and made.text == sample.text and made.expected == sample.answer
     assert made.grid == (12, 12) and len(made.owner) == 144
     assert abs(made.owner.count(-1) - 72) <= 1
     assert made.before and made.after
-    without = look(dataclasses.replace(task, answers=None), batch.inputs, sample, "dropped", "none")
+    without = view_sample(dataclasses.replace(task, answers=None), batch.inputs, sample, "dropped", "none")
     assert (without.before, without.after) == ("", "")
 
 
@@ -89,7 +91,7 @@ def test_pictures_of_one_sample_stand_together(picture):
     made = [picture(row, text=text) for row in ("a", "b") for text in ("one", "two")] + [
         picture("c", text="one", image=other)
     ]
-    groups = grouped(made)
+    groups = group_by_sample(made)
     assert [[p.row for p, _, _ in group.pictures] for group in groups] == [["a", "b", "c"], ["a", "b"]]
     ids = []
     for group in groups:

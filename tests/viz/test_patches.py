@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import UnsupportedCallError
-from tokenreduce.viz.patches import Leg, follow, patch_owners
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.report.patch_map import Leg, patch_owners, trace_legs
 
 
 @pytest.fixture(scope="module")
 def task():
     def load(name):
-        return tokenreduce.default_registry().load("task", name)()
+        return tokenreduce.registry.default_registry().load("task", name)()
 
     return load
 
@@ -90,16 +90,16 @@ def test_registers_stand_in_front(tiny_vit, images):
         assert patch_owners(handle, (32, 32), (8, 8))[1] == [4 + i for i in range(16)]
         with pytest.raises(UnsupportedCallError, match="no patch"):
             patch_owners(handle, (4, 32), (8, 8))
-        with pytest.raises(tokenreduce.NoForwardError, match="2 samples"):
+        with pytest.raises(tokenreduce.errors.NoForwardError, match="2 samples"):
             patch_owners(handle, (32, 32), (8, 8), sample=2)
 
 
 def test_following():
     first = Leg("a", (3, 4, 4, -1), 4, 2, 3, restored=False)
     second = Leg("b", (5, -1), 2, 1, 5, restored=False)
-    assert follow([second, first]) == ([5, -1, -1, -1], 4)
+    assert trace_legs([second, first]) == ([5, -1, -1, -1], 4)
     full = Leg("c", (0, 1, 1, 0), 4, 2, 0, restored=True)
     after = Leg("d", (0, -1, 1, 2), 4, 3, 0, restored=False)
-    assert follow([full, after]) == ([0, -1, 1, 2], 4)
+    assert trace_legs([full, after]) == ([0, -1, 1, 2], 4)
     with pytest.raises(UnsupportedCallError, match="do not feed one another"):
-        follow([first, Leg("e", (0,) * 9, 9, 9, 0, restored=False)])
+        trace_legs([first, Leg("e", (0,) * 9, 9, 9, 0, restored=False)])

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreduce.viz.regions import colours, outline, regions
+from tokenreduce.report.regions import colours, outline, regions
 
 LAWS = settings(deadline=None, database=None, derandomize=True, max_examples=60)
 GRIDS = st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tokenreduce.lab.result import BreakEven, Comparison, Pace, Result, Row, SiteTokens
-from tokenreduce.viz.report import render_report
+from tokenreduce.lab.result import BatchTiming, BreakEven, Comparison, Result, Row, SiteTokens
+from tokenreduce.report.page import render_report
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -168,7 +168,7 @@ def test_each_part_of_the_setup_may_be_missing(full, missing):
             "overhead": float("nan"),
             "interval": (float("nan"), 1.0),
         },
-        {"paces": [Pace(1, [], []), Pace(2, [0.0], [0.0]), Pace(3, [1.0], [1.0, 2.0])]},
+        {"paces": [BatchTiming(1, [], []), BatchTiming(2, [0.0], [0.0]), BatchTiming(3, [1.0], [1.0, 2.0])]},
         {"break_even": BreakEven(1, [])},
         {"break_even": BreakEven(1, [(5, 0.5, 0.1)])},
         {"versus_baseline": Comparison("", float("nan"), 0, 0, float("nan"), "")},
@@ -204,7 +204,7 @@ def test_a_result_from_json_looks_the_same(full):
 def test_without_jinja2_it_says_what_to_install(full, monkeypatch):
     import sys
 
-    from tokenreduce import PluginError
+    from tokenreduce.errors import PluginError
 
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(PluginError, match=r"pip install 'tokenreduce\[lab\]'"):
@@ -214,8 +214,8 @@ def test_without_jinja2_it_says_what_to_install(full, monkeypatch):
 def test_without_matplotlib_it_says_what_to_install(picture, monkeypatch):
     import sys
 
-    from tokenreduce import PluginError
-    from tokenreduce.viz.draw import draw
+    from tokenreduce.errors import PluginError
+    from tokenreduce.report.figure import draw
 
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, name)

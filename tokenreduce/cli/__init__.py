@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .._version import __version__
 from ..errors import TokenReduceError
 
 
@@ -13,8 +14,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tokenreduce", description="Token reduction for transformers that look at images."
     )
-    from .. import __version__
-
     parser.add_argument("--version", action="version", version=f"tokenreduce {__version__}")
     names = "{list,info,ablate,compare,show,finetune,coverage,new}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)

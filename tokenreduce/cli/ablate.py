@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..registry import Registry, default_registry
+from ..registry.registry import Registry, default_registry
 from .options import device_of
 
 if TYPE_CHECKING:
-    from ..lab.grid import Request
+    from ..lab.request import Request
     from ..lab.result import Result
-    from ..lab.task import Task
+    from ..tasks.task import Task
 
 
 def add_parser(commands: Any) -> None:
@@ -79,18 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
         if path is not None and not path.resolve().parent.is_dir():
             raise OptionError(f"--{name}: the folder {path.parent} does not exist; make it first")
     registry = default_registry()
-    request = settle(registry, arguments)
+    request = build_request(registry, arguments)
     overrides = parse_settings(arguments.set)
-    from ..lab.processes import team
+    from ..lab.distributed import process_group
 
-    crew = team()
+    crew = process_group()
     result, task = evaluate(registry, request, overrides, arguments)
     if not crew.first:
         return 0 if result.ok else 1
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result.to_json()) + "\n")
     if arguments.report is not None:
-        from ..viz.report import render_report
+        from ..report.page import render_report
 
         arguments.report.write_text(render_report(result), encoding="utf-8")
     _print(result, task.name)
@@ -103,17 +103,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if result.ok else 1
 
 
-def settle(registry: Registry, arguments: argparse.Namespace) -> Request:
+def build_request(registry: Registry, arguments: argparse.Namespace) -> Request:
     """The request: from a grid, preset or result if one is named, with the flags over it."""
-    from ..lab.grid import Request, from_mapping, read
     from ..lab.plan import parse_ratios
+    from ..lab.request import Request, read_request, request_from_mapping
 
     request = Request()
     if arguments.grid or arguments.repeat:
-        request = read(arguments.grid or arguments.repeat)
+        request = read_request(arguments.grid or arguments.repeat)
     elif arguments.preset:
         made = registry.load("preset", arguments.preset)()
-        request = made if isinstance(made, Request) else from_mapping(made, f"preset {arguments.preset}")
+        request = made if isinstance(made, Request) else request_from_mapping(made, f"preset {arguments.preset}")
     flags = {
         name: getattr(arguments, name) for name in ("model", "data", "samples", "batch", "seeds", "seed", "rounds")
     }
@@ -147,17 +147,17 @@ def evaluate(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from ..lab.loading import load_task
-    from ..lab.processes import team
-    from ..lab.runner import ablate
+    from ..lab.ablation import ablate
+    from ..lab.distributed import process_group
     from ..lab.store import Store, default_folder
+    from ..tasks.loading import load_task
 
     ready = [name for name, entry in registry.reducers.items() if not getattr(entry.spec, "learns", False)]
     names = list(request.variants or ready)
     if request.variants is not None:  # before anything is loaded; a task may add variants of its own
         check_overrides(overrides, names)
     store = Store(arguments.store or default_folder(), fresh=arguments.fresh)
-    crew = team()
+    crew = process_group()
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
     bar = Console(stderr=True)
@@ -193,7 +193,7 @@ def evaluate(
             step=lambda what, done, total: progress.update(job, description=what, completed=done, total=total),
         )
         if arguments.report is not None and crew.first:
-            from ..viz.gallery import gallery
+            from ..report.gallery import gallery
 
             progress.update(job, description="pictures")
             result.pictures = gallery(task, data[0], result, request.pictures)
@@ -213,7 +213,7 @@ def full_variants(
 
 def tuned_variants(folders: list[str], taken: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """A variant for each folder of fine-tuned weights, called after its reducer."""
-    from ..lab.tuned import full_options, label_of
+    from ..lab.finetuned import full_options, label_of
 
     found: dict[str, dict[str, Any]] = {}
     for folder in folders:
@@ -225,7 +225,7 @@ def tuned_variants(folders: list[str], taken: Mapping[str, Any]) -> dict[str, di
 def _print(result: Result, name: str) -> None:
     from rich.console import Console
 
-    from ..lab.table import accuracy, cost, groups, remarks
+    from ..report.terminal import accuracy, cost, groups, remarks
 
     out = Console(highlight=False)
     if not out.is_terminal:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..registry import default_registry
+from ..registry.registry import default_registry
 from .options import device_of, parse_layers, parse_options
 
 if TYPE_CHECKING:
-    from ..lab.task import Task
-    from ..tune.loop import Tuned
-    from ..tune.recipe import Recipe
+    from ..tasks.task import Task
+    from ..train.loop import FinetuneResult
+    from ..train.recipe import Recipe
 
 
 def add_parser(commands: Any) -> None:
@@ -76,20 +76,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
     name = arguments.model or next(iter(registry.tasks))
 
-    from ..lab.loading import load_task
-    from ..tune.finetuning import check_trainable, summary
-    from ..tune.level import levelled
+    from ..measure.calibrate import options_for_share
+    from ..tasks.loading import load_task
+    from ..train.finetune import check_trainable, summary
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
-    found: list[Tuned] = []
+    found: list[FinetuneResult] = []
     for turn in range(arguments.seeds):
         task = load_task(registry, name)
         check_trainable(task)
         task.model.to(device_of(arguments.device))
         chosen = {"reducer": arguments.reducer, **(options or task.settings.get(arguments.reducer, {}))}
         if share is not None:
-            chosen = levelled(task, chosen, share)
+            chosen = options_for_share(task, chosen, share)
         folder = out if arguments.seeds == 1 else out / f"seed-{recipe.seed + turn}"
         print(f"{task.name} with {_words(chosen)}, into {folder}", flush=True)
         found.append(train(task, chosen, folder, dataclasses.replace(recipe, seed=recipe.seed + turn)))
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe, flags over its defaults."""
-    from ..tune.recipe import Recipe
+    from ..train.recipe import Recipe
 
     given: dict[str, Any] = {}
     for entry in dataclasses.fields(Recipe):
@@ -114,12 +114,12 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     return Recipe(**given, distillation=not arguments.no_distillation)
 
 
-def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> Tuned:
+def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> FinetuneResult:
     """One run, with a line for every report and a bar where somebody watches."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from ..tune.finetuning import finetune
+    from ..train.finetune import finetune
 
     columns = (TextColumn("step {task.completed:.0f} of {task.total:.0f}"), BarColumn())
     times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))

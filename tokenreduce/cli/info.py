@@ -6,10 +6,10 @@ import argparse
 import inspect
 from typing import Any
 
-from ..describe import reducer
 from ..errors import UnknownNameError, nearest
-from ..registry import Entry, Registry, default_registry
-from ..spec import ReducerSpec
+from ..registry.describe import reducer
+from ..registry.registry import Entry, Registry, default_registry
+from ..registry.spec import ReducerSpec
 
 KINDS = ("reducer", "adapter", "task", "preset", "loader")
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ..registry import Registry, default_registry
+from ..registry.registry import Registry, default_registry
 
 KINDS = ("reducers", "adapters", "tasks", "presets", "loaders")
 
@@ -54,9 +54,9 @@ def as_json(registry: Registry) -> dict[str, Any]:
 
 
 def _check(registry: Registry, as_data: bool) -> int:
-    from ..checking import check
+    from .plugin_check import check_plugins
 
-    problems, skipped = check(registry)
+    problems, skipped = check_plugins(registry)
     total = sum(len(getattr(registry, kind)) for kind in KINDS)
     if as_data:
         print(json.dumps({"checked": total - len(skipped), "problems": problems, "skipped": skipped}, indent=2))

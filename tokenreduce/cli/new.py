@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..registry import default_registry
-from ..scaffold import KINDS, named, next_steps, render, write
+from ..registry.registry import default_registry
+from .scaffold.files import KINDS, next_steps, render, write
+from .scaffold.names import plugin_names
 
 
 def add_parser(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the package, print what to type next."""
-    names = named(arguments.name, default_registry())
+    names = plugin_names(arguments.name, default_registry())
     files = render(arguments.kind, names)
     folder = arguments.into / names.distribution
     write(files, folder)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..registry import Entry, Registry, default_registry
+from ..registry.registry import Entry, Registry, default_registry
 from .options import parse_layers, parse_options
 
 if TYPE_CHECKING:
-    from ..lab.task import Task
+    from ..tasks.task import Task
 
 
 def add_parser(commands: Any) -> None:
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the picture, print answers and token counts."""
-    check(arguments)
+    check_arguments(arguments)
     registry = default_registry()
     options = parse_options(arguments.set)
     if arguments.layers is not None:
@@ -45,25 +45,25 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None and not registry.tasks:
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
 
-    from ..lab.loading import load_task
+    from ..tasks.loading import load_task
 
     task = load_task(registry, arguments.model or next(iter(registry.tasks)), arguments.data)
     row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
 
-    from ..lab.tuned import tuned_task
-    from ..viz.draw import draw
-    from ..viz.look import answers, pictures, traced
-    from ..viz.regions import regions
-    from ..viz.subject import given, held_out
+    from ..lab.finetuned import tuned_task
+    from ..report.figure import draw
+    from ..report.regions import regions
+    from ..report.sample_source import sample_from_file, sample_from_task
+    from ..report.sample_view import answers, attach_traced, pictures
 
     if arguments.sample is not None:
-        inputs, sample = held_out(task, arguments.sample)
+        inputs, sample = sample_from_task(task, arguments.sample)
     else:
-        inputs, sample = given(task, arguments.image, arguments.text)
+        inputs, sample = sample_from_file(task, arguments.image, arguments.text)
     before = answers(task, inputs)
     weights = chosen.pop("weights", "")
     tuned = tuned_task(task, weights) if weights else task
-    with traced(tuned, chosen.pop("reducer"), chosen, weights) as handle:
+    with attach_traced(tuned, chosen.pop("reducer"), chosen, weights) as handle:
         picture = pictures(tuned, inputs, [sample], row, handle, before)[0]
         table = str(handle)
     try:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise OptionError for what can be seen to be wrong before anything is loaded."""
     if (arguments.image is None) == (arguments.sample is None):
         raise OptionError("show takes a picture or --sample N, one of them: tokenreduce show photo.png --text '...'")
@@ -113,7 +113,7 @@ def choose(
     Raises:
         UnknownNameError, PluginError: no such reducer. OptionError: JSON that is not a mapping of stacks.
     """
-    from ..lab.tuned import full_options, label_of
+    from ..lab.finetuned import full_options, label_of
 
     if tuned is not None:
         return label_of(tuned, {}), {**full_options({"weights": tuned}), **options}

@@ -9,17 +9,17 @@ from typing import Any
 
 from ..errors import TokenReduceError
 from ..measure.timing import one_round
-from .bench import Bench, attach_arguments
-from .control import grid, tokens_at
-from .pace import LEAST, running
+from .context import Context, attach_arguments
+from .control import patch_grid, tokens_at
 from .result import BreakEven, Row
+from .timing import LEAST, forward_pass
 
 SIDES = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)  # of the pictures' own
 Tried = list[tuple[int, float, float]]
 
 
 def break_even(
-    bench: Bench, rows: Sequence[Row], baseline: Row, *, samples: int, rounds: int, machine: dict[str, Any]
+    bench: Context, rows: Sequence[Row], baseline: Row, *, samples: int, rounds: int, machine: dict[str, Any]
 ) -> None:
     """Fill in ``break_even`` of the rows: timed against the baseline, with their options, at other picture sizes.
 
@@ -54,21 +54,21 @@ def least_paying(tried: Tried) -> int | None:
     return paying
 
 
-def _sizes(bench: Bench) -> list[tuple[int, int]]:
+def _sizes(bench: Context) -> list[tuple[int, int]]:
     """About :data:`SIDES` of the pictures' own size, in whole patches."""
-    (rows, columns), (height, width) = grid(bench)
+    (rows, columns), (height, width) = patch_grid(bench)
     sides = [(max(round(rows * side), 1) * height, max(round(columns * side), 1) * width) for side in SIDES]
     return list(dict.fromkeys(sides))
 
 
 def _time_all(
-    bench: Bench, row: Row, baseline: Row, sizes: Sequence[tuple[int, int]], samples: int, rounds: int
+    bench: Context, row: Row, baseline: Row, sizes: Sequence[tuple[int, int]], samples: int, rounds: int
 ) -> Tried:
     return [_time(bench, row, baseline, size, samples, rounds) for size in sizes]
 
 
 def _time(
-    bench: Bench, row: Row, baseline: Row, size: tuple[int, int], samples: int, rounds: int
+    bench: Context, row: Row, baseline: Row, size: tuple[int, int], samples: int, rounds: int
 ) -> tuple[int, float, float]:
     """Image tokens, speed-up and spread at one size; no tokens where the row cannot run there."""
     inputs, handles = bench.inputs(samples, size), {}
@@ -80,7 +80,9 @@ def _time(
     except TokenReduceError:
         return 0, 0.0, 0.0
     spent = [
-        one_round({n: partial(running, h, inputs) for n, h in handles.items()}, turn, device=bench.device, least=LEAST)
+        one_round(
+            {n: partial(forward_pass, h, inputs) for n, h in handles.items()}, turn, device=bench.device, least=LEAST
+        )
         for turn in range(rounds + 1)
     ][1:]
     ratios = [one["base"] / one["own"] for one in spent]

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
+from .._torch import call
+from ..attachments.resize import patch_size
 from ..errors import UnsupportedModelError
-from ..measure.macs import call, count_macs
-from ..resize import image_size, patch_size
-from .bench import Bench, attach_arguments
+from ..measure.calibrate import tokens_left
+from ..measure.macs import count_macs
+from ..tasks.inputs import image_size
+from .context import Context, attach_arguments
 from .result import Row
-from .solve import tokens_left
 
 Size = tuple[int, int]
 
 
-def smaller_input(bench: Bench, baseline: Row, *, ratio: float | None = None, share: float | None = None) -> Row:
+def smaller_input(bench: Context, baseline: Row, *, ratio: float | None = None, share: float | None = None) -> Row:
     """A row for the baseline on pictures so small that as many tokens, or multiply-adds, remain as asked for.
 
     Args:
@@ -47,11 +49,11 @@ def smaller_input(bench: Bench, baseline: Row, *, ratio: float | None = None, sh
     )
 
 
-def _fitting(bench: Bench, baseline: Row, *, ratio: float | None, share: float | None) -> Size:
+def _fitting(bench: Context, baseline: Row, *, ratio: float | None, share: float | None) -> Size:
     """The size, among those of whole patches and about the same shape, that comes closest."""
     sizes = candidates(bench)
     if ratio is not None:
-        height, width = native(bench)
+        height, width = native_size(bench)
         return min(sizes, key=lambda s: abs(s[0] * s[1] / (height * width) - (1 - ratio)))
     assert share is not None and baseline.macs is not None
     low, high = 0, len(sizes) - 1
@@ -63,19 +65,19 @@ def _fitting(bench: Bench, baseline: Row, *, ratio: float | None, share: float |
     return sizes[min(seen, key=lambda i: abs(seen[i] - share))]
 
 
-def _macs(bench: Bench, baseline: Row, size: Size) -> int:
+def _macs(bench: Context, baseline: Row, size: Size) -> int:
     model = bench.model_for(size)
     with bench.attach(model, attach_arguments(baseline)):
         return count_macs(model, bench.inputs(bench.cost_batch, size), samples=bench.cost_batch)
 
 
-def candidates(bench: Bench) -> list[Size]:
+def candidates(bench: Context) -> list[Size]:
     """Sizes in pixels of whole patches, smaller than the pictures, of nearly their shape, by rising area.
 
     Raises:
         UnsupportedModelError: the inputs hold no pictures, or the model does not divide them into patches.
     """
-    (rows, columns), patch = grid(bench)
+    (rows, columns), patch = patch_grid(bench)
     found = set()
     for side in range(1, rows + 1):
         across = max(round(side * columns / rows), 1)
@@ -85,20 +87,20 @@ def candidates(bench: Bench) -> list[Size]:
     return sorted(found, key=lambda size: (size[0] * size[1], size))
 
 
-def grid(bench: Bench) -> tuple[Size, Size]:
+def patch_grid(bench: Context) -> tuple[Size, Size]:
     """Rows and columns of patches in the pictures of the first batch, and height and width of a patch.
 
     Raises:
         UnsupportedModelError: the inputs hold no pictures, or the model does not divide them into patches.
     """
-    height, width = native(bench)
+    height, width = native_size(bench)
     patch = patch_size(bench.model)
     if patch is None:
         raise UnsupportedModelError(f"{type(bench.model).__name__} has no patch embedding that could take other sizes")
     return (height // patch[0], width // patch[1]), patch
 
 
-def native(bench: Bench) -> Size:
+def native_size(bench: Context) -> Size:
     """Height and width of the pictures of the first batch.
 
     Raises:
@@ -110,7 +112,7 @@ def native(bench: Bench) -> Size:
     return size
 
 
-def tokens_at(bench: Bench, row: Row, size: Size) -> int:
+def tokens_at(bench: Context, row: Row, size: Size) -> int:
     """Image tokens at the start of the first stack for pictures of a size."""
     with bench.put(row, size) as handle, torch.inference_mode():
         call(handle.model, bench.inputs(1, size))

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from ..measure.macs import call, count_macs
+from .._torch import call
+from ..measure.macs import count_macs
 from ..measure.memory import peak_activation_bytes
 from ..measure.overhead import overhead
-from .bench import Bench, attached
+from .context import Context, attach_row
 from .result import Row, SiteTokens
 
 SHARE_OF_MEMORY = 0.3
 
 
-def cost(bench: Bench, row: Row) -> None:
+def cost(bench: Context, row: Row) -> None:
     """Fill in tokens, multiply-adds and memory, of ``bench.cost_batch`` samples of the first batch."""
     facts = {**bench.facts(row), "samples": bench.cost_batch, **bench.of_first}
     found = bench.cell("cost", facts, lambda: bench.team.alone(lambda: _cost(bench, row)))
@@ -27,9 +28,9 @@ def cost(bench: Bench, row: Row) -> None:
     row.peak_memory_bytes, row.training_memory_bytes = found["peak"], found["training"]
 
 
-def _cost(bench: Bench, row: Row) -> dict[str, Any]:
+def _cost(bench: Context, row: Row) -> dict[str, Any]:
     inputs = bench.inputs(bench.cost_batch, row.input_size)
-    with attached(bench, row) as handle:
+    with attach_row(bench, row) as handle:
         return {
             "macs": count_macs(handle.model, inputs, samples=bench.cost_batch),
             "sites": [[r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out] for r in handle.report()],
@@ -39,19 +40,19 @@ def _cost(bench: Bench, row: Row) -> dict[str, Any]:
         }
 
 
-def measure_overhead(bench: Bench, row: Row, samples: int, machine: dict[str, Any]) -> None:
+def measure_overhead(bench: Context, row: Row, samples: int, machine: dict[str, Any]) -> None:
     """Fill in the share of the time that the reduction itself takes, at a batch size."""
     facts = {**bench.facts(row), "samples": samples, "machine": machine}
 
     def work() -> float:
         inputs = bench.inputs(samples, row.input_size)
-        with attached(bench, row) as handle:
+        with attach_row(bench, row) as handle:
             return overhead(handle, inputs)
 
     row.overhead = bench.cell("overhead", {**facts, **bench.of_first}, lambda: bench.team.alone(work))
 
 
-def affordable(bench: Bench, wanted: int) -> int:
+def affordable(bench: Context, wanted: int) -> int:
     """The greatest batch, ``wanted`` or a half, a quarter ... of it, whose backward pass fits into a part of memory.
 
     Judged by the activations of one sample under the plain model.

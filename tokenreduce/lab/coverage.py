@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..adapter import Adapter, Example, Stack
-from ..attaching import attach
+from .._torch import call
+from ..attachments.attach import attach
+from ..backbones.adapter import Adapter, Example
+from ..backbones.stack import Stack
 from ..errors import TokenReduceError, UnsupportedModelError
-from ..measure.macs import call
-from ..registry import Registry, default_registry
+from ..registry.registry import Registry, default_registry
 
 
 @dataclass(frozen=True)

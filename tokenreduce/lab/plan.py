@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import OptionError, nearest
-from ..registry import Registry
-from .objects import Classes, named
+from ..registry.registry import Registry
+from .finetuned import full_options
+from .reducer_objects import Classes, name_objects
 from .result import Row
-from .tuned import full_options
 
 Variants = Mapping[str, Mapping[str, Any]]
 
@@ -54,7 +54,7 @@ def plan(
     rows = []
     for label, options in variants.items():
         weights = options.pop("weights", "")
-        reducer, own = named(options.pop("reducer", label), {} if classes is None else classes)
+        reducer, own = name_objects(options.pop("reducer", label), {} if classes is None else classes)
         rows.append(Row(label, reducer, {**own, **options}, label, role_of(registry, reducer), weights=weights))
     order = {"baseline": 0, "control": 1, "method": 2}
     if not any(row.role == "baseline" and not row.weights for row in rows):

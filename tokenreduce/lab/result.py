@@ -29,7 +29,7 @@ class Comparison:
 
 
 @dataclass
-class Pace:
+class BatchTiming:
     """Time of one batch size, round by round, beside the baseline's in the same round.
 
     Attributes:
@@ -170,7 +170,7 @@ class Row:
     sites: list[SiteTokens] = field(default_factory=list)
     macs: int | None = None
     macs_share: float | None = None
-    paces: list[Pace] = field(default_factory=list)
+    paces: list[BatchTiming] = field(default_factory=list)
     memory_batch: int | None = None
     peak_memory_bytes: int | None = None
     training_memory_bytes: int | None = None
@@ -182,7 +182,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
     failed: str | None = None
 
-    def pace(self, batch: int | None = None) -> Pace | None:
+    def pace(self, batch: int | None = None) -> BatchTiming | None:
         """The pace at a batch size, by default at the largest; None where it was not timed."""
         if batch is None:
             return max(self.paces, key=lambda pace: pace.batch, default=None)
@@ -253,7 +253,7 @@ def _row(data: dict[str, Any]) -> Row:
         raise TypeError(f"a row has no {', '.join(sorted(unknown))}")
     for key in ("interval", "input_size"):
         made[key] = tuple(made[key]) if made.get(key) is not None else None
-    made["paces"] = [Pace(**pace) for pace in made.get("paces", [])]
+    made["paces"] = [BatchTiming(**pace) for pace in made.get("paces", [])]
     if any(len(pace.seconds) != len(pace.base_seconds) or not pace.seconds for pace in made["paces"]):
         raise ValueError("a pace needs as many times of the row as of the baseline, and at least one")
     for key in ("accuracy", "macs", "macs_share", "overhead"):

@@ -15,7 +15,7 @@ NEAR = 0.05  # share of a row's multiply-adds that its control may be off by
 Finding = tuple[Comparison | None, str]
 
 
-def judge(rows: Sequence[Row], baseline: str) -> None:
+def compare_rows(rows: Sequence[Row], baseline: str) -> None:
     """Fill in each row's ``interval``, ``versus_baseline``, ``versus_control`` and ``verdict``.
 
     Every row with a result is compared with the baseline, and those p-values are adjusted together (Holm). A method

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .._torch import call
+
 DEFINITION = (
     "Multiply-adds of one forward pass per sample: half of what torch.utils.flop_counter counts (matrix products, "
     "convolutions, attention; the reducer's own included). Not counted is whatever has no formula there: elementwise "
@@ -33,7 +35,7 @@ def count_macs(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...], *,
     return round(flops / 2 / samples)
 
 
-def uncounted(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> list[str]:
+def uncounted_operators(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> list[str]:
     """Names of the operators that one forward pass runs and :func:`count_macs` does not count.
 
     Views, and operators that only make or look at tensors without computing, are left out.
@@ -43,11 +45,6 @@ def uncounted(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> 
         counter = _run(model, inputs)
     counted = {str(packet) for packet in counter.flop_registry}
     return sorted(name.removeprefix("aten.") for name in seen.names - counted)
-
-
-def call(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Any:
-    """Call a model with keyword or positional inputs."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 def _run(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .macs import call
+from .._torch import call
 
 DEFINITION = (
     "Largest sum of the tensors alive at once in one forward pass of a batch, weights and inputs not counted; for "

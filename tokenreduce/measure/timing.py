@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .overhead import wait
+from .._torch import synchronize
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def seconds(work: Callable[[], object], device: torch.device | None, least: floa
     return _time(work, device, min(math.ceil(least / max(first, 1e-6)), 50))
 
 
-def interleaved(
+def interleave(
     candidates: Candidates, *, baseline: str, rounds: int = 7, device: torch.device | None = None
 ) -> Iterator[dict[str, Timing] | None]:
     """Time every candidate once per round, in turn; yields None after each round and the result last.
@@ -88,9 +88,9 @@ def interleaved(
 
 
 def _time(work: Callable[[], object], device: torch.device | None, repeats: int) -> float:
-    wait(device)
+    synchronize(device)
     begin = time.perf_counter()
     for _ in range(repeats):
         work()
-    wait(device)
+    synchronize(device)
     return (time.perf_counter() - begin) / repeats

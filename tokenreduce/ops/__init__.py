@@ -1,0 +1,11 @@
+"""Tensors in, tensors out: choosing, matching, attention rows, noise."""
+
+from __future__ import annotations
+
+from .attention_rows import attention_rows
+from .match import bipartite
+from .noise import hash_noise
+from .select import others, top
+from .similarity import text_similarity
+
+__all__ = ["attention_rows", "bipartite", "hash_noise", "others", "text_similarity", "top"]

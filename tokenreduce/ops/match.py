@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenreduce.errors import OptionError
+from ..errors import OptionError
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenreduce.errors import OptionError
+from ..errors import OptionError
 
 
 @torch.no_grad()

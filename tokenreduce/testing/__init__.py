@@ -19,10 +19,10 @@ pytest.register_assert_rewrite(
 from .adapters import AdapterConformance  # noqa: E402
 from .compare import TOLERANCES, assert_close, tensors  # noqa: E402
 from .fixtures import fresh_registry  # noqa: E402
-from .hand import site, stream  # noqa: E402
 from .models import KINDS, models  # noqa: E402
 from .reducers import ReducerConformance  # noqa: E402
-from .untouched import fingerprint  # noqa: E402
+from .snapshot import snapshot  # noqa: E402
+from .synthetic import site, stream  # noqa: E402
 
 __all__ = [
     "KINDS",
@@ -30,10 +30,10 @@ __all__ = [
     "AdapterConformance",
     "ReducerConformance",
     "assert_close",
-    "fingerprint",
     "fresh_registry",
     "models",
     "site",
+    "snapshot",
     "stream",
     "tensors",
 ]

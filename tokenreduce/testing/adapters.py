@@ -10,28 +10,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter, Example, Stack
-from ..attaching import attach
+from ..attachments.adapter_lookup import find_adapter
+from ..attachments.attach import attach
+from ..attachments.handle import Attachment
+from ..backbones.adapter import Adapter, Example
+from ..backbones.stack import Stack
 from ..errors import OptionError, UnsupportedModelError
-from ..finding import find_adapter
-from ..handle import Attachment
-from ..reducer import Reducer
-from ..registry import Registry, default_registry, using
-from ..spec import AdapterSpec
-from .compare import assert_close, same
+from ..methods.reducer import Reducer
+from ..registry.registry import Registry, default_registry, use_registry
+from ..registry.spec import AdapterSpec
+from .compare import assert_close, identical
 from .model_laws import (
     InTheMiddleError,
+    comparable_outputs,
     distance,
-    given_back,
     loss,
     of_samples,
     plain_parameters,
     stumble,
-    watched,
+    watch_tokens,
 )
-from .models import backward, batch_of_three, cast, changed, picked, quietly, run
+from .models import backward, batch_of_three, cast, change_inputs, pick_samples, quietly, run
 from .probes import Halve, Listener, Pair
-from .untouched import fingerprint
+from .snapshot import snapshot
 
 CHECKPOINTING = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "set_grad_checkpointing")
 
@@ -65,7 +66,7 @@ class AdapterConformance:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         try:
-            with using(self._registry()):
+            with use_registry(self._registry()):
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -106,7 +107,7 @@ class AdapterConformance:
                 with attach(model, {stack: "none"}, adapter=self._name()) as handle:
                     got = run(model, inputs)
                     assert len(got) == len(expected), f"stack {stack!r}: {len(expected)} tensors became {len(got)}"
-                    pairs = zip(given_back(handle, got), given_back(handle, expected), strict=True)
+                    pairs = zip(comparable_outputs(handle, got), comparable_outputs(handle, expected), strict=True)
                     for number, (one, other) in enumerate(pairs):
                         assert_close(one, other, what=f"output {number} with 'none' on stack {stack!r}")
 
@@ -117,7 +118,7 @@ class AdapterConformance:
         with torch.no_grad():
             shapes = [tensor.shape for tensor in run(model, example.inputs)]
             for stack in self._stacks(model):
-                with attach(model, {stack: probe()}, adapter=self._name()) as handle, watched(handle) as seen:
+                with attach(model, {stack: probe()}, adapter=self._name()) as handle, watch_tokens(handle) as seen:
                     outputs = run(model, example.inputs)
                     bound, rows = handle.bounds[0], handle.report()
                     assert any(row.tokens_out < row.tokens_in for row in rows), f"stack {stack!r}: nothing went"
@@ -127,7 +128,7 @@ class AdapterConformance:
                     if bound.ending == "full" or (bound.ending == "expand" and probe is Pair):
                         got = [tensor.shape for tensor in outputs]
                         assert got == shapes, f"stack {stack!r} gives back {got}, the plain model {shapes}"
-                    run(model, changed(example.inputs, lambda x: 50 * x))
+                    run(model, change_inputs(example.inputs, lambda x: 50 * x))
                     assert handle.report() == rows, f"stack {stack!r}: other inputs, other numbers of tokens"
 
     def test_restored_tokens_stand_at_their_places(self, example: Example) -> None:
@@ -160,9 +161,9 @@ class AdapterConformance:
         """In another order, or alone, a sample gives the same."""
         model, inputs = example.model.double(), cast(batch_of_three(example.inputs), torch.float64)
         with attach(model, Halve(), adapter=self._name()) as handle, torch.no_grad():
-            whole = given_back(handle, run(model, inputs))
+            whole = comparable_outputs(handle, run(model, inputs))
             for rows in ([2, 0, 1], [1]):
-                got = given_back(handle, run(model, picked(inputs, rows)))
+                got = comparable_outputs(handle, run(model, pick_samples(inputs, rows)))
                 for one, every in zip(got, whole, strict=True):
                     assert_close(one, of_samples(every, rows), 1e-6, what=f"samples {rows} of the batch by themselves")
 
@@ -214,7 +215,7 @@ class AdapterConformance:
         for name in self._stacks(model):
             stack = self._stack(model, name)
             block = stack.blocks[-1]
-            kind, untouched = type(block), fingerprint(model)
+            kind, untouched = type(block), snapshot(model)
 
             def forward(self: nn.Module, *args: Any, kind: Any = kind, stack: Stack = stack, **kwargs: Any) -> Any:
                 return stack.pack(1.5 * stack.unpack(kind.forward(self, *args, **kwargs)))
@@ -225,11 +226,11 @@ class AdapterConformance:
                     attach(model, {name: Halve()}, adapter=self._name())
             finally:
                 block.__class__ = kind
-            assert fingerprint(model) == untouched, "a refusal left something on the model"
+            assert snapshot(model) == untouched, "a refusal left something on the model"
 
     def test_detach_leaves_nothing(self, example: Example) -> None:
         """Nor does an exception in any block; weights are those of the plain model under the same names."""
-        model, untouched = example.model, fingerprint(example.model)
+        model, untouched = example.model, snapshot(example.model)
         with torch.no_grad():
             plain = run(model, example.inputs)
             for name in self._stacks(model):
@@ -241,10 +242,14 @@ class AdapterConformance:
                     with pytest.raises(InTheMiddleError):
                         run(model, example.inputs)
                     hook.remove()
-                assert same(run(model, example.inputs), expected), "an exception in the middle left something behind"
+                assert identical(run(model, example.inputs), expected), (
+                    "an exception in the middle left something behind"
+                )
                 handle.detach()
-                assert fingerprint(model) == untouched, f"stack {name!r}: detach left something on the model"
-                assert same(run(model, example.inputs), plain), f"stack {name!r}: after detach something else comes out"
+                assert snapshot(model) == untouched, f"stack {name!r}: detach left something on the model"
+                assert identical(run(model, example.inputs), plain), (
+                    f"stack {name!r}: after detach something else comes out"
+                )
 
     def test_copies(self, example: Example) -> None:
         """A deepcopy of an attached model is attached by itself, with weights of its own."""
@@ -254,7 +259,7 @@ class AdapterConformance:
             twin = copy.deepcopy(model)
             for parameter in model.parameters():
                 parameter.add_(0.1)
-            assert same(run(twin, example.inputs), expected), "the copy changed with the model"
+            assert identical(run(twin, example.inputs), expected), "the copy changed with the model"
 
     def test_bfloat16(self, example: Example) -> None:
         """Of the model's type, finite, and the plain model's output where nothing is removed but in the last layer."""
@@ -269,8 +274,8 @@ class AdapterConformance:
                     assert one.dtype == other.dtype, f"{other.dtype} became {one.dtype}"
                     assert not one.is_floating_point() or one.isfinite().all(), "not finite"
             with attach(model, "none", adapter=self._name()) as handle:
-                got = given_back(handle, run(model, inputs))
-                pairs = zip(got, given_back(handle, plain), given_back(handle, exact), strict=True)
+                got = comparable_outputs(handle, run(model, inputs))
+                pairs = zip(got, comparable_outputs(handle, plain), comparable_outputs(handle, exact), strict=True)
                 for one, rounded, reference in pairs:
                     if one.is_floating_point():
                         assert distance(one, reference) <= 3 * distance(rounded, reference) + 0.01

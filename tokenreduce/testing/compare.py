@@ -59,6 +59,6 @@ def tensors(output: Any) -> list[Tensor]:
     return []
 
 
-def same(got: list[Tensor], expected: list[Tensor]) -> bool:
+def identical(got: list[Tensor], expected: list[Tensor]) -> bool:
     """Whether two outputs are the same bit for bit."""
     return len(got) == len(expected) and all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..registry import Registry, default_registry, using
+from ..registry.registry import Registry, default_registry, use_registry
 
 
 @pytest.fixture
 def fresh_registry() -> Iterator[Registry]:
     """A copy of the registry, in force for one test: what is added to it, or broken in it, is gone afterwards."""
-    with using(default_registry().copy()) as registry:
+    with use_registry(default_registry().copy()) as registry:
         yield registry

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..attaching import attach
+from ..attachments.attach import attach
+from ..attachments.handle import Attachment
 from ..errors import TokenReduceError, UnfitReducerError, UnknownOptionError
-from ..handle import Attachment
-from ..registry import default_registry
-from .compare import assert_close, same
-from .models import backward, batch_of_three, cast, changed, picked, run
+from ..registry.registry import default_registry
+from .compare import assert_close, identical
+from .models import backward, batch_of_three, cast, change_inputs, pick_samples, run
+from .snapshot import snapshot
 from .subject import ReducerCase, Subject
-from .untouched import fingerprint
 
 Setting = Mapping[str, Any]
 
@@ -55,7 +55,7 @@ class ModelLaws(ReducerCase):
 
     def test_tokens_go_where_the_report_says(self, subject: Subject) -> None:
         """The blocks hand on as many tokens as the report says; the output is finite; some tokens went."""
-        with subject.attach() as handle, torch.no_grad(), watched(handle) as seen:
+        with subject.attach() as handle, torch.no_grad(), watch_tokens(handle) as seen:
             for tensor in subject.run():
                 assert not tensor.is_floating_point() or tensor.isfinite().all(), "the output is not finite"
             rows = handle.report()
@@ -67,7 +67,7 @@ class ModelLaws(ReducerCase):
                 assert 0 < row.tokens_out <= row.tokens_in, row
             assert self.baseline or any(row.tokens_out < row.tokens_in for row in rows), f"nothing went: {rows}"
             for change in (torch.zeros_like, lambda x: 100 * x, torch.ones_like):
-                subject.run(changed(subject.inputs, change))
+                subject.run(change_inputs(subject.inputs, change))
                 assert handle.report() == rows, "other pictures, other numbers of tokens"
 
     def test_a_budget_of_zero_changes_nothing(self, subject: Subject) -> None:
@@ -77,7 +77,7 @@ class ModelLaws(ReducerCase):
             with subject.attach(self.zero, trace=True) as handle:
                 if self.zero is None and not self.baseline:
                     handle.scale(0.0)
-                assert same(subject.run(), expected), f"{handle.bounds[0].reducer} should change no bit"
+                assert identical(subject.run(), expected), f"{handle.bounds[0].reducer} should change no bit"
                 source = handle.trace().source
                 assert torch.equal(source, torch.arange(source.shape[1]).expand_as(source)), "a token went elsewhere"
 
@@ -88,9 +88,9 @@ class ModelLaws(ReducerCase):
         with subject.attach() as handle, torch.no_grad():
             if handle.bounds[0].reducer.stochastic:
                 return
-            whole = given_back(handle, subject.run(inputs))
+            whole = comparable_outputs(handle, subject.run(inputs))
             for rows in ([2, 0, 1], [0], [1], [2]):
-                got = given_back(handle, subject.run(picked(inputs, rows)))
+                got = comparable_outputs(handle, subject.run(pick_samples(inputs, rows)))
                 for one, every in zip(got, whole, strict=True):
                     assert_close(one, of_samples(every, rows), 1e-6, what=f"samples {rows} of the batch by themselves")
 
@@ -100,13 +100,15 @@ class ModelLaws(ReducerCase):
         handle = subject.attach()
         assert torch.equal(torch.get_rng_state(), before), "attach drew from torch's generator"
         with handle, torch.no_grad():
-            expected = given_back(handle, subject.run())
+            expected = comparable_outputs(handle, subject.run())
             torch.manual_seed(1)
-            assert same(given_back(handle, subject.run()), expected), "the same pass gave something else"
+            assert identical(comparable_outputs(handle, subject.run()), expected), "the same pass gave something else"
             subject.model.train()
             subject.run()
             subject.model.eval()
-            assert same(given_back(handle, subject.run()), expected), "a pass in training mode left something behind"
+            assert identical(comparable_outputs(handle, subject.run()), expected), (
+                "a pass in training mode left something behind"
+            )
 
     def test_training_reaches_every_weight(self, subject: Subject) -> None:
         """What the plain model trains is trained, in numbers; of a learnable reducer every weight as well."""
@@ -146,7 +148,7 @@ class ModelLaws(ReducerCase):
 
     def test_detach_leaves_nothing(self, subject: Subject) -> None:
         """Nor does an exception in the middle of a pass; the model is bit for bit what it was."""
-        model, untouched = subject.model, fingerprint(subject.model)
+        model, untouched = subject.model, snapshot(subject.model)
         with torch.no_grad():
             plain = subject.run()
             handle = subject.attach()
@@ -156,22 +158,24 @@ class ModelLaws(ReducerCase):
                 with pytest.raises(InTheMiddleError):
                     subject.run()
                 hook.remove()
-                assert same(subject.run(), expected), "after an exception in the middle a pass gives something else"
+                assert identical(subject.run(), expected), (
+                    "after an exception in the middle a pass gives something else"
+                )
             handle.detach()
             handle.detach()
-            assert fingerprint(model) == untouched, "detach left something on the model"
-            assert same(subject.run(), plain), "after detach the model gives something else"
+            assert snapshot(model) == untouched, "detach left something on the model"
+            assert identical(subject.run(), plain), "after detach the model gives something else"
 
     def test_an_exception_in_the_reducer_leaves_nothing(self, subject: Subject) -> None:
-        untouched = fingerprint(subject.model)
+        untouched = snapshot(subject.model)
         with torch.no_grad():
             plain = subject.run()
             with subject.attach() as handle:
                 handle.bounds[0].reducer.reduce_streams = stumble  # type: ignore[method-assign, assignment]
                 with pytest.raises(InTheMiddleError):
                     subject.run()
-            assert fingerprint(subject.model) == untouched, "detach left something on the model"
-            assert same(subject.run(), plain), "after detach the model gives something else"
+            assert snapshot(subject.model) == untouched, "detach left something on the model"
+            assert identical(subject.run(), plain), "after detach the model gives something else"
 
     def test_trace_and_sizes_agree(self, subject: Subject) -> None:
         """Each input token is in one place; protected ones are by themselves; sizes count the members."""
@@ -201,18 +205,18 @@ class ModelLaws(ReducerCase):
             with subject.attach() as handle:
                 expected, config = subject.run(), json.loads(json.dumps(handle.config))
                 twin = copy.deepcopy(subject.model)
-                assert same(run(twin, subject.inputs), expected), "a deepcopy of the model gives something else"
+                assert identical(run(twin, subject.inputs), expected), "a deepcopy of the model gives something else"
                 rows = handle.report()
                 with suppress(UnfitReducerError):  # a method without a knob
                     handle.scale(0.0)
                     subject.run()
                     assert all(row.tokens_in == row.tokens_out for row in handle.report()), "scale(0) removes tokens"
                     handle.scale(1.0)
-                    assert same(subject.run(), expected), "scale(1) is not what was configured"
+                    assert identical(subject.run(), expected), "scale(1) is not what was configured"
                     assert handle.report() == rows
             if not isinstance(handle.bounds[0].reducer, nn.Module):  # new weights are other weights
                 with attach(subject.model, **config):
-                    assert same(subject.run(), expected), "attach(model, **handle.config) gives something else"
+                    assert identical(subject.run(), expected), "attach(model, **handle.config) gives something else"
 
     def test_a_misspelt_option_is_refused(self, setting: Setting) -> None:
         if isinstance(self.reducer, str):
@@ -227,7 +231,7 @@ class ModelLaws(ReducerCase):
         except UnfitReducerError as error:
             pytest.skip(f"refused: {error}")
         with handle, torch.no_grad():
-            other = changed(subject.inputs, lambda x: x.flip(0))
+            other = change_inputs(subject.inputs, lambda x: x.flip(0))
             expected, second = subject.run(), subject.run(other)
             torch._dynamo.reset()  # type: ignore[no-untyped-call]
             try:
@@ -276,7 +280,7 @@ def of_samples(output: Tensor, rows: list[int]) -> Tensor:
     return output[rows][:, rows] if output.ndim == 2 and output.shape[0] == output.shape[1] == 3 else output[rows]
 
 
-def given_back(handle: Attachment, outputs: list[Tensor]) -> list[Tensor]:
+def comparable_outputs(handle: Attachment, outputs: list[Tensor]) -> list[Tensor]:
     """Outputs without the tokens whose order is the model's own affair: where only the text comes back, the rest."""
     last = handle.bounds[0].last
     if last is None or handle.bounds[0].ending not in ("text", "none") or "text" not in last.first:
@@ -293,7 +297,7 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 @contextmanager
-def watched(handle: Attachment) -> Iterator[list[int]]:
+def watch_tokens(handle: Attachment) -> Iterator[list[int]]:
     """How many tokens each block of the first stack hands on, in the order they run."""
     stack, seen = handle.bounds[0].stack, list[int]()
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter, Example, Stack
-from ..measure.macs import call
-from ..registry import Registry, default_registry
+from .._torch import call
+from ..backbones.adapter import Adapter, Example
+from ..backbones.stack import Stack
+from ..registry.registry import Registry, default_registry
 from .compare import tensors
 
 KINDS: dict[str, tuple[str, bool, str]] = {
@@ -108,12 +109,12 @@ def batch_of_three(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return grown
 
 
-def picked(inputs: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
+def pick_samples(inputs: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
     """Inputs of some samples of the batch."""
     return {key: value[order] if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
 
-def changed(inputs: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def change_inputs(inputs: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Inputs with their floating-point tensors changed: other pictures, same shapes."""
     return {key: change(value) if _floats(value) else value for key, value in inputs.items()}
 

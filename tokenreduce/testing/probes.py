@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reducer import Reducer
-from ..reduction import Reduction
-from ..streams import Signals, Site, Streams
-from ..tokens import Tokens
+from ..core.reduction import Reduction
+from ..core.signals import Signals
+from ..core.site import Site
+from ..core.streams import Streams
+from ..core.tokens import Tokens
+from ..methods.reducer import Reducer
 
 
 class Halve(Reducer):

@@ -14,14 +14,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
-from ..gate import Gate
-from ..reducer import Reducer
-from ..reduction import Reduction
-from ..streams import SIGNALS, Stream, Streams
+from ..core.gate import Gate
+from ..core.reduction import Reduction
+from ..core.signals import SIGNALS
+from ..core.streams import Stream, Streams
+from ..methods.reducer import Reducer
 from .compare import assert_close
-from .hand import DEPTH, Draw, draws, site
 from .models import backward
 from .subject import ReducerCase
+from .synthetic import DEPTH, Draw, draws, site
 
 Setting = Mapping[str, Any]
 PADDING = "with other values in the padding (leave padding out of means and maxima: tokens.real)"

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..attaching import attach, make_reducer
+from ..attachments.attach import attach
+from ..attachments.handle import Attachment
 from ..errors import UnfitReducerError
-from ..handle import Attachment
-from ..reducer import Reducer
-from ..registry import default_registry
-from .hand import DEPTH, WIDTH, bench
+from ..methods.factory import make_reducer
+from ..methods.reducer import Reducer
+from ..registry.registry import default_registry
 from .models import KINDS, backbone, run
+from .synthetic import DEPTH, WIDTH, synthetic_backbone
 
 
 @dataclass
@@ -100,7 +101,7 @@ class ReducerCase:
             reducer, _ = make_reducer(default_registry(), self.reducer, setting)
         else:
             reducer = self.reducer(**setting)
-        bound = reducer.bind(bench())
+        bound = reducer.bind(synthetic_backbone())
         total = len(bound.layers(DEPTH))
         bound.check_sites(total)
         if isinstance(bound, nn.Module):

@@ -1,0 +1,1 @@
+"""The model families that come with tokenreduce: one package each, registered like anybody's."""

@@ -1,0 +1,57 @@
+"""The stacks of a METER model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenreduce.backbones import Stack, evaluating
+from tokenreduce.errors import UnsupportedModelError
+from tokenreduce_models.transformers.bert import Plain
+from tokenreduce_models.transformers.roberta import RobertaStack
+
+from .cross import CrossStack
+from .heads import Classifier
+from .model import MeterModel
+from .original import OriginalCross
+from .vision import MeterVisionStack, OriginalVisionStack
+
+
+class MeterCross(CrossStack):
+    """The levels of a :class:`MeterModel`: its method ``co_attend`` is replaced."""
+
+    entry = "co_attend"
+
+    def __init__(self, model: MeterModel, pooled: bool) -> None:
+        super().__init__(model, model.config.level_order == "sequential")
+        self.ending = "none" if pooled else "text"
+
+    def prove(self) -> None:
+        """Compare with the model's own ``co_attend`` on a few random tokens, one text padded."""
+        model, like = self.model, self.model.cross_modal_text_transform.weight
+        generator = torch.Generator().manual_seed(0)
+        text, image = (torch.randn(2, n, like.shape[0], generator=generator).to(like) for n in (5, 7))
+        mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=like.device)
+        with evaluating(model):
+            pairs = zip(self.forward(Plain(self), text, image, mask), model.co_attend(text, image, mask), strict=True)
+            if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
+                raise UnsupportedModelError(f"co_attend of this {type(model).__name__} is not what this adapter knows")
+
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        return [(self.model, name, getattr(MeterModel, name)) for name in ("co_attend", "encode")]
+
+
+def own_stacks(meter: MeterModel, outermost: bool) -> dict[str, Stack]:
+    """Of a model of this package; a head of yours around it gets every text token back."""
+    return {
+        "cross": MeterCross(meter, outermost and isinstance(meter, Classifier)),
+        "vision": MeterVisionStack(meter.vit_model.visual),
+        "text": RobertaStack(meter.text_transformer),
+    }
+
+
+def original_stacks(meter: nn.Module) -> dict[str, Stack]:
+    """Of a model built from the published code."""
+    return {"cross": OriginalCross(meter), "vision": OriginalVisionStack(meter.vit_model.visual)}

@@ -1,0 +1,29 @@
+"""timm's plain vision transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tokenreduce.registry import AdapterSpec, LoaderSpec, hookimpl
+
+
+@hookimpl
+def tokenreduce_adapters() -> Iterator[AdapterSpec]:
+    yield AdapterSpec(
+        "timm-vit",
+        "tokenreduce_models.timm.vit:TimmViT",
+        "vision transformers of timm",
+        library="timm",
+        models="timm models built on VisionTransformer with Block or ResPostBlock",
+    )
+
+
+@hookimpl
+def tokenreduce_loaders() -> Iterator[LoaderSpec]:
+    yield LoaderSpec(
+        "timm",
+        "tokenreduce_models.timm.loader:Timm",
+        "classifiers of timm",
+        library="timm",
+        models="timm:NAME, timm/NAME of the hub, local-dir:FOLDER with timm's config.json",
+    )

@@ -1,0 +1,198 @@
+"""timm ``VisionTransformer``: ViT, DeiT, DeiT-3, DINOv2, SigLIP and CLIP towers, and their like.
+
+Axes: B batch, N tokens, C width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import (
+    Block,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
+
+from tokenreduce.backbones import Adapter, BlockView, Example, Projected, Size, Stack, check_size, pair
+from tokenreduce.errors import UnsupportedModelError
+
+
+class PreNormView(BlockView):
+    """``Block``: norm, attention, layer scale, drop path, residual; the same for the MLP."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block, self.attn = block, block.attn
+        self.scale, self.dropout = self.attn.scale, self.attn.attn_drop.p
+        self.gate = getattr(self.attn, "gate", None)
+        self.attention_parts = [m for m in (self.attn.qkv, self.gate, self.attn.proj) if m is not None]
+        self.mlp_parts = [block.mlp]
+
+    def normed(self, x: Tensor) -> Tensor:
+        return self.block.norm1(x)
+
+    def project(self, x: Tensor) -> Projected:
+        attn, x = self.attn, self.normed(x)
+        heads = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.unbind(0)
+        gate = None if self.gate is None else self.gate(x).sigmoid()
+        return Projected(attn.q_norm(query), attn.k_norm(key), value, gate)
+
+    def mixed(self, context: Tensor, gate: Tensor | None) -> Tensor:
+        attn = self.attn
+        norm = getattr(attn, "norm", None)
+        context = context if norm is None else norm(context)
+        return attn.proj_drop(attn.proj(context if gate is None else context * gate))
+
+    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        block = self.block
+        return x + block.drop_path1(block.ls1(self.mixed(context, projected.extra)))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        block = self.block
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+class PostNormView(PreNormView):
+    """``ResPostBlock``: the norm follows the attention and the MLP."""
+
+    def normed(self, x: Tensor) -> Tensor:
+        return x
+
+    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        block = self.block
+        return x + block.drop_path1(block.norm1(self.mixed(context, projected.extra)))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        block = self.block
+        return x + block.drop_path2(block.norm2(block.mlp(x)))
+
+
+class TimmStack(Stack):
+    """The blocks of a ``VisionTransformer``; they are an ``nn.Sequential`` whose forward is replaced."""
+
+    name = "vision"
+
+    def __init__(self, model: VisionTransformer) -> None:
+        self.model = model
+        self.module = model.blocks
+        self.blocks = list(model.blocks)
+        self.prefix = {"image": model.num_prefix_tokens}
+        self.reader = 0 if model.has_class_token else None
+        pool = "" if model.global_pool is None else model.global_pool
+        self.ending = "none" if pool == "token" else "expand" if pool else "full"
+
+    @property
+    def home(self) -> nn.Module:
+        return self.model
+
+    def view(self, block: nn.Module) -> BlockView:
+        kind = type(block)
+        if isinstance(block, (ParallelScalingBlock, ParallelThingsBlock)):
+            raise UnsupportedModelError(
+                f"{kind.__name__} computes attention and MLP side by side; there is no place between them to reduce at"
+            )
+        if not isinstance(block, (Block, ResPostBlock)):
+            raise UnsupportedModelError(f"{kind.__name__} is not one of timm's blocks that can be viewed")
+        if type(block.attn) is not Attention:
+            raise UnsupportedModelError(
+                f"{kind.__name__} has {type(block.attn).__name__}, which is not softmax attention over one "
+                "query-key product; the engine's attention cannot stand in for it"
+            )
+        return PostNormView(block) if isinstance(block, ResPostBlock) else PreNormView(block)
+
+    def forward(self, run: Any, x: Tensor) -> Tensor:
+        run.start(x, {"image": x.shape[1]})
+        return run(x)
+
+    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
+        if not self.model.grad_checkpointing or torch.jit.is_scripting():
+            return None
+        return partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        return [(self.module, "forward", nn.Sequential.forward)]
+
+    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+        return [(self.model, "forward_features", ForwardFeatures(self.model))]
+
+
+class ForwardFeatures:
+    """timm's own ``forward_features``; with gradient checkpointing on, it must still run the stack whole.
+
+    timm then calls the blocks one by one; on a shallow copy with the switch off its code calls the stack,
+    which does the checkpointing itself.
+    """
+
+    def __init__(self, model: VisionTransformer) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        model = self.model
+        if model.grad_checkpointing:
+            model = copy.copy(model)
+            model.grad_checkpointing = False
+        return type(model).forward_features(model, *args, **kwargs)
+
+
+class TimmViT(Adapter):
+    """A ``VisionTransformer``, or a model with exactly one inside. Others of timm are refused with the reason."""
+
+    def accepts(self, model: nn.Module) -> bool:
+        return type(model).__module__.startswith("timm.") or len(_towers(model)) == 1
+
+    def stacks(self, model: nn.Module) -> dict[str, Stack]:
+        towers = _towers(model)
+        if len(towers) != 1:
+            raise UnsupportedModelError(f"{type(model).__name__} {_reason(model)}")
+        tower = towers[0]
+        if not isinstance(tower.blocks, nn.Sequential):
+            raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
+        return {"vision": TimmStack(tower)}
+
+    def patch_size(self, model: nn.Module) -> Size | None:
+        return pair(_towers(model)[0].patch_embed.feat_ratio(as_scalar=False))
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        check_tower(_towers(model)[0], height, width)
+        copied = copy.deepcopy(model)
+        _towers(copied)[0].set_input_size((height, width))
+        return copied
+
+    def examples(self) -> dict[str, Callable[[], Example]]:
+        from .examples import EXAMPLES
+
+        return dict(EXAMPLES)
+
+
+def check_tower(tower: VisionTransformer, height: int, width: int) -> None:
+    """Raise UnsupportedModelError or OptionError unless the tower can be set to images of this size."""
+    embed = tower.patch_embed
+    if not hasattr(embed, "set_input_size") or embed.img_size is None:
+        raise UnsupportedModelError(
+            f"the patch embedding of {type(tower).__name__} is {type(embed).__name__}, whose input size cannot be set; "
+            "timm's PatchEmbed and HybridEmbed have set_input_size"
+        )
+    check_size(height, width, pair(embed.feat_ratio(as_scalar=False)), pair(embed.img_size))
+
+
+def _towers(model: nn.Module) -> list[VisionTransformer]:
+    return [module for module in model.modules() if isinstance(module, VisionTransformer)]
+
+
+def _reason(model: nn.Module) -> str:
+    """Why a timm model that is no ``VisionTransformer`` is not supported."""
+    if any("Rope" in type(m).__name__ or "RotaryEmbedding" in type(m).__name__ for m in model.modules()):
+        return "uses rotary position embeddings (RoPE), which this adapter does not carry along with the tokens"
+    if any("Window" in type(m).__name__ for m in model.modules()):
+        return "uses windowed attention, which needs every token at its place"
+    if any("RelPos" in type(m).__name__ for m in model.modules()):
+        return "uses relative position biases, which need every token at its place"
+    return "is not built on timm.models.vision_transformer.VisionTransformer"

@@ -1,0 +1,86 @@
+"""Models of Hugging Face transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tokenreduce.registry import AdapterSpec, LoaderSpec, hookimpl
+
+if TYPE_CHECKING:
+    from .trainer import DistillationTrainer
+
+__all__ = ["DistillationTrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DistillationTrainer":  # needs accelerate
+        from .trainer import DistillationTrainer
+
+        return DistillationTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@hookimpl
+def tokenreduce_adapters() -> Iterator[AdapterSpec]:
+    yield AdapterSpec(
+        "hf-vilt",
+        "tokenreduce_models.transformers.vilt:Vilt",
+        "ViLT of transformers",
+        library="transformers",
+        models="ViltModel and every ViltFor... of transformers",
+    )
+    yield AdapterSpec(
+        "hf-clip",
+        "tokenreduce_models.transformers.clip:Clip",
+        "CLIP's vision tower in transformers",
+        library="transformers",
+        models="CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection, CLIPForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-siglip",
+        "tokenreduce_models.transformers.siglip:Siglip",
+        "SigLIP's vision tower in transformers",
+        library="transformers",
+        models="SiglipModel, SiglipVisionModel, SiglipForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-vit",
+        "tokenreduce_models.transformers.vit:ViT",
+        "ViT and DeiT of transformers",
+        library="transformers",
+        models="ViTModel, DeiTModel and their ...For... models of transformers",
+    )
+    yield AdapterSpec(
+        "hf-dinov2",
+        "tokenreduce_models.transformers.dinov2:Dinov2",
+        "DINOv2 of transformers, with and without registers",
+        library="transformers",
+        models="Dinov2Model, Dinov2WithRegistersModel and their ...ForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-blip",
+        "tokenreduce_models.transformers.blip:Blip",
+        "BLIP's vision tower and text encoder in transformers",
+        library="transformers",
+        models="BlipVisionModel, BlipModel and every BlipFor... of transformers",
+    )
+    yield AdapterSpec(
+        "hf-bridgetower",
+        "tokenreduce_models.transformers.bridgetower:BridgeTower",
+        "BridgeTower of transformers",
+        library="transformers",
+        models="BridgeTowerModel and its heads for retrieval and masked language modelling",
+    )
+
+
+@hookimpl
+def tokenreduce_loaders() -> Iterator[LoaderSpec]:
+    yield LoaderSpec(
+        "transformers",
+        "tokenreduce_models.transformers.loaders.loader:Transformers",
+        "checkpoints of transformers",
+        library="transformers",
+        models="OWNER/NAME of the hub, or a folder of save_pretrained: ViltForQuestionAnswering, "
+        "ViltForImageAndTextRetrieval, CLIPModel, SiglipModel, every ...ForImageClassification",
+    )

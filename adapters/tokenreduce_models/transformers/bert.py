@@ -1,0 +1,129 @@
+"""Blocks built like BERT's (post-norm attention, perhaps cross-attention, post-norm MLP), and levels of them.
+
+Axes: B batch, N tokens, M memory tokens, C width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenreduce.backbones import BlockView, Projected, Role, Stack
+from tokenreduce.errors import UnsupportedModelError
+
+PARTS = ("attention", "crossattention", "intermediate", "output")
+
+
+class BertView(BlockView):
+    """``attention``, ``crossattention`` where there is one, ``intermediate`` and ``output``; norms come last."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        attention = layer.attention.self
+        self.dropout = attention.dropout.p
+        self.attention_parts = [layer.attention]
+        self.mlp_parts = [layer.intermediate, layer.output]
+        crossed = getattr(layer, "crossattention", None)
+        if crossed is not None:
+            self.cross_parts = [crossed.self.query, crossed.output]
+            self.memory_parts = [crossed.self.key, crossed.self.value]
+            self.memory_width = crossed.self.key.in_features
+
+    def project(self, x: Tensor) -> Projected:
+        return project(self.layer.attention.self, x, x)
+
+    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        return self.layer.attention.output(context, x)
+
+    def project_memory(self, x: Tensor, memory: Tensor) -> Projected:
+        return project(self.layer.crossattention.self, x, memory)
+
+    def attend_memory(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        return self.layer.crossattention.output(context, x)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return self.layer.output(self.layer.intermediate(x), x)
+
+
+def project(attention: nn.Module, x: Tensor, memory: Tensor) -> Projected:
+    """Query of tokens (B, N, C), key and value of a memory (B, M, C'), in heads."""
+    shape = (attention.num_attention_heads, attention.attention_head_size)
+    pairs = ((attention.query, x), (attention.key, memory), (attention.value, memory))
+    return Projected(*(linear(tokens).unflatten(-1, shape).transpose(1, 2) for linear, tokens in pairs))
+
+
+def additive(real: Tensor | None, tokens: Tensor) -> Tensor:
+    """(B, 1, 1, N) to add to attention logits over tokens (B, N, C): 0 where ``real`` (B, N), else very low.
+
+    ``real`` None means all.
+    """
+    mask = tokens.new_zeros(tokens.shape[:2])
+    if real is not None:
+        mask = mask.masked_fill(~real, torch.finfo(mask.dtype).min)
+    return mask[:, None, None]
+
+
+class CoAttention(Stack):
+    """Levels of a text block with the image as memory, then an image block with the text as memory.
+
+    A subclass runs them; its blocks take (tokens, memory, mask, memory mask) and return a tuple, tokens first.
+    """
+
+    name = "cross"
+    prefix = {"text": 1, "image": 1}
+    sequences = (("text",), ("image",))
+    reader = 0
+    padded = True
+
+    def __init__(self, text_blocks: Iterable[nn.Module], image_blocks: Iterable[nn.Module]) -> None:
+        self.blocks = [block for pair in zip(text_blocks, image_blocks, strict=True) for block in pair]
+        self.levels = [(2 * i, 2 * i + 1) for i in range(len(self.blocks) // 2)]
+
+    def role(self, index: int) -> Role:
+        return Role("image", "text") if index % 2 else Role("text", "image")
+
+    def view(self, block: nn.Module) -> BlockView:
+        missing = [part for part in PARTS if not hasattr(block, part)]
+        if missing:
+            raise UnsupportedModelError(f"{type(block).__name__} has no {', '.join(missing)}; not a co-attention block")
+        return BertView(block)
+
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        assert memory is not None
+        return self.unpack(block.forward(x, memory, additive(real, x), additive(memory_real, memory)))
+
+    def pack(self, x: Tensor) -> tuple[Tensor]:
+        return (x,)
+
+    def unpack(self, returned: Any) -> Tensor:
+        return returned[0]
+
+
+class Plain:
+    """Stands in for a run in a proof: the library's own blocks of a :class:`CoAttention`, on all tokens."""
+
+    def __init__(self, stack: CoAttention) -> None:
+        self.stack, self.masks = stack, dict[str, Tensor]()
+
+    def start(self, x: Tensor, lengths: dict[str, int], real: Tensor | None = None) -> None:
+        self.masks["+".join(lengths)] = additive(real, x)
+
+    def block(self, index: int, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        role, block = self.stack.role(index), self.stack.blocks[index]
+        return self.stack.unpack(block(x, memory, self.masks[role.own], self.masks[role.memory])), memory
+
+    def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
+        return x
+
+    def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
+        return tokens

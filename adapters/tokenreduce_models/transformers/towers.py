@@ -1,0 +1,191 @@
+"""Vision towers of transformers: one stack and one adapter for every family with pre-norm blocks.
+
+The families differ in their names and in how their heads read the tokens; :class:`Family` is the table of that.
+While attached, the library's own ``forward`` runs on a stand-in of the module whose list of blocks has one entry:
+all of them, run by the engine. Embeddings, norms, poolers and every keyword stay what the library makes of them.
+``hidden_states`` hold the tokens that each block put out, so they grow shorter.
+
+Axes: B batch, N tokens, C width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from tokenreduce.backbones import Adapter, BlockView, Stack
+from tokenreduce.backbones.stack import Output
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+
+from .layers import LayerStack
+from .prenorm import Parts, PreNormView, through
+from .sizes import check_embeddings, resize_embeddings
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a model reads its tower: what the tokens must be at the end, and whether it reads the class token."""
+
+    ending: Output
+    class_token: bool = True
+
+
+UNKNOWN = Head("full")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of tower: its classes, the names of its parts, its protected tokens, and the models that read it.
+
+    Args:
+        tower: the model that holds embeddings and blocks.
+        encoder: the class whose ``forward`` runs the blocks (the tower itself where it has no encoder).
+        block: the class of the blocks.
+        blocks: the encoder's attribute that lists them.
+        parts: names in a block.
+        prefix: class, distillation and the like, in front of the patches.
+        heads: how each known model reads the tower; a model that is not there gets every token at its place.
+        antialias: whether the library does so where it interpolates position embeddings.
+    """
+
+    tower: type[nn.Module]
+    encoder: type[nn.Module]
+    block: type[nn.Module]
+    parts: Parts
+    prefix: int
+    blocks: str = "layers"
+    heads: Mapping[type[nn.Module], Head] = field(default_factory=dict)
+    antialias: bool = False
+
+    def head(self, model: nn.Module, tower: nn.Module) -> Head:
+        """How the model reads the tower; unknown where either has a ``forward`` of its own."""
+        if type(tower).forward is self.tower.forward:
+            for kind, head in self.heads.items():
+                if isinstance(model, kind) and type(model).forward is kind.forward:
+                    return head
+        return UNKNOWN
+
+    def owner(self, model: nn.Module, tower: nn.Module) -> nn.Module:
+        """The model of the library that reads the tower: ``model``, or one inside it (zero-shot heads of yours)."""
+        kinds = tuple(kind for kind in self.heads if not issubclass(kind, self.tower))
+        for module in model.modules():
+            if isinstance(module, kinds) and any(part is tower for part in module.modules()):
+                return module
+        return model
+
+
+class TowerStack(LayerStack):
+    """The blocks of one tower; ``projection`` is what its model does to the token that it compares with text."""
+
+    name = "vision"
+
+    def __init__(
+        self, family: Family, tower: nn.Module, prefix: int, head: Head, projection: Sequence[Callable[..., Any]]
+    ) -> None:
+        self.family, self.projection = family, list(projection)
+        self.module = tower if family.encoder is family.tower else tower.encoder
+        self.blocks = list(getattr(self.module, family.blocks))
+        self.prefix, self.ending = {"image": prefix}, head.ending
+        self.reader = 0 if prefix and head.class_token else None
+        self.guidable = bool(projection)
+
+    def view(self, block: nn.Module) -> BlockView:
+        if not isinstance(block, self.family.block):
+            raise UnsupportedModelError(f"{type(block).__name__} is not a {self.family.block.__name__}")
+        return PreNormView(block, self.family.parts)
+
+    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+        config = getattr(block, self.family.parts.attention).config  # a copy's: attach probes copies of blocks
+        if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
+            config._attn_implementation = "eager"  # those kernels do not take float64
+        out: Tensor = block.forward(x, attention_mask=None)
+        return out
+
+    def forward(self, run: Any, *args: Any, **kwargs: Any) -> Any:
+        module = self.module
+        asked = kwargs.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
+        if asked and isinstance(module, PreTrainedModel):
+            maybe_install_capturing_hooks(module)  # else they would be noted on the stand-in, and installed again
+        stand_in = object.__new__(type(module))
+        stand_in.__dict__.update(vars(module))
+        stand_in.__dict__[self.family.blocks] = (Whole(module, run),)
+        return type(module).forward(stand_in, *args, **kwargs)
+
+    def shared_space(self, x: Tensor) -> Tensor:
+        return through(self.projection, x) if self.projection else super().shared_space(x)
+
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        return [(self.module, "forward", self.family.encoder.forward)]
+
+
+class Whole:
+    """All blocks as the one block of a stand-in."""
+
+    def __init__(self, module: nn.Module, run: Any) -> None:
+        self.module, self.run = module, run
+
+    def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if kwargs.get("output_attentions", getattr(self.module.config, "output_attentions", False)):
+            raise UnsupportedCallError(
+                "output_attentions=True: attention is fused and its matrices are never made while a reducer is "
+                "attached; detach() first, or leave it False (in the call and in model.config)"
+            )
+        given = {"attention_mask": attention_mask is not None, "head_mask": kwargs.get("head_mask") is not None}
+        given["is_causal"] = bool(kwargs.get("is_causal"))
+        for name in (name for name, is_given in given.items() if is_given):
+            raise UnsupportedCallError(
+                f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
+                "others; leave it out, or detach() first"
+            )
+        self.run.start(x, {"image": x.shape[1]})
+        return self.run(x)
+
+
+class TowerAdapter(Adapter):
+    """Models that hold exactly one tower of these families: the library's own, or one of yours around a tower."""
+
+    families: tuple[Family, ...] = ()
+
+    def accepts(self, model: nn.Module) -> bool:
+        return bool(self.towers(model))
+
+    def stacks(self, model: nn.Module) -> dict[str, Stack]:
+        found = self.towers(model)
+        if len(found) > 1:
+            kinds = ", ".join(sorted({type(tower).__name__ for _, tower in found}))
+            raise UnsupportedModelError(
+                f"{type(model).__name__} holds {len(found)} towers ({kinds}); attach to one of them"
+            )
+        family, tower = found[0]
+        owner = family.owner(model, tower)
+        head = self.head(owner, family, tower)
+        projection = self.projection(owner, tower) if head is not UNKNOWN else []
+        return {"vision": TowerStack(family, tower, self.prefix(family, tower), head, projection)}
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        check_embeddings(self.towers(model)[0][1].embeddings, height, width)
+        copied = copy.deepcopy(model)
+        family, tower = self.towers(copied)[0]
+        resize_embeddings(tower.embeddings, tower.config, height, width, antialias=family.antialias)
+        return copied
+
+    def towers(self, model: nn.Module) -> list[tuple[Family, nn.Module]]:
+        """The towers in a model, each with its family."""
+        modules = list(model.modules())
+        return [(family, m) for family in self.families for m in modules if isinstance(m, family.tower)]
+
+    def head(self, model: nn.Module, family: Family, tower: nn.Module) -> Head:
+        return family.head(model, tower)
+
+    def prefix(self, family: Family, tower: nn.Module) -> int:
+        return family.prefix
+
+    def projection(self, model: nn.Module, tower: nn.Module) -> list[Callable[..., Any]]:
+        """What a model does to the token that it compares with text, step by step; empty if it does not."""
+        return []

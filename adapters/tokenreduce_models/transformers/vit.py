@@ -1,0 +1,84 @@
+"""ViT and DeiT of transformers.
+
+The tokens of a bare ``ViTModel`` or ``DeiTModel``, and those under masked image modeling, all come back to their
+places; classifiers read the class token (DeiT with teacher: and the distillation token) and get what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+from transformers import DeiTConfig, ViTConfig
+from transformers.models.deit.modeling_deit import (
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTForMaskedImageModeling,
+    DeiTLayer,
+    DeiTModel,
+)
+from transformers.models.vit.modeling_vit import (
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTLayer,
+    ViTModel,
+)
+
+from tokenreduce.backbones import Example
+from tokenreduce.errors import UnsupportedModelError
+
+from .prenorm import Parts
+from .tiny import LABELS, VISION, pixels, tiny
+from .towers import Family, Head, TowerAdapter
+
+PARTS = Parts(
+    "attention",
+    "layernorm_before",
+    "layernorm_after",
+    "o_proj",
+    "num_attention_heads",
+    "scaling",
+    "attention_dropout",
+    after1=("dropout",),
+    after2=("dropout",),
+)
+VIT = {
+    ViTModel: Head("full"),
+    ViTForImageClassification: Head("none"),
+    ViTForMaskedImageModeling: Head("full", class_token=False),
+}
+DEIT = {
+    DeiTModel: Head("full"),
+    DeiTForImageClassification: Head("none"),
+    DeiTForImageClassificationWithTeacher: Head("none"),
+    DeiTForMaskedImageModeling: Head("full", class_token=False),
+}
+
+MASKED = (ViTForMaskedImageModeling, DeiTForMaskedImageModeling)
+
+
+class ViT(TowerAdapter):
+    """A ``ViTModel`` or ``DeiTModel``, bare, in one of the library's models, or under a head of your own."""
+
+    families = (
+        Family(ViTModel, ViTModel, ViTLayer, PARTS, 1, heads=VIT),
+        Family(DeiTModel, DeiTModel, DeiTLayer, PARTS, 2, heads=DEIT),
+    )
+
+    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+        for module in model.modules():
+            if isinstance(module, MASKED) and height != width:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} lays its tokens out as a square again, so it takes square images only, "
+                    f"got {height} x {width}"
+                )
+        return super().resized(model, height, width)
+
+    def examples(self) -> dict[str, Callable[[], Example]]:
+        return {kind.__name__: partial(_example, kind) for kind in (*VIT, *DEIT)}
+
+
+def _example(kind: type[nn.Module]) -> Example:
+    config = DeiTConfig if kind in DEIT else ViTConfig
+    return Example(tiny(kind, config(**VISION, encoder_stride=8, **LABELS)), {"pixel_values": pixels()})

@@ -1,0 +1,1 @@
+"""The methods that come with tokenreduce: one package each, registered like anybody's."""

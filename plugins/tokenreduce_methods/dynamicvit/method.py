@@ -1,0 +1,100 @@
+"""Dynamic token sparsification. Axes: B batch, N tokens of the stream, n of them not protected, C width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError
+from tokenreduce.methods import Gate, Reduction, Site, Streams, per_site, spaced
+
+from .predictor import Predictor
+
+
+class DynamicViT(Reducer, nn.Module):
+    """Before some blocks a learned predictor says of each token whether it stays.
+
+    In training the tokens stay and count or do not count in attention: hard draws (Gumbel-softmax) that pass a
+    gradient to the predictors, times those of the stage before. A loss, ``handle.losses()["ratio"]``, holds the
+    share of tokens kept after each stage to its target. In evaluation the ``int(n0 * share)`` tokens with the highest
+    scores stay, in falling order behind the protected ones; n0 is the number of unprotected tokens at the start.
+
+    Source: Rao et al., DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification, NeurIPS 2021,
+    arXiv 2106.02034. The distillation losses of the recipe are the trainer's business. Where this differs: every
+    protected token stays (published: the class token alone); padding is dropped before any real token, and counts
+    neither in the means nor in the loss; at least one token stays; a stage with ``keep=1`` draws nothing, and its loss
+    teaches the predictor to keep all.
+
+    Args:
+        keep: share of the tokens left that stays at each stage, in (0, 1], or a list with one per stage.
+        tau: temperature of the draws.
+        ratio_weight: weight of the loss (published: 2, and 5 for DeiT-B).
+    """
+
+    place = "start"
+    notes = ("which tokens go is learned: until its predictors are trained with the model, or loaded, it is arbitrary",)
+
+    def __init__(self, *, keep: Any = 0.7, tau: float = 1.0, ratio_weight: float = 2.0) -> None:
+        super().__init__(keep=keep)
+        for name, value, low in (("tau", tau, 1e-6), ("ratio_weight", ratio_weight, 0.0)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < low:
+                raise OptionError(f"{name} must be a number {'of 0 and more' if not low else 'above 0'}, got {value!r}")
+        self.tau, self.ratio_weight = float(tau), float(ratio_weight)
+
+    def build(self, width: int, sites: int) -> None:
+        self.predictors = nn.ModuleList([Predictor(width) for _ in range(sites)])
+
+    def layers(self, depth: int) -> list[int]:
+        return spaced(self.default_layers, depth)
+
+    def check_sites(self, sites: int) -> None:
+        super().check_sites(sites)
+        built = len(getattr(self, "predictors", [None] * sites))
+        if built < sites:
+            raise OptionError(f"this DynamicViT has predictors for {built} layers, got {sites}; name {built} layers")
+
+    def shares(self, site: Site) -> tuple[float, float]:
+        """The share of the tokens left that stays at this stage, and that of all tokens which is left after it."""
+        if not isinstance(self.keep, (list, tuple)):
+            return self.keep, self.keep ** (site.index + 1)
+        each = per_site(self.keep, site.total, "keep", 1.0)
+        return each[site.index], math.prod(each[: site.index + 1])
+
+    def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
+        stream = streams[streams.main]
+        tokens, prefix = stream.tokens, stream.tokens.prefix
+        keep, share = self.shares(site)
+        count = tokens.removable
+        if not count:
+            return {}
+        if not stream.training:
+            start = count if stream.initial is None else stream.initial - prefix
+            kept = max(int(start * share), 1)
+            if keep == 1 or kept >= count:
+                return {}
+        x = tokens.x[:, prefix:]
+        real = x.new_ones(x.shape[:2]) if tokens.real is None else tokens.real[:, prefix:].to(x.dtype)
+        policy = real if stream.gate is None else stream.gate[:, prefix:]
+        log_keep = self.predictors[site.index](x, policy)
+        if not stream.training:
+            score = F.pad(log_keep[..., 0], (prefix, 0))
+            return {streams.main: tokens.keep_top(score, remove=count - kept, order="score")}
+        real = real.to(log_keep.dtype)
+        if keep == 1:  # nothing to draw, and nothing to drop
+            self._hold(streams, log_keep[..., 0].exp() * real, real, 1.0, site)
+            return {}
+        drawn = F.gumbel_softmax(log_keep, tau=self.tau, hard=True)[..., 0] * policy.to(log_keep.dtype)
+        self._hold(streams, drawn, real, share, site)
+        return {streams.main: Gate(torch.cat([drawn.new_ones(len(drawn), prefix), drawn], dim=1))}
+
+    def _hold(self, streams: Streams, kept: Tensor, real: Tensor, share: float, site: Site) -> None:
+        """Add this stage's part of the ratio loss: mean over the batch of (share kept - target)^2."""
+        mean = kept.sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        streams.add_loss("ratio", self.ratio_weight / site.total * (mean - share).square().mean())

@@ -1,0 +1,85 @@
+"""Token reorganisation by class attention. Axes: B batch, N tokens, K kept."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from tokenreduce import Reducer
+from tokenreduce.errors import OptionError, UnfitReducerError
+from tokenreduce.methods import NEEDS, Backbone, Reduction, Site, Streams, alternatives, check_seed, per_site, saliency
+from tokenreduce.ops import others, top
+
+
+class EViT(Reducer):
+    """Keep the ``ceil(keep * n)`` tokens with the highest class attention, in falling order; fuse the others.
+
+    The fused token is the sum of the dropped tokens weighted by their raw attention, as in the published
+    code (not renormalised, as the paper's text has it). Later sites treat it as an ordinary token.
+
+    Source: Liang et al., Not All Patches Are What You Need: Expediting Vision Transformers via Token
+    Reorganizations, ICLR 2022, arXiv 2202.07800. Where this differs: every protected token stays (the
+    published code protects the first alone); other measures of saliency; weights of ``"key-norm"`` and
+    ``"random"`` are normalised to sum to one over the tokens.
+
+    Args:
+        keep: share of the unprotected tokens that stay at each site, in (0, 1], or a list with one per block.
+        fuse: put one token in place of the dropped ones.
+        saliency: ``"class"``, ``"text"``, ``"key-norm"`` or ``"random"``.
+        seed: for ``saliency="random"``.
+    """
+
+    def __init__(self, *, keep: Any = 0.7, fuse: bool = True, saliency: str = "class", seed: int = 0) -> None:
+        super().__init__(keep=keep)
+        if saliency not in NEEDS:
+            raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))}, got {saliency!r}")
+        if not isinstance(fuse, bool):
+            raise OptionError(f"fuse must be True or False, got {fuse!r}")
+        self.fuse, self.saliency, self.seed = fuse, saliency, check_seed(seed)
+        self.needs: frozenset[str] = NEEDS[saliency]
+        self.stochastic = saliency == "random"
+
+    def bind(self, backbone: Backbone) -> Reducer:
+        missing = self.needs - backbone.provides
+        if missing:
+            hint = alternatives(backbone.provides, backbone.guidable)
+            raise UnfitReducerError(
+                f"EViT with saliency={self.saliency!r} needs {', '.join(sorted(missing))}, which {backbone.model} does "
+                f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
+                f"it provides: {', '.join(sorted(backbone.provides))}; pass {hint}."
+            )
+        return super().bind(backbone)
+
+    def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
+        stream = streams[streams.main]
+        tokens = stream.tokens
+        kept = math.ceil(per_site(self.keep, site.total, "keep", 1.0)[site.index] * tokens.removable)
+        if kept >= tokens.removable:
+            return {}
+        score = saliency(self.saliency, stream, site, seed=self.seed)
+        keep = top(score, tokens.prefix + kept, prefix=tokens.prefix, real=tokens.real, order="score")
+        if not self.fuse:
+            return {streams.main: Reduction(keep, length=tokens.count)}
+        if tokens.real is not None:
+            score = score * tokens.real
+        if self.saliency in ("key-norm", "random"):
+            score = score / score[:, tokens.prefix :].sum(dim=1, keepdim=True).clamp(min=1e-12)
+        dropped = others(keep, tokens.count)
+        keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
+        target = torch.full_like(dropped, keep.shape[1] - 1)
+        if tokens.real is not None:  # padding goes for good
+            target = torch.where(tokens.real.gather(1, dropped), target, -1)
+        return {
+            streams.main: Reduction(
+                keep,
+                dropped,
+                target,
+                length=tokens.count,
+                weight=score.gather(1, dropped),
+                mean=False,
+                fresh=1,
+                partial=tokens.real is not None,
+            )
+        }

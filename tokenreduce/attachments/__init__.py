@@ -1,0 +1,1 @@
+"""On and off a model: finding its adapter, checking, replacing, controlling, saving."""

@@ -1,0 +1,149 @@
+"""An attachment as files: its config as JSON, and the weights of learnable reducers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..errors import OptionError, TokenReduceError, UnfitReducerError
+from ..methods.factory import check_config
+from ..methods.reducer import Reducer
+from ..registry.registry import default_registry
+
+CONFIG, WEIGHTS, FORMAT = "tokenreduce.json", "reducer.safetensors", 1
+
+
+def save(given: dict[str, Any], factors: Mapping[str, float], reducers: Mapping[str, Reducer], folder: Path) -> None:
+    """See :meth:`Attachment.save`."""
+    try:
+        config = json.loads(json.dumps(given, allow_nan=False))
+        check_config(config)
+    except (TypeError, ValueError, TokenReduceError) as error:
+        raise OptionError(
+            f"this attachment cannot be saved, because it could not be attached again from JSON: {error}. Options "
+            "must be numbers, texts, lists or mappings, and a reducer a class at the top of a module that can be "
+            "imported"
+        ) from error
+    tensors = weights(reducers)
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"format": FORMAT, "config": config, "factors": dict(factors), "versions": versions(config)}
+    (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    if tensors:
+        save_file(tensors, folder / WEIGHTS)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a saved attachment.
+
+    Raises:
+        OptionError: there is none, or it is not what ``save`` writes.
+    """
+    return dict(read_document(folder)["config"])
+
+
+def weights(reducers: Mapping[str, Reducer]) -> dict[str, Tensor]:
+    """Weights and buffers of the learnable reducers, on the CPU, as ``"stack.name"``; gathered from all processes."""
+    found: dict[str, Tensor] = {}
+    for stack, reducer in reducers.items():
+        if isinstance(reducer, nn.Module):
+            found |= {f"{stack}.{name}": _whole(value) for name, value in reducer.state_dict().items()}
+    return found
+
+
+def versions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of this package, of torch, and of the packages that brought the reducers."""
+    known = default_registry().reducers
+    plugins = {known[name].distribution: known[name].version for name in _named(config) if name in known}
+    return {**plugins, "tokenreduce": __version__, "torch": str(torch.__version__)}
+
+
+def _named(config: Any) -> list[str]:
+    """The reducers named anywhere in a config: per stack, in a chain, inside another."""
+    if isinstance(config, Mapping):
+        own = config.get("reducer")
+        found = [own] if isinstance(own, str) else []
+        return found + [name for value in config.values() for name in _named(value)]
+    return [name for value in config for name in _named(value)] if isinstance(config, (list, tuple)) else []
+
+
+def _whole(value: Tensor) -> Tensor:
+    gather = getattr(value, "full_tensor", None)  # of a DTensor, whose parts lie on several processes
+    whole: Tensor = value if gather is None else gather()
+    return whole.detach().cpu().contiguous().clone()
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """All that ``tokenreduce.json`` in a folder holds.
+
+    Raises:
+        OptionError: there is none, or it is not what ``save`` writes.
+    """
+    file = folder / CONFIG
+    try:
+        document = json.loads(file.read_text())
+        if not isinstance(document["config"], dict) or "reducer" not in document["config"]:
+            raise KeyError("config")
+    except FileNotFoundError:
+        raise OptionError(f"there is no {CONFIG} in {folder}; handle.save({str(folder)!r}) writes it") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise OptionError(f"{file} is not what handle.save writes ({type(error).__name__}: {error})") from error
+    if document.get("format") != FORMAT:
+        raise OptionError(
+            f"{file} has format {document.get('format')!r}, this version of tokenreduce reads {FORMAT}; "
+            f"it was written by {document.get('versions')}"
+        )
+    return dict(document)
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder; empty where no reducer learns.
+
+    Raises:
+        OptionError: the file cannot be read.
+    """
+    file = folder / WEIGHTS
+    if not file.exists():
+        return {}
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise OptionError(f"{file} is not a file of safetensors ({error}); save it again") from error
+
+
+@torch.no_grad()
+def fill(reducers: Mapping[str, Reducer], folder: Path, model: str) -> None:
+    """Copy the weights of a folder into the learnable reducers of a model of this class name.
+
+    Raises:
+        OptionError: the file cannot be read. UnfitReducerError: names or shapes differ, or it is missing.
+    """
+    tensors = read_tensors(folder)
+    own: dict[str, Tensor] = {}
+    for stack, reducer in reducers.items():
+        if isinstance(reducer, nn.Module):
+            own |= {f"{stack}.{name}": value for name, value in reducer.state_dict().items()}
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if tensors[name].shape != own[name].shape
+    ]
+    wrong = [f"missing: {name}" for name in sorted(own.keys() - tensors.keys())]
+    wrong += [f"not of this reducer: {name}" for name in sorted(tensors.keys() - own.keys())] + sorted(shapes)
+    if wrong:
+        raise UnfitReducerError(
+            f"{folder / WEIGHTS} does not fit the reducer on {model}: {'; '.join(wrong)}. Load "
+            "it on a model of the width and depth that it was trained with"
+        )
+    for name, value in own.items():
+        value.copy_(tensors[name])

@@ -1,0 +1,69 @@
+"""One block in parts. Axes: B batch, N tokens, M memory tokens, C width, H heads, d head width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Role:
+    """Which sequence a block updates, and which other one it attends to, by name (see ``Stack.sequences``)."""
+
+    own: str
+    memory: str | None = None
+
+
+@dataclass
+class Projected:
+    """Query (B, H, N, d), key and value (B, H, N or M, d) of one attention, and whatever ``attend`` needs again."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    extra: Any = None
+
+
+class BlockView:
+    """One block in parts; the engine runs attention between :meth:`project` and :meth:`attend`.
+
+    Attributes:
+        scale: factor on query-key products, None for 1/sqrt(d).
+        dropout: attention dropout in training.
+        attention_parts, cross_parts, memory_parts, mlp_parts: modules, for counting multiply-adds: of the
+            self-attention, of the cross-attention on the own tokens and on the memory's, of the MLP half.
+        memory_width: width of the memory's tokens, None for that of the block's own.
+    """
+
+    scale: float | None = None
+    dropout: float = 0.0
+    attention_parts: Sequence[nn.Module] = ()
+    cross_parts: Sequence[nn.Module] = ()
+    memory_parts: Sequence[nn.Module] = ()
+    mlp_parts: Sequence[nn.Module] = ()
+    memory_width: int | None = None
+
+    def project(self, x: Tensor) -> Projected:
+        """Tokens (B, N, C) to query, key and value, norm included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define project(x)")
+
+    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        """Block input (B, N, C) and attention output (B, N, H * d) to the tokens after attention, residual included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define attend(x, context, projected)")
+
+    def project_memory(self, x: Tensor, memory: Tensor) -> Projected:
+        """Tokens after self-attention (B, N, C) to query, memory (B, M, C') to key and value, norm included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define project_memory(x, memory)")
+
+    def attend_memory(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        """As :meth:`attend`, for the cross-attention."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define attend_memory(x, context, projected)")
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The last part of the block, residual included."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define mlp(x)")

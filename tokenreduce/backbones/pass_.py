@@ -1,0 +1,37 @@
+"""What a stack may ask of the forward pass that it is run by. Axes: B batch, N tokens, M memory tokens, C width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Pass(Protocol):
+    """One forward pass through one stack, as :meth:`Stack.forward` is given it."""
+
+    def start(self, x: Tensor, lengths: Mapping[str, int], real: Tensor | None = None) -> None:
+        """Begin a sequence: tokens (B, N, C) of streams with these lengths; ``real`` (B, N) is False for padding.
+
+        Call it once for each sequence of the stack.
+        """
+
+    def __call__(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """Run every block of a stack with one sequence.
+
+        ``seen`` collects the tokens before the first block and after each.
+        """
+        ...
+
+    def block(self, index: int, x: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run block ``index`` on its own tokens (B, N, C) and its memory (B, M, C'); both as they are afterwards."""
+        ...
+
+    def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
+        """Reduce further tokens (B, N, C) of a sequence as it was reduced in block ``since`` and later ones."""
+        ...
+
+    def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
+        """Record the pass and return what the rest of the model expects: the tokens of each sequence started."""
+        ...

@@ -1,0 +1,132 @@
+"""One tower of blocks. Axes: B batch, N tokens, M memory tokens, C width, D width of a shared space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+from .block import BlockView, Role
+from .pass_ import Pass
+
+Output = Literal["none", "expand", "text", "full"]
+
+
+class Stack:
+    """One tower of blocks of one model.
+
+    Attributes:
+        name: ``"encoder"``, ``"vision"``, ``"cross"`` ...
+        module: the module whose method ``entry`` is replaced while attached.
+        entry: ``"forward"``, or another method that runs all the blocks.
+        blocks: the blocks in order.
+        prefix: protected tokens at the front of each stream; its keys are the streams in sequence order.
+        sequences: the streams of each sequence; by default all streams stand in one. A sequence is called by
+            its streams: ``"image"``, ``"text+image"``.
+        levels: the blocks of each layer, as users count layers; by default every block is one.
+        reader: index, in each sequence, of the token that the head reads, None where it reads all.
+        ending: what the rest of the model expects at the end: ``"none"`` (fewer tokens are fine),
+            ``"expand"`` (it pools: repeat merged tokens by their size; where a method merges and drops, every token at
+            its place; where it only drops, what is left), ``"text"`` (text tokens at their
+            places), ``"full"`` (every token at its place).
+        padded: whether sequences may hold padding.
+        padded_memory: whether memories may, where ``padded``.
+        guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
+    """
+
+    name: str = "encoder"
+    module: nn.Module
+    entry: str = "forward"
+    blocks: Sequence[nn.Module]
+    prefix: Mapping[str, int]
+    sequences: Sequence[tuple[str, ...]] = ()
+    levels: Sequence[tuple[int, ...]] = ()
+    reader: int | None = None
+    ending: Output = "none"
+    padded: bool = False
+    padded_memory: bool = True
+    guidable: bool = False
+
+    @property
+    def home(self) -> nn.Module:
+        """The module that a learnable reducer becomes a part of; not one that runs its parts in turn."""
+        return self.module
+
+    def role(self, index: int) -> Role:
+        """What block ``index`` updates and attends to."""
+        return Role("+".join(self.prefix))
+
+    def provides(self, index: int) -> frozenset[str]:
+        """The signals that block ``index`` can give for its image stream (or its only one)."""
+        role = self.role(index)
+        own = role.own.split("+")
+        names = {"keys"}
+        if self.reader is not None:
+            names.add("class_attention")
+        if "text" in own and ("image" in own or role.memory == "image"):
+            names.add("text_attention")
+        return frozenset(names)
+
+    def view(self, block: nn.Module) -> BlockView:
+        """The view of a block.
+
+        Raises:
+            UnsupportedModelError: no exact view of this kind of block is possible, and why.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} does not define view(block)")
+
+    def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
+        """What the replaced method does: ``run.start(x, lengths, real)``, ``run(x)``, return what is expected."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define forward(run, ...)")
+
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        """What the block itself makes of tokens (B, N, C) and, where ``padded``, of the mask ``real`` (B, N).
+
+        ``memory`` (B, M, C') and its mask (B, M) are given to blocks that have a memory.
+        """
+        out: Tensor = block.forward(x)
+        return out
+
+    def pack(self, x: Tensor) -> Any:
+        """Tokens in the form that a block of this family returns them."""
+        return x
+
+    def unpack(self, returned: Any) -> Tensor:
+        """Tokens out of what a block of this family returns."""
+        tokens: Tensor = returned
+        return tokens
+
+    def shared_space(self, x: Tensor) -> Tensor:
+        """Image tokens (B, N, C) after any block in the space of the model's text features (B, N, D).
+
+        What a dual encoder does to the token that it compares with the text (final norm, projection), done to
+        every token; ``guidable`` says that a stack has it.
+        """
+        raise UnsupportedModelError(f"the stack {self.name!r} shares no space with text features")
+
+    def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
+        """The gradient-checkpointing function to run the block with now, or None."""
+        return None
+
+    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+        """Further replacements: (module, attribute, picklable callable). Undone by ``detach``."""
+        return []
+
+    def originals(self) -> list[tuple[nn.Module, str, Any]]:
+        """Methods that :meth:`forward` and :meth:`patches` stand in for: (module, attribute, the class's function).
+
+        A model whose class has another one there is refused: it does something that the adapter does not know.
+        """
+        return []
+
+    def prove(self) -> None:
+        """Check what :meth:`patches` replaces against the original; raise UnsupportedModelError if it differs."""

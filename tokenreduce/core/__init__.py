@@ -1,0 +1,1 @@
+"""Values at a site: tokens and their signals, what goes, and what is left."""

@@ -1,0 +1,258 @@
+"""What happens to the tokens of one sequence, as pure tensors.
+
+Axes: B batch, N tokens before, K tokens after, R folded tokens, C width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+
+
+class Reduction:
+    """Which tokens are kept, in which order, and which fold into which.
+
+    Output token k starts as input token ``keep[b, k]`` (or as zero where that is -1: a new token). Input
+    token ``source[b, r]`` is then folded into output token ``target[b, r]`` (or dropped where that is -1).
+    Tokens that appear in neither are dropped. Applying costs O(K + R).
+
+    Args:
+        keep: (B, K) input index of each output token, in output order; -1 starts a new token at zero.
+        source: (B, R) input index of each folded token, or None.
+        target: (B, R) output position each source folds into; -1 drops it.
+        length: N, the number of input tokens.
+        keep_weight: (B, K) weight of each kept token, None for 1.
+        weight: (B, R) weight of each folded token, None for 1.
+        mean: divide each output by the sum of its weights (weighted mean); otherwise a weighted sum.
+        fresh: number of new tokens at most (-1 in a row of ``keep``), known on the host.
+        partial: whether ``target`` may hold -1, known on the host.
+    """
+
+    def __init__(
+        self,
+        keep: Tensor,
+        source: Tensor | None = None,
+        target: Tensor | None = None,
+        *,
+        length: int,
+        keep_weight: Tensor | None = None,
+        weight: Tensor | None = None,
+        mean: bool = True,
+        fresh: int = 0,
+        partial: bool = False,
+    ) -> None:
+        if source is not None and source.shape[1] == 0:
+            source = target = weight = None
+        self.keep, self.source, self.target, self.length = keep, source, target, length
+        self.keep_weight, self.weight, self.mean = keep_weight, weight, mean
+        self.fresh, self.partial = fresh, partial
+
+    @classmethod
+    def identity(cls, batch: int, length: int, device: torch.device | None = None) -> Reduction:
+        """Every token stays."""
+        return cls(torch.arange(length, device=device).expand(batch, -1), length=length)
+
+    @property
+    def count(self) -> int:
+        """K, the number of output tokens."""
+        return self.keep.shape[1]
+
+    @property
+    def drops(self) -> bool:
+        """Whether any token is (or may be) dropped rather than kept or folded; known on the host."""
+        folded = 0 if self.source is None else self.source.shape[1]
+        return self.partial or self.count - self.fresh + folded < self.length
+
+    def coefficients(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
+        """Share of each kept (B, K) and folded (B, R) token in its output token; folds that drop have 0."""
+        given = self.keep_weight
+        kept = self.keep.new_ones(self.keep.shape, dtype=dtype) if given is None else given.to(dtype)
+        kept = kept * (self.keep >= 0)
+        if self.source is None or self.target is None:
+            return (torch.ones_like(kept) * (self.keep >= 0) if self.mean else kept), None
+        folded = torch.ones_like(self.source, dtype=dtype) if self.weight is None else self.weight.to(dtype)
+        folded = folded * (self.target >= 0)
+        if not self.mean:
+            return kept, folded
+        target = self.target.clamp(min=0)
+        total = kept.scatter_add(1, target, folded)
+        total = torch.where(total > 0, total, torch.ones_like(total))  # an output of padding alone
+        return kept / total, folded / total.gather(1, target)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Features (B, N, C) to (B, K, C)."""
+        kept = _take(x, self.keep.clamp(min=0))
+        if self.source is None or self.target is None:
+            if self.mean and self.keep_weight is None and not self.fresh:
+                return kept
+            return kept * self.coefficients(_wide(x))[0].to(x.dtype).unsqueeze(-1)
+        own, folded = self.coefficients(_wide(x))
+        assert folded is not None
+        kept = kept * own.to(x.dtype).unsqueeze(-1)
+        moved = _take(x, self.source) * folded.to(x.dtype).unsqueeze(-1)
+        index = self.target.clamp(min=0).unsqueeze(-1).expand_as(moved)
+        return kept.scatter_add(1, index, moved)
+
+    def detached(self) -> Reduction:
+        """The same, with weights that pass no gradient."""
+        return Reduction(
+            self.keep,
+            self.source,
+            self.target,
+            length=self.length,
+            keep_weight=None if self.keep_weight is None else self.keep_weight.detach(),
+            weight=None if self.weight is None else self.weight.detach(),
+            mean=self.mean,
+            fresh=self.fresh,
+            partial=self.partial,
+        )
+
+    def add_up(self, size: Tensor) -> Tensor:
+        """Sizes (B, N) to (B, K): each output token has the sum of the sizes of its members."""
+        total = size.gather(1, self.keep.clamp(min=0)) * (self.keep >= 0)
+        if self.source is None or self.target is None:
+            return total
+        moved = size.gather(1, self.source) * (self.target >= 0)
+        return total.scatter_add(1, self.target.clamp(min=0), moved)
+
+    def take(self, side: Tensor) -> Tensor:
+        """A per-token side tensor (B, N, ...) to (B, K, ...): the kept token's; a new token has the first one's."""
+        index = self.keep.clamp(min=0)
+        return side.gather(1, index.view(*index.shape, *[1] * (side.ndim - 2)).expand(-1, -1, *side.shape[2:]))
+
+    def side(self, side: Tensor, fresh: float) -> Tensor:
+        """As :meth:`take` for numbers (B, N), with ``fresh`` for new tokens."""
+        return torch.where(self.keep >= 0, self.take(side), fresh) if self.fresh else self.take(side)
+
+    def average(self, side: Tensor) -> Tensor:
+        """A per-token side tensor (B, N, ...) to (B, K, ...): the mean of each output's members, by their weights."""
+        if self.source is None and not self.fresh:
+            return self.take(side)
+        own, folded = self.coefficients(_wide(side))
+        mean = Reduction(
+            self.keep, self.source, self.target, length=self.length, keep_weight=own, weight=folded, fresh=self.fresh
+        )
+        return mean.apply(side.flatten(2) if side.ndim > 2 else side.unsqueeze(-1)).view(
+            side.shape[0], self.count, *side.shape[2:]
+        )
+
+    def assignment(self) -> Tensor:
+        """(B, N): the output position each input token ends in, -1 where it is dropped."""
+        batch = self.keep.shape[0]
+        end = self.keep.new_full((batch, self.length + 1), -1)  # the last column swallows new tokens
+        position = torch.arange(self.count, device=self.keep.device).expand(batch, -1)
+        end = end.scatter(1, torch.where(self.keep >= 0, self.keep, self.length), position)
+        if self.source is not None and self.target is not None:
+            folds = torch.where(self.target >= 0, self.source, self.length)
+            end = end.scatter(1, folds, self.target)
+        return end[:, : self.length]
+
+    def restore(self, y: Tensor, before: Tensor | None = None) -> Tensor:
+        """(B, K, C) back to (B, N, C): each input token gets its output's value, a dropped one ``before``'s or 0."""
+        return spread(y, self.assignment(), before)
+
+    def then(self, later: Reduction) -> Reduction:
+        """One reduction that does this one and then ``later``."""
+        if later.length != self.count:
+            raise OptionError(f"the later reduction must take {self.count} tokens, it takes {later.length}")
+        dtype = torch.float64 if torch.float64 in self._dtypes() | later._dtypes() else torch.float32
+        own, folded = self.coefficients(dtype)
+        later_own, later_folded = later.coefficients(dtype)
+        keep = torch.where(later.keep >= 0, self.keep.gather(1, later.keep.clamp(min=0)), -1)
+        if self.source is None and self.mean and self.keep_weight is None and not self.fresh:  # only selects
+            source = None if later.source is None else self.keep.gather(1, later.source)
+            return Reduction(
+                keep,
+                source,
+                later.target,
+                length=self.length,
+                keep_weight=later.keep_weight,
+                weight=later.weight,
+                mean=later.mean,
+                fresh=later.fresh,
+                partial=later.partial,
+            )
+        base = own.gather(1, later.keep.clamp(min=0)) * later_own
+        sources, targets, weights = [], [], []
+        end, share = later.assignment(), torch.zeros_like(own)  # where each middle token ends, with which share
+        share = share.scatter_add(1, later.keep.clamp(min=0), later_own.to(share.dtype))
+        if later.source is not None and later.target is not None and later_folded is not None:
+            share = share.scatter_add(1, later.source, later_folded.to(share.dtype))
+            middle = self.keep.gather(1, later.source)
+            sources.append(middle.clamp(min=0))
+            targets.append(torch.where(middle >= 0, later.target, -1))
+            weights.append(later_folded * own.gather(1, later.source))
+        if self.source is not None and self.target is not None and folded is not None:
+            middle = self.target.clamp(min=0)
+            sources.append(self.source)
+            targets.append(torch.where(self.target >= 0, end.gather(1, middle), -1))
+            weights.append(folded * share.gather(1, middle))
+        return Reduction(
+            keep,
+            torch.cat(sources, 1) if sources else None,
+            torch.cat(targets, 1) if targets else None,
+            length=self.length,
+            keep_weight=base,
+            weight=torch.cat(weights, 1) if weights else None,
+            mean=False,
+            fresh=self.fresh + later.fresh,
+            partial=self.partial or later.partial or self.fresh > 0 or later.drops,
+        )
+
+    def _dtypes(self) -> set[torch.dtype]:
+        return {weight.dtype for weight in (self.keep_weight, self.weight) if weight is not None}
+
+
+def join(parts: list[Reduction]) -> Reduction:
+    """Reductions of segments that stand side by side, as one reduction of the whole sequence."""
+    if len(parts) == 1:
+        return parts[0]
+    dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else torch.float32
+    shift_in = shift_out = 0
+    keeps, sources, targets, owns, folds = [], [], [], [], []
+    for part in parts:
+        own, folded = part.coefficients(dtype)
+        keeps.append(torch.where(part.keep >= 0, part.keep + shift_in, -1))
+        owns.append(own)
+        if part.source is not None and part.target is not None and folded is not None:
+            sources.append(part.source + shift_in)
+            targets.append(torch.where(part.target >= 0, part.target + shift_out, -1))
+            folds.append(folded)
+        shift_in, shift_out = shift_in + part.length, shift_out + part.count
+    if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
+        return Reduction(torch.cat(keeps, 1), length=shift_in)
+    return Reduction(
+        torch.cat(keeps, 1),
+        torch.cat(sources, 1) if sources else None,
+        torch.cat(targets, 1) if targets else None,
+        length=shift_in,
+        keep_weight=torch.cat(owns, 1),
+        weight=torch.cat(folds, 1) if folds else None,
+        mean=False,
+        fresh=sum(part.fresh for part in parts),
+        partial=any(part.partial for part in parts),
+    )
+
+
+def spread(y: Tensor, assignment: Tensor, before: Tensor | None = None) -> Tensor:
+    """Copy tokens (B, K, C) back along an assignment (B, N); places of -1 take ``before`` (B, N, C), or 0."""
+    out = _take(y, assignment.clamp(min=0))
+    gone = (assignment < 0).unsqueeze(-1)
+    return torch.where(gone, torch.zeros_like(out) if before is None else before, out)
+
+
+def compose_assignments(first: Tensor, later: Tensor) -> Tensor:
+    """Compose two assignments (B, N) and (B, K) into one (B, N)."""
+    return torch.where(first >= 0, later.gather(1, first.clamp(min=0)), -1)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype that shares are computed in: float32, float64 for float64 tokens."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Gather tokens (B, N, C) at (B, K) into (B, K, C)."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

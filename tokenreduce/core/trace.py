@@ -1,0 +1,57 @@
+"""Where each input token went. Axes: B batch, N0 tokens at the start, N at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from ..errors import UnknownNameError
+
+
+class Trace(Sequence[list[list[int]]]):
+    """For each sample and each final token, the input tokens it stands for: ``trace[b][j]`` is a list.
+
+    Attributes:
+        source: (B, N0), the final token that each input token ended in, -1 where it was dropped.
+        size: (B, N), how many input tokens (padding not counted) each final token stands for.
+        first, last: lengths of the streams at the start and at the end, in sequence order.
+    """
+
+    def __init__(self, source: Tensor, size: Tensor | None, first: Mapping[str, int], last: Mapping[str, int]) -> None:
+        self.source, self.first, self.last = source, dict(first), dict(last)
+        self.tokens = sum(last.values())
+        self.size = size if size is not None else self._members()
+
+    def _members(self) -> Tensor:
+        weight = (self.source >= 0).float()
+        zeros = torch.zeros(len(self.source), self.tokens, device=self.source.device)
+        total: Tensor = zeros.scatter_add(1, self.source.clamp(min=0), weight)
+        return total
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @overload
+    def __getitem__(self, index: int) -> list[list[int]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[list[int]]]: ...
+    def __getitem__(self, index: int | slice) -> list[list[int]] | list[list[list[int]]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        members: list[list[int]] = [[] for _ in range(self.tokens)]
+        for token, end in enumerate(self.source[index].tolist()):
+            if end >= 0:
+                members[end].append(token)
+        return members
+
+    def stream(self, name: str) -> Tensor:
+        """(B, n0): ``source`` for the tokens of one stream, in final positions of the whole sequence."""
+        begin = 0
+        for stream, length in self.first.items():
+            if stream == name:
+                return self.source[:, begin : begin + length]
+            begin += length
+        raise UnknownNameError(f"no stream {name!r}; there is {', '.join(self.first)}")

@@ -1,0 +1,1 @@
+"""One forward pass: attention, signals, applying reductions, and its record."""

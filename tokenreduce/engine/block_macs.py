@@ -1,0 +1,30 @@
+"""Multiply-adds of a block from its token counts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from ..backbones.block import BlockView
+
+
+def block_macs(view: BlockView, tokens_in: int, tokens_out: int, memory: int = 0) -> int:
+    """Multiply-adds of one block for one sample: attention on ``tokens_in``, MLP half on ``tokens_out``.
+
+    Weight matrices times tokens, plus the two products of each attention (2 * tokens_in * keys * width; the width
+    is the input of the output projection, the last linear layer of its part). ``memory`` is the number of
+    tokens that a cross-attention has for keys.
+    """
+    attention = tokens_in * (_weights(view.attention_parts) + 2 * tokens_in * _width(view.attention_parts))
+    crossed = tokens_in * (_weights(view.cross_parts) + 2 * memory * _width(view.cross_parts))
+    return attention + crossed + memory * _weights(view.memory_parts) + tokens_out * _weights(view.mlp_parts)
+
+
+def _width(parts: Iterable[nn.Module]) -> int:
+    linear = [module for part in parts for module in part.modules() if isinstance(module, nn.Linear)]
+    return linear[-1].in_features if linear else 0
+
+
+def _weights(parts: Iterable[nn.Module]) -> int:
+    return sum(p.numel() for part in parts for p in part.parameters() if p.ndim == 2)

@@ -1,0 +1,272 @@
+"""Runs reducers side by side. Knows no method and no model by name."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import evaluating
+from .._version import __version__
+from ..attachments.adapter_lookup import find_adapter
+from ..errors import OptionError, TokenReduceError
+from ..measure.macs import DEFINITION, uncounted_operators
+from ..measure.memory import DEFINITION as MEMORY
+from ..registry.registry import default_registry
+from ..tasks.data import Batches
+from ..tasks.fingerprint import model_fingerprint
+from . import breakeven
+from .context import Context, attach_row
+from .control import smaller_input
+from .cost import affordable, cost, measure_overhead
+from .distributed import process_group
+from .evaluate import resolve_row, score_row
+from .machine import machine
+from .plan import Variants, one_per_variant, plan
+from .reducer_objects import Classes
+from .result import Result, Row
+from .store import Store, code_fingerprint
+from .timing import time_rows
+from .verdict import compare_rows
+
+Step = Callable[[str, int, int], None]
+
+DEFINITIONS = {
+    "MACs": DEFINITION,
+    "memory": MEMORY,
+    "accuracy": "Mean score over the samples (and over the seeds, where the reducer draws at random), with a 95 % "
+    "confidence interval: Wilson's where every score is 0 or 1, a percentile bootstrap over the samples otherwise.",
+    "change": "Difference to the baseline on the same samples, with a bootstrap interval. p is two-sided: exact "
+    "McNemar where scores are 0 or 1, a sign-flip permutation test otherwise; adjusted by Holm over the rows.",
+    "speed-up": "Every row is timed once per round in one process, in alternating order; the speed-up is the median "
+    "over the rounds of the baseline's time divided by the row's, ± half the range between its quartiles. The baseline "
+    "runs through the same engine with fused attention, so that the ratio shows the reduction alone.",
+    "ratio": "Share of the image tokens that is gone after the last block; each method's own knob is solved for.",
+    "overhead": "Share of a forward pass's time that the reduction itself takes: signals, choice, gathering, merging.",
+    "pays from": "Speed-up at other picture sizes with the same options; the least token count from which on it "
+    "exceeds 1 by more than its spread.",
+}
+
+
+def ablate(
+    model: nn.Module,
+    data: Iterable[Any],
+    reducers: Sequence[str] | Variants,
+    *,
+    metric: Callable[[Any, Any], Tensor],
+    ratios: Sequence[float] = (),
+    match_macs: float | Sequence[float] = (),
+    seeds: int = 1,
+    seed: int = 0,
+    batch_sizes: Sequence[int] | None = None,
+    rounds: int = 7,
+    break_even: bool = True,
+    settings: Variants | None = None,
+    store: Store | None = None,
+    about: Mapping[str, Any] | None = None,
+    step: Step | None = None,
+) -> Result:
+    """Evaluate a model under several reducers, with the baseline and the controls beside them.
+
+    Args:
+        model: as for :func:`tokenreduce.attach`; it is left as it was.
+        data: a list or ``DataLoader`` of :class:`tokenreduce.tasks.Batch`, of ``(inputs, targets)`` pairs or of
+            mappings with ``labels``; gone through once per row, so shuffling and augmentation must be off.
+        reducers: names, or options by name (``"layers"`` among them). With the option ``"reducer"`` the name is a
+            label of your own: ``{"both": {"reducer": {"cross": "pumer", "vision": "tome"}}}``.
+            A :class:`tokenreduce.Reducer`, or a class of them, does for a name: ``{"mine": {"reducer": Mine()}}``.
+        metric: ``metric(output, targets)`` gives a score per sample, (B,), higher is better.
+        ratios: shares of image tokens to be gone at the end, a row for each; every method's own knob is solved for.
+        match_macs: shares of the baseline's multiply-adds to remain, likewise. Not together with ``ratios``.
+        seeds: runs of every reducer that draws at random.
+        seed: the first of them; also of torch's generator before each batch.
+        batch_sizes: to time; 1 is always among them. By default 1 and that of the first batch.
+        rounds: timed rounds, every row once in each.
+        break_even: also time other picture sizes, to find from which token count on a method pays.
+        settings: options for reducers that were named without any.
+        store: keeps finished cells (``Store("folder")``), so that what was interrupted goes on and what is repeated is
+            instant.
+        about: what else belongs into ``result.setup``.
+        step: called with (what, done, total) as work proceeds.
+
+    Raises:
+        OptionError: no data, no reducers, or levels that cannot be.
+
+    Returns:
+        A row per reducer and level. One that fails gives a row that says why; the others are finished.
+    """
+    sizes = sorted({1, *(batch_sizes or ())})
+    levels = (match_macs,) if isinstance(match_macs, (int, float)) else tuple(match_macs)
+    if not reducers:
+        raise OptionError("ablate needs reducers to compare, got none; 'tokenreduce list' names them")
+    for name, value in (("seeds", seeds), ("rounds", rounds), *(("batch_sizes", size) for size in sizes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name} must be 1 or more, got {value!r}")
+    registry = default_registry()
+    classes: Classes = {}
+    rows = plan(registry, reducers, settings, ratios=ratios, match_macs=levels, classes=classes)
+    crew, adapter = process_group(), find_adapter(registry, model, None)[0]
+    used = [registry.load("adapter", adapter), metric, *classes.values(), *_implementations(rows)]
+    common = {
+        "code": code_fingerprint(used),
+        "model": model_fingerprint(model),
+        "device": str(next(model.parameters()).device.type),
+        "torch": torch.__version__,
+        "metric": f"{getattr(metric, '__module__', '')}:{getattr(metric, '__qualname__', repr(metric))}",
+    }
+    progress = Progress(step if crew.first else None)
+    bench = Context(model, Batches(data), metric, store or Store(), crew, common, progress, classes=classes)
+    accelerators = [bench.device] if bench.device.type == "cuda" else []
+    with evaluating(model), torch.random.fork_rng(devices=accelerators):
+        bench.survey()
+        assert bench.first is not None
+        if batch_sizes is None:
+            sizes = sorted({1, len(bench.first)})
+        asked = Settings(tuple(ratios), levels, range(seed, seed + seeds), sizes, rounds, break_even)
+        result = _run(bench, rows, progress, asked)
+    result.setup |= {
+        "model": {"class": f"{type(model).__module__}.{type(model).__qualname__}", "fingerprint": common["model"]},
+        "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": bench.sizes[0]},
+        **environment(),
+        "processes": crew.size,
+        "cells": {"kept": bench.store.hits, "worked out": bench.store.misses},
+    }
+    for key, value in (about or {}).items():
+        known = result.setup.get(key)
+        result.setup[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for: levels, runs of what draws, batch sizes and rounds to time, whether other sizes too."""
+
+    ratios: tuple[float, ...]
+    shares: tuple[float, ...]
+    seeds: range
+    sizes: list[int]
+    rounds: int
+    break_even: bool
+
+
+def _run(bench: Context, rows: list[Row], progress: Progress, asked: Settings) -> Result:
+    here, notes = machine(), list[str]()
+    baseline, seeds, sizes = rows[0], asked.seeds, asked.sizes
+    progress.total = (3 + len(seeds)) * len(rows) + len(sizes) * asked.rounds
+    bench.cost_batch = bench.team.share(affordable(bench, bench.sizes[0]))
+    for row in rows:
+        record_failure(row, lambda row=row: resolve_row(bench, row, baseline.macs or 0, seeds))  # type: ignore[misc]
+        record_failure(row, lambda row=row: cost(bench, row))  # type: ignore[misc]
+        progress(f"{row.name}: cost")
+    if baseline.failed is not None or baseline.macs is None:
+        raise OptionError(f"the baseline cannot run on this model: {baseline.failed}")
+    rows[1:1] = _smaller(bench, rows, baseline, asked, notes)
+    for row in rows:
+        record_failure(row, lambda row=row: score_row(bench, row))  # type: ignore[misc]
+        row.macs_share = row.macs / baseline.macs if row.macs is not None else None
+    if baseline.failed is None:
+        _time(bench, rows, baseline, asked, notes, here)
+    compare_rows(rows, baseline.name)
+    with attach_row(bench, baseline) as handle:
+        definitions = {
+            **DEFINITIONS,
+            "operators not counted": ", ".join(uncounted_operators(handle.model, bench.inputs(1))),
+        }
+    progress.finish()
+    setup = {"baseline": baseline.name, "rounds": asked.rounds, "batch_sizes": sizes, "seeds": list(seeds)}
+    return Result(rows, {**setup, "notes": notes, "definitions": definitions})
+
+
+def _time(
+    bench: Context, rows: list[Row], baseline: Row, asked: Settings, notes: list[str], here: dict[str, Any]
+) -> None:
+    """All that is measured by the clock, of the rows that have worked so far."""
+    time_rows(bench, [row for row in rows if row.failed is None], baseline, asked.sizes, asked.rounds, here)
+    for row in rows:
+        record_failure(row, lambda row=row: measure_overhead(bench, row, asked.sizes[-1], here))  # type: ignore[misc]
+    if not asked.break_even:
+        return
+    samples, rounds = min(asked.sizes[-1], 8), max(asked.rounds // 2, 1)
+    try:
+        breakeven.break_even(bench, one_per_variant(rows), baseline, samples=samples, rounds=rounds, machine=here)
+    except TokenReduceError as error:
+        notes.append(f"no break-even: {error}")
+
+
+def _smaller(bench: Context, rows: list[Row], baseline: Row, asked: Settings, notes: list[str]) -> list[Row]:
+    """The control on smaller pictures at each level; without levels, at the multiply-adds in the methods' middle."""
+    ratios, shares = asked.ratios, asked.shares
+    if not ratios and not shares:
+        costs = sorted(row.macs for row in rows if row.macs is not None and row.role == "method")
+        costs = costs or sorted(row.macs for row in rows[1:] if row.macs is not None)
+        assert baseline.macs is not None
+        shares = (costs[len(costs) // 2] / baseline.macs,) if costs and costs[len(costs) // 2] < baseline.macs else ()
+    made: dict[str, Row] = {}
+    try:
+        levels = [*((ratio, None) for ratio in ratios), *((None, share) for share in shares)]
+        for ratio, share in levels:
+            row = smaller_input(bench, baseline, ratio=ratio, share=share)
+            made.setdefault(row.name, row)
+    except TokenReduceError as error:
+        notes.append(f"no control on smaller pictures: {error}")
+    for row in made.values():
+        bench.drawing[row.name] = set()
+        record_failure(row, lambda row=row: cost(bench, row))  # type: ignore[misc]
+    return list(made.values())
+
+
+class Progress:
+    """Counts what is done for whoever watches; the total is a fair guess until the end."""
+
+    def __init__(self, step: Step | None) -> None:
+        self.step, self.done, self.total = step, 0, 1
+
+    def __call__(self, what: str) -> None:
+        self.done += 1
+        self.total = max(self.total, self.done)
+        if self.step is not None:
+            self.step(what, self.done, self.total)
+
+    def finish(self) -> None:
+        """All is done."""
+        self.done = self.total - 1
+        self("done")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for a result that can be read later."""
+    registry = default_registry()
+    plugins = {f"{e.distribution}:{e.plugin}": e.version for e in registry.reducers.values()}
+    versions = {"tokenreduce": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"versions": versions, "plugins": plugins, "machine": machine()}
+
+
+def record_failure(row: Row, work: Callable[[], None]) -> None:
+    """Run part of a row unless it has failed; whatever a plugin raises becomes the row's reason."""
+    if row.failed is not None:
+        return
+    try:
+        work()
+    except TokenReduceError as error:
+        row.failed = str(error)
+    except Exception as error:  # a stranger's reducer may raise anything
+        row.failed = f"{type(error).__name__}: {error}"
+
+
+def _implementations(rows: Sequence[Row]) -> list[Any]:
+    """Classes of the reducers that the rows name, where they can be had."""
+    found = []
+    for row in rows:
+        parts = row.reducer.values() if isinstance(row.reducer, Mapping) else [row.reducer]
+        for part in parts:
+            name = part.get("reducer") if isinstance(part, Mapping) else part
+            if isinstance(name, str) and name in default_registry().reducers:
+                try:
+                    found.append(default_registry().load("reducer", name))
+                except TokenReduceError:
+                    continue  # its row will say why
+    return found

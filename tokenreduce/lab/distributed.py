@@ -1,0 +1,87 @@
+"""One ablation on several processes (``accelerate launch``, ``torchrun``): the samples are shared out.
+
+Every process judges some of the batches, whole ones, so that each sample is computed as it would be alone.
+Time and memory are measured on the first process while the others wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from ..errors import PluginError
+
+T = TypeVar("T")
+
+
+class ProcessGroup:
+    """The processes of this run. Make one with :func:`team`.
+
+    Attributes:
+        rank, size: number of this process, and of all.
+        device: where this process should compute, or None for wherever the model is.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
+        self.rank, self.size, self.device = rank, size, device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that times, prints and writes."""
+        return self.rank == 0
+
+    def mine(self, index: int) -> bool:
+        """Whether this process judges batch ``index``."""
+        return index % self.size == self.rank
+
+    def share(self, value: T) -> T:
+        """The first process's value, on all."""
+        if self.size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, on all."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Do it on the first process while the others wait, and give all the value; an error is raised on all."""
+        value: Any = None
+        error: Exception | None = None
+        if self.first:
+            try:
+                value = work()
+            except Exception as raised:
+                error = raised
+        value, reason = self.share((value, None if error is None else f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        if reason is not None:
+            raise RuntimeError(reason)
+        result: T = value
+        return result
+
+
+def process_group() -> ProcessGroup:
+    """The team that this process was launched in; a team of one otherwise.
+
+    Raises:
+        PluginError: launched as one of several, and accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return ProcessGroup()
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise PluginError("several processes need accelerate: pip install 'tokenreduce[lab]'") from error
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return ProcessGroup(state.process_index, state.num_processes, state.device)

@@ -1,0 +1,74 @@
+"""Reducers from names and options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import (
+    OptionError,
+    UnknownOptionError,
+    nearest,
+)
+from ..registry.registry import Registry, default_registry
+from ..registry.spec import Spec
+from .reducer import Reducer
+
+ReducerPlan = dict[str | None, tuple[Reducer, str, Sequence[int] | None]]
+
+
+def plan_reducers(
+    registry: Registry,
+    reducer: str | Reducer | Mapping[str, Any],
+    layers: Sequence[int] | None,
+    options: dict[str, Any],
+) -> ReducerPlan:
+    """Reducers by stack (None: the default stack), each with its name and layers."""
+    if not isinstance(reducer, Mapping):
+        return {None: (*make_reducer(registry, reducer, options), layers)}
+    if options or layers is not None:
+        given = ", ".join([*options, *(["layers"] if layers is not None else [])])
+        raise OptionError(f"with a reducer per stack, put {given} inside: {{stack: {{'reducer': name, ...}}}}")
+    if not reducer:
+        raise OptionError("a reducer per stack needs at least one stack, got {}")
+    plan: ReducerPlan = {}
+    for stack, value in reducer.items():
+        own = dict(value) if isinstance(value, Mapping) else {"reducer": value}
+        if "reducer" not in own:
+            raise OptionError(f"stack {stack!r} needs {{'reducer': name, ...}}, got {value!r}")
+        own_layers = own.pop("layers", None)
+        plan[stack] = (*make_reducer(registry, own.pop("reducer"), own), own_layers)
+    return plan
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Make the reducers of a config, and let them go; raises what :func:`attach` would for its names and options."""
+    options = {name: value for name, value in config.items() if name not in ("adapter", "trace", "restore")}
+    plan_reducers(default_registry(), options.pop("reducer"), options.pop("layers", None), options)
+
+
+def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -> tuple[Reducer, str]:
+    """A reducer and the name that stands for it in a config.
+
+    Args:
+        reducer: a registered name, ``"module:attribute"``, or a :class:`Reducer` (then without options).
+    """
+    if isinstance(reducer, Reducer):
+        if options:
+            raise UnknownOptionError(f"{', '.join(options)}: give options to {type(reducer).__name__}(...) itself")
+        target = f"{type(reducer).__module__}:{type(reducer).__qualname__}"
+        names = [name for name, entry in registry.reducers.items() if entry.spec.target == target]
+        return reducer, names[0] if names else target
+    if not isinstance(reducer, str):
+        got = f"the class {reducer.__name__}; call it" if inspect.isclass(reducer) else type(reducer).__name__
+        raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {got}")
+    made = Spec("x", reducer, "").load() if ":" in reducer else registry.load("reducer", reducer)
+    if not (inspect.isclass(made) and issubclass(made, Reducer)):
+        raise OptionError(f"{reducer!r} stands for {made!r}, which is not a subclass of tokenreduce.Reducer")
+    valid = made.option_defaults()
+    for name in options:
+        if name not in valid:
+            raise UnknownOptionError(f"{reducer} has no option {name!r}.{nearest(name, valid)}")
+    with registry.blamed("reducer", reducer):
+        return made(**options), reducer

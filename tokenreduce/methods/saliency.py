@@ -1,0 +1,50 @@
+"""How much a token matters, by one of four measures; methods offer them as the option ``saliency``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core.site import Site
+from ..core.streams import Stream
+from ..ops.noise import hash_noise
+from ..ops.similarity import at_least_float
+
+NEEDS: dict[str, frozenset[str]] = {
+    "text": frozenset({"text_attention"}),
+    "class": frozenset({"class_attention"}),
+    "key-norm": frozenset({"keys"}),
+    "random": frozenset(),
+}
+
+
+def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
+    """Score (B, N) of each token of a stream, higher is kept; padding scores whatever it does.
+
+    ``"text"``: attention that the text's tokens pay it. ``"class"``: attention that the token which the head
+    reads pays it. ``"key-norm"``: length of its head-mean key. ``"random"``: uniform noise, fresh in
+    training, repeatable in evaluation.
+    """
+    if kind == "text":
+        return stream.signals.text_attention
+    if kind == "class":
+        return stream.signals.class_attention
+    if kind == "key-norm":
+        norm: Tensor = torch.linalg.vector_norm(at_least_float(stream.signals.keys), dim=-1)
+        return norm
+    return random_score(stream, site, seed)
+
+
+def alternatives(provides: frozenset[str], guidable: bool = False) -> str:
+    """The saliencies that a backbone can feed, as text for an error message."""
+    guide = ", or saliency='text' with guide=text_features" if guidable else ""
+    return "saliency=" + " or ".join(repr(kind) for kind, needs in NEEDS.items() if needs <= provides) + guide
+
+
+def random_score(stream: Stream, site: Site, seed: int) -> Tensor:
+    """Uniform noise (B, N): a function of seed, layer and place in evaluation, torch's generator in training."""
+    batch, length = stream.tokens.x.shape[:2]
+    device = stream.tokens.x.device
+    if stream.training:
+        return torch.rand(batch, length, device=device)
+    return hash_noise(batch, length, seed=seed, layer=site.layer, device=device)

@@ -1,0 +1,83 @@
+"""What plugins offer, as Markdown: the parts of the documentation that are read off the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import MISSING, fields
+from typing import Any
+
+from . import hookspecs
+from .discovery import KINDS
+from .registry import Registry
+from .spec import ReducerSpec, Spec
+
+_ARGUMENT = re.compile(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", re.M | re.S)
+_PLACES = {"middle": "after the attention of a block, before its MLP", "start": "before a block"}
+
+
+def reducer(registry: Registry, name: str) -> str:
+    """Facts, options and docstring of a registered reducer.
+
+    Raises:
+        UnknownNameError, PluginError: as :meth:`Registry.load`.
+    """
+    entry, kind = registry.entry("reducer", name), registry.load("reducer", name)
+    spec, made = entry.spec, kind()
+    assert isinstance(spec, ReducerSpec)
+    text, arguments = docstring(kind)
+    rows = [
+        ("source", spec.source or "-"),
+        ("code", f"`{spec.target}`, plugin `{entry.plugin}` of `{entry.distribution}`"),
+        ("role", spec.role + (", learned with the model" if spec.learns else "")),
+        ("signals", ", ".join(f"`{signal}`" for signal in spec.needs) or "none"),
+        ("streams", ", ".join(f"`{stream}`" for stream in made.streams)),
+        ("acts", f"{_PLACES[made.place]}; in layers {', '.join(map(str, made.layers(12)))} of 12 by default"),
+    ]
+    lines = ["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows), ""]
+    options = kind.option_defaults()
+    if options:
+        lines += ["| option | default | |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{value!r}` | {cell(arguments.get(key, ''))} |" for key, value in options.items()]
+        lines.append("")
+    return "\n".join([*lines, text]).rstrip() + "\n"
+
+
+def hooks() -> str:
+    """Every hook: what it yields, a worked example, and the fields of its spec."""
+    parts = []
+    for name, spec in KINDS.items():
+        text, _ = docstring(getattr(hookspecs, name))
+        said, _, example = text.partition("Example:\n")
+        parts += [f"## `{name}`", "", said.strip(), "", *_example(name, example), f"### `{spec.__name__}`", ""]
+        parts += [docstring(spec)[0].strip(), "", *_fields(spec), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def docstring(thing: Any) -> tuple[str, dict[str, str]]:
+    """The text of a docstring without its arguments, in Markdown, and the arguments by name."""
+    text, _, rest = (inspect.getdoc(thing) or "").partition("\n\nArgs:\n")
+    section, _, after = rest.partition("\n\n")
+    arguments = {name: " ".join(said.split()) for name, said in _ARGUMENT.findall(section)}
+    text = re.sub(r":(?:class|meth|func|data|mod):`~?(?:tokenreduce\.)?([^`]*)`", r"`\1`", f"{text}\n\n{after}".strip())
+    return text.replace("``", "`"), arguments
+
+
+def cell(text: str) -> str:
+    """Text as a cell of a table."""
+    return text.replace("``", "`").replace("|", "\\|")
+
+
+def _example(hook: str, example: str) -> list[str]:
+    body = inspect.cleandoc(example)
+    body = re.sub(r"\b(\w+Spec)\(", r"tokenreduce.\1(", body)
+    return ["```python notest", "@tokenreduce.registry.hookimpl", f"def {hook}():", f"    {body}", "```", ""]
+
+
+def _fields(spec: type[Spec]) -> list[str]:
+    said = {**docstring(Spec)[1], **docstring(spec)[1]}
+    lines = ["| field | default | |", "|---|---|---|"]
+    for one in fields(spec):
+        default = "required" if one.default is MISSING else f"`{one.default!r}`"
+        lines.append(f"| `{one.name}` | {default} | {cell(said.get(one.name, ''))} |")
+    return lines

@@ -1,0 +1,79 @@
+"""What one plugin offers, and what it may do wrong. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pluggy
+
+from ..errors import PluginError
+from . import hookspecs
+from .hookspecs import INTERFACE, PROJECT
+from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, Spec, TaskSpec
+
+KINDS: dict[str, type[Spec]] = {
+    "tokenreduce_reducers": ReducerSpec,
+    "tokenreduce_adapters": AdapterSpec,
+    "tokenreduce_tasks": TaskSpec,
+    "tokenreduce_presets": PresetSpec,
+    "tokenreduce_loaders": LoaderSpec,
+}
+
+
+def read_plugin(name: str) -> Iterator[tuple[str, Spec]]:
+    """The specs of the plugin of this name, each with its hook.
+
+    A manager of its own keeps it from the others.
+
+    Raises:
+        PluginError: it is for another interface, or a hook is misspelt, not marked, or yields something else.
+        Exception: whatever its own code raises.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    if not manager.load_setuptools_entrypoints(PROJECT, name=name):
+        raise PluginError("its entry point could not be registered")
+    plugin = manager.get_plugin(name)
+    check_interface(getattr(plugin, "tokenreduce_interface", INTERFACE))
+    check_hooks(plugin)
+    manager.check_pending()  # hooks of other names altogether
+    for hook, kind in KINDS.items():
+        for specs in getattr(manager.hook, hook)():
+            for spec in specs:
+                if not isinstance(spec, kind):
+                    raise PluginError(f"{hook} must yield {kind.__name__}, got {type(spec).__name__}")
+                yield hook, spec
+
+
+def check_interface(declared: Any) -> None:
+    """Raise PluginError where a plugin was written against another interface than the present one."""
+    if declared == INTERFACE and not isinstance(declared, bool):
+        return
+    if not isinstance(declared, int) or isinstance(declared, bool):
+        raise PluginError(f"tokenreduce_interface must be a whole number (now: {INTERFACE}), got {declared!r}")
+    change = (
+        "install a newer tokenreduce, or an older version of the plugin"
+        if declared > INTERFACE
+        else f"install a newer version of the plugin; its author adapts it and sets tokenreduce_interface = {INTERFACE}"
+    )
+    raise PluginError(f"it is written against interface {declared}, this tokenreduce has {INTERFACE}: {change}")
+
+
+def check_hooks(plugin: Any) -> None:
+    """Raise PluginError for a function that is meant to be a hook and is none: misspelt, or not marked."""
+    for name in dir(plugin):
+        function = inspect.getattr_static(plugin, name, None)
+        if not name.startswith(f"{PROJECT}_") or not inspect.isroutine(function):
+            continue
+        marked = hasattr(function, f"{PROJECT}_impl")
+        close = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.8)
+        spelling = f", spelt {close[0]}" if close and close[0] != name else ""
+        if marked and name not in KINDS:
+            raise PluginError(f"there is no hook {name}; write one of: {', '.join(close or KINDS)}")
+        if not marked and close:
+            raise PluginError(
+                f"{name} is not marked as a hook, so nothing calls it; put @hookimpl above it{spelling}"
+            )

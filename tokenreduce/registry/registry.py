@@ -1,0 +1,233 @@
+"""Finds plugins and keeps what they offer. Imports no torch; one broken plugin never takes the rest down."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import PluginError, TokenReduceError, UnknownNameError, nearest
+from .discovery import KINDS, read_plugin
+from .hookspecs import PROJECT
+from .spec import Spec
+
+_ORDER = {"baseline": 0, "control": 1, "method": 2}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A spec and where it comes from; ``module`` is that of the entry point."""
+
+    spec: Spec
+    plugin: str
+    distribution: str
+    version: str
+    module: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} (plugin {self.plugin!r})"
+
+    @property
+    def library(self) -> str:
+        """Top-level module that it needs, "" for none."""
+        return str(getattr(self.spec, "library", ""))
+
+    @property
+    def usable(self) -> bool:
+        """Whether that module is installed."""
+        try:
+            return not self.library or importlib.util.find_spec(self.library) is not None
+        except (ImportError, ValueError):
+            return False
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin, or one of its names, that cannot be used, and why."""
+
+    plugin: str
+    distribution: str
+    version: str
+    reason: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin!r} of {self.distribution} {self.version}"
+
+
+@dataclass
+class Registry:
+    """What the installed plugins offer. Make one with :meth:`discover`."""
+
+    reducers: dict[str, Entry] = field(default_factory=dict)
+    adapters: dict[str, Entry] = field(default_factory=dict)
+    tasks: dict[str, Entry] = field(default_factory=dict)
+    presets: dict[str, Entry] = field(default_factory=dict)
+    loaders: dict[str, Entry] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
+    disabled: tuple[str, ...] = ()
+
+    @classmethod
+    def discover(cls) -> Registry:
+        """Scan the entry-point group ``tokenreduce``; ``TOKENREDUCE_DISABLE_PLUGINS=a,b`` skips plugins."""
+        skip = {name.strip() for name in os.environ.get("TOKENREDUCE_DISABLE_PLUGINS", "").split(",")} - {""}
+        registry = cls(disabled=tuple(sorted(skip)))
+        found: dict[str, dict[tuple[str, str], str]] = {}
+        for point in importlib.metadata.entry_points(group=PROJECT):
+            if point.name not in skip:
+                found.setdefault(point.name, {}).setdefault(_origin(point), point.value.partition(":")[0].strip())
+        offered: list[tuple[str, Entry]] = []
+        for plugin, origins in sorted(found.items()):
+            if len(origins) > 1:
+                both = " and ".join(f"{name} {version}" for name, version in origins)
+                reason = f"two distributions register a plugin of this name: {both}; uninstall one"
+                registry.broken.append(Broken(plugin, *next(iter(origins)), reason))
+                continue
+            for origin, module in origins.items():
+                offered += registry._load(plugin, *origin, module)
+        registry._fill(offered)
+        return registry
+
+    def _load(self, plugin: str, distribution: str, version: str, module: str) -> list[tuple[str, Entry]]:
+        """The specs of one plugin; a broken one is noted and offers nothing."""
+        found: list[tuple[str, Entry]] = []
+        try:
+            for hook, spec in read_plugin(plugin):
+                found.append((hook, Entry(spec, plugin, distribution, version, module)))
+        except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is reported, not passed on
+            names = tuple(entry.spec.name for _, entry in found)
+            self.broken.append(Broken(plugin, distribution, version, f"{type(error).__name__}: {error}", names))
+            return []
+        return found
+
+    def _fill(self, offers: list[tuple[str, Entry]]) -> None:
+        """Take every name that is offered once; a name offered twice is broken for both."""
+        count = Counter((hook, entry.spec.name) for hook, entry in offers)
+        for hook, entry in offers:
+            name = entry.spec.name
+            table: dict[str, Entry] = getattr(self, _table(hook))
+            if count[hook, name] == 1:
+                table[name] = entry
+                continue
+            rivals = " and ".join(str(e) for h, e in offers if h == hook and e.spec.name == name)
+            reason = f"the name {name!r} is offered by {rivals}; disable one with TOKENREDUCE_DISABLE_PLUGINS"
+            self.broken.append(Broken(entry.plugin, entry.distribution, entry.version, reason, (name,)))
+        ordered = sorted(self.reducers.items(), key=lambda item: (_ORDER.get(_role(item[1]), 9), item[0]))
+        self.reducers = dict(ordered)
+
+    def add(self, spec: Spec) -> None:
+        """Offer one more, as if a plugin had: for tests, and to try a class before there is a package around it.
+
+        Raises:
+            PluginError: not a spec, or the name is taken.
+        """
+        tables = [_table(hook) for hook, kind in KINDS.items() if isinstance(spec, kind)]
+        if not tables:
+            valid = ", ".join(kind.__name__ for kind in KINDS.values())
+            raise PluginError(f"add takes one of {valid}, got {spec!r}")
+        table: dict[str, Entry] = getattr(self, tables[0])
+        if spec.name in table:
+            raise PluginError(f"the name {spec.name!r} is offered by {table[spec.name]} already; take another")
+        table[spec.name] = Entry(spec, "added", "added by hand", "0", spec.target.partition(":")[0])
+
+    def copy(self) -> Registry:
+        """One that can be added to without changing this one."""
+        tables: dict[str, Any] = {_table(hook): dict(getattr(self, _table(hook))) for hook in KINDS}
+        return Registry(**tables, broken=list(self.broken), disabled=self.disabled)
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """The entry ``name`` of ``kind``: ``"reducer"``, ``"adapter"``, ``"task"``, ``"preset"`` or ``"loader"``.
+
+        Raises:
+            PluginError: a plugin that offers the name is broken or clashes.
+            UnknownNameError: nobody offers the name.
+        """
+        table: dict[str, Entry] = getattr(self, f"{kind}s")
+        if name in table:
+            return table[name]
+        for broken in self.broken:
+            if name in broken.names or name == broken.plugin:
+                raise PluginError(f"{kind} {name!r} cannot be used: {broken}: {broken.reason}. See 'tokenreduce list'.")
+        raise UnknownNameError(
+            f"no {kind} is called {name!r}.{nearest(name, table)}{self.suspects()} See 'tokenreduce list'."
+        )
+
+    def suspects(self) -> str:
+        """A sentence on the plugins that are broken before they said what they offer; empty where there are none."""
+        unread = [str(broken) for broken in self.broken if not broken.names]
+        return f" What these would offer is unknown, as they are broken: {', '.join(unread)}." if unread else ""
+
+    def load(self, kind: str, name: str) -> Any:
+        """Import what ``name`` stands for; the errors of :meth:`entry`, and PluginError if the import fails."""
+        entry = self.entry(kind, name)
+        try:
+            return entry.spec.load()
+        except PluginError as error:
+            raise PluginError(f"{kind} {error} Provided by {entry}.") from error
+
+    @contextmanager
+    def blamed(self, kind: str, name: str) -> Iterator[None]:
+        """Turns whatever the code of a plugin raises by mistake into a PluginError that names its distribution."""
+        try:
+            yield
+        except TokenReduceError:
+            raise
+        except Exception as error:
+            entry = getattr(self, f"{kind}s").get(name)
+            if entry is None:
+                raise
+            raise PluginError(
+                f"{kind} {name!r} failed with {type(error).__name__}: {error}. Provided by {entry}; options and code: "
+                f"'tokenreduce info {name}'"
+            ) from error
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution of an entry point, as far as its metadata can be read."""
+    try:
+        return (str(point.dist.metadata["Name"]), point.dist.version) if point.dist is not None else ("unknown", "?")
+    except Exception:  # a damaged installation
+        return "unknown", "?"
+
+
+def _table(hook: str) -> str:
+    """The table that a hook fills: ``"reducers"``."""
+    return hook.removeprefix("tokenreduce_")
+
+
+def _role(entry: Entry) -> str:
+    return str(getattr(entry.spec, "role", ""))
+
+
+_in_force: list[Registry] = []
+
+
+def default_registry() -> Registry:
+    """The registry of this process: what is installed, found on first use, or the one in :func:`using`."""
+    return _in_force[-1] if _in_force else _installed()
+
+
+@contextmanager
+def use_registry(registry: Registry) -> Iterator[Registry]:
+    """A context in which ``attach`` and all else go by another registry."""
+    _in_force.append(registry)
+    try:
+        yield registry
+    finally:
+        _in_force.pop()
+
+
+def rescan() -> None:
+    """Look anew at what is installed, when it is asked for next."""
+    _installed.cache_clear()
+
+
+@functools.cache
+def _installed() -> Registry:
+    return Registry.discover()

@@ -1,0 +1,84 @@
+"""A task: a model, data to judge it on, and a metric. Axes: B batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+from .._torch import Inputs
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample for the eye.
+
+    Args:
+        image: (3, H, W) floating-point numbers in 0..1, all of what the model was given, padding included.
+        text: the question, the caption, or nothing.
+        answer: the right answer in words, or nothing.
+    """
+
+    image: Tensor
+    text: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples.
+
+    Args:
+        inputs: keyword arguments of the model's call, or a tuple of positional ones.
+        targets: whatever the metric compares with.
+        groups: a label per sample, for a score per group (question types, say).
+    """
+
+    inputs: Inputs
+    targets: Any
+    groups: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        values = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
+        return len(next(iter(values)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an ablation needs. A plugin gives one through ``tokenreduce_tasks``, a loader makes one.
+
+    Args:
+        name: what the user types after ``--model``.
+        model: ready for evaluation.
+        data: ``data(samples, batch)`` gives batches that can be gone through again.
+        metric: ``metric(output, targets)`` gives the score of each sample, (B,), higher is better.
+        settings: options by reducer that suit this model; reducers without an entry run with their defaults. A
+            further name with the option ``"reducer"`` is a variant, and a row of its own.
+        description: one line.
+        prepare: ``prepare(images, texts)`` turns B pictures and as many texts ("" for none) into inputs of the
+            model, for ``tokenreduce show``; None where the task cannot.
+        samples: ``samples(batch)`` gives what a person sees of each sample of a batch, or None.
+        answers: ``answers(output)`` gives the model's answer to each sample in words, or None.
+        train: ``train(seed, first, count)`` gives ``count`` training samples from number ``first`` on, of an endless
+            sequence that the seed determines; None where the task cannot be trained.
+        validation: ``validation(samples, batch)``, as ``data``: others than those of ``data`` and of ``train``, for
+            choosing among checkpoints.
+        loss: ``loss(output, targets)`` gives the training loss of a batch, a scalar.
+    """
+
+    name: str
+    model: nn.Module
+    data: Callable[[int, int], Sequence[Batch]]
+    metric: Callable[[Any, Any], Tensor]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    description: str = ""
+    prepare: Callable[[Sequence[Image], Sequence[str]], Inputs] | None = None
+    samples: Callable[[Batch], Sequence[Sample]] | None = None
+    answers: Callable[[Any], Sequence[str]] | None = None
+    train: Callable[[int, int, int], Batch] | None = None
+    validation: Callable[[int, int], Sequence[Batch]] | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None

@@ -1,0 +1,167 @@
+"""The kinds of task that loaders make: answers to questions, classes of pictures, the best of several texts.
+
+A loader brings the model, how pictures and texts become its inputs, and names; the rest is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from .batches import Prepare, RecordBatches, Scale, Target, samples
+from .loader import Record
+from .scoring import Labels, logits_of, vqa_accuracy
+from .task import Batch, Sample, Task
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with its data.
+
+    Args:
+        name: as the user typed it.
+        model: ready for evaluation.
+        records: may be empty, when only pictures are shown.
+        prepare: ``prepare(images, texts)`` gives the model's inputs.
+        scale: how its pixels are scaled.
+        pixels: name of the pixels among the inputs.
+    """
+
+    name: str
+    model: nn.Module
+    records: Sequence[Record]
+    prepare: Prepare
+    scale: Scale
+    pixels: str = "pixel_values"
+
+    def data(self, count: int, batch: int) -> RecordBatches:
+        """The first ``count`` records."""
+        return RecordBatches(self.records[: max(count, 0)], batch, self.prepare)
+
+    def samples(self, batch: Batch) -> list[Sample]:
+        """What a person sees of a batch."""
+        inputs = batch.inputs if isinstance(batch.inputs, Mapping) else {self.pixels: batch.inputs[0]}
+        return samples(inputs[self.pixels], batch.targets, self.scale)
+
+    def task(self, metric: Callable[[Any, Any], Tensor], answers: Callable[[Any], list[str]], what: str) -> Task:
+        """The task, with the model in evaluation mode."""
+        return Task(
+            name=self.name,
+            model=self.model.eval(),
+            data=self.data,
+            metric=metric,
+            description=what,
+            prepare=self.prepare,
+            samples=self.samples,
+            answers=answers,
+        )
+
+
+def questions(source: Source, names: Sequence[str]) -> Task:
+    """A classifier over answers; the score is VQA accuracy (:func:`tokenreduce.tasks.scoring.vqa_accuracy`).
+
+    Args:
+        names: the answers that it can give. One that it cannot give may be right all the same, and is missed.
+
+    Raises:
+        OptionError: a record has no answer, or has choices.
+    """
+    check_answers(source.records)
+    for record in source.records:
+        if record.choices:
+            raise OptionError(f"{of(record)} has choices, but the model answers freely; leave 'choices' out")
+
+    def words(output: Any) -> list[str]:
+        return [names[index] for index in logits_of(output).argmax(dim=-1).tolist()]
+
+    def score(output: Any, asked: Sequence[Target]) -> Tensor:
+        said = zip(words(output), asked, strict=True)
+        return logits_of(output).new_tensor([vqa_accuracy(word, one.answers) for word, one in said])
+
+    return source.task(score, words, f"answers to questions, {len(names)} of them")
+
+
+def classes(source: Source, names: Sequence[str]) -> Task:
+    """A classifier of pictures; 1 where the likeliest class is an answer of the record.
+
+    Raises:
+        OptionError: a record has no answer, one that is no class, or choices.
+    """
+    labels = Labels(names)
+    check_answers(source.records)
+    for record in source.records:
+        if record.choices:
+            raise OptionError(f"{of(record)} has choices, but the model has its own classes; leave 'choices' out")
+        for answer in record.answers:
+            labels.index(answer, of(record))
+
+    def score(output: Any, asked: Sequence[Target]) -> Tensor:
+        best = zip(logits_of(output).argmax(dim=-1).tolist(), asked, strict=True)
+        return logits_of(output).new_tensor(
+            [float(index in {labels.index(answer, "a record") for answer in one.answers}) for index, one in best]
+        )
+
+    def words(output: Any) -> list[str]:
+        return [labels.names[index] for index in logits_of(output).argmax(dim=-1).tolist()]
+
+    return source.task(score, words, f"pictures of {len(names)} classes")
+
+
+def best_text(source: Source, texts: Sequence[str]) -> Task:
+    """A model that scores each picture against texts; 1 where the best of the record's choices is right.
+
+    Args:
+        source: its model gives (B, K) scores, K being the number of texts.
+        texts: :func:`texts_of` the records; where there are none, the model is given B texts with B pictures.
+    """
+    place = {text: column for column, text in enumerate(texts)}
+
+    def score(output: Any, asked: Sequence[Target]) -> Tensor:
+        logits, right = logits_of(output), []
+        for row, one in zip(logits, asked, strict=True):
+            choices = list(one.choices or texts)
+            best = choices[int(row[[place[text] for text in choices]].argmax())]
+            right.append(float(best in (one.answers or (one.text,))))
+        return logits.new_tensor(right)
+
+    def words(output: Any) -> list[str]:
+        logits = logits_of(output)
+        if texts:
+            return [texts[index] for index in logits.argmax(dim=-1).tolist()]
+        return [f"score {row[i]:.2f}" if len(row) else "" for i, row in enumerate(logits)]
+
+    return source.task(score, words, f"the best of {len(texts)} texts" if texts else "scores of texts")
+
+
+def texts_of(records: Sequence[Record]) -> list[str]:
+    """Every text that pictures are scored against, each once: choices, and answers (or captions, without answers).
+
+    Raises:
+        OptionError: a record has no answer and no text, or no answer among its choices.
+    """
+    found: dict[str, None] = {}
+    for record in records:
+        right = record.answers or tuple(text for text in (record.text,) if text)
+        if not right:
+            raise OptionError(f"{of(record)} has no answer and no text; add 'answer' to its line")
+        if record.choices and not set(right) & set(record.choices):
+            raise OptionError(f"{of(record)}: expected one of its choices to be right, got {', '.join(right)}")
+        found.update(dict.fromkeys(record.choices or right))
+    return list(found)
+
+
+def check_answers(records: Sequence[Record]) -> None:
+    """Raise OptionError where a record has no answer."""
+    for record in records:
+        if not record.answers:
+            raise OptionError(f"{of(record)} has no answer; add 'answer' (or 'answers') to its line")
+
+
+def of(record: Record) -> str:
+    """A record in a message."""
+    return f"the record of {Path(record.image).name}" + (f" ({record.text!r})" if record.text else "")
