@@ -45,7 +45,7 @@ def example(request):
 
 def fitted(model, name, options):
     """The options, with a saliency that a tower without a class token in its head can give."""
-    reads_class = OpenClip().stacks(model)["vision"].reader is not None
+    reads_class = OpenClip().stacks(model)["vision"].readout is not None
     return options if reads_class or name not in ("evit", "pumer") else {**options, "saliency": "key-norm"}
 
 

@@ -328,7 +328,7 @@ def test_what_cannot_be_resized():
 
     model = nn.Linear(2, 2)
     with pytest.raises(UnsupportedModelError, match="Fixed cannot change the input size of Linear"):
-        Fixed().resized(model, 32, 32)
+        Fixed().resize(model, 32, 32)
     with pytest.raises(UnsupportedModelError, match="no adapter takes"):
         resize_model(model, 32, 32)
     with pytest.raises(UnsupportedModelError, match=r"torch.nn.Module, got str"):

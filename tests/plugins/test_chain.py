@@ -94,9 +94,9 @@ def test_trace_and_report_are_those_of_one_reducer(example, parts):
             members = [token for place in handle.trace()[sample] for token in place]
             assert len(members) == len(set(members))  # a partition of what was not dropped
             assert set(members) == {token for token, end in enumerate(source[sample].tolist()) if end >= 0}
-        first, place, token = handle.bounds[0].last.first, 0, 0
+        first, place, token = handle.bindings[0].last.first, 0, 0
         for name, count in left.items():  # protected tokens stay in front, each on its own
-            for number in range(handle.bounds[0].stack.prefix[name]):
+            for number in range(handle.bindings[0].stack.prefix[name]):
                 assert handle.trace()[0][place + number] == [token + number]
             place, token = place + count, token + first[name]
 
@@ -252,7 +252,7 @@ def test_what_cannot_be_chained_is_told(tiny_vit, images):
         chain({"keep": 0.5})
 
     class Early(KeyNorm):
-        place, needs = "start", ()
+        position, needs = "before_block", ()
 
     with pytest.raises(UnfitReducerError, match="KeyNorm at its middle, Early at its start"):
         chain(KeyNorm(), Early())

@@ -41,7 +41,7 @@ class Scorer(Reducer, nn.Module):
 class EarlyScorer(Scorer):
     """The same before the block."""
 
-    place = "start"
+    position = "before_block"
 
 
 class Sharp(Scorer):

@@ -41,14 +41,14 @@ def attend(view, block, x, gate):
     return x + block.mlp(block.norm2(x))
 
 
-@pytest.mark.parametrize("place", ["middle", "start"])
+@pytest.mark.parametrize("position", ["after_attention", "before_block"])
 @pytest.mark.parametrize("hard", [False, True])
-def test_attention_weighs_keys_by_the_gate(place, hard, tiny_vit, images):
+def test_attention_weighs_keys_by_the_gate(position, hard, tiny_vit, images):
     model, x = tiny_vit().double(), images().double()
     values = torch.rand(2, 17, dtype=torch.float64)
     values = (values.round() if hard else values).requires_grad_()
     reducer = Fixed(values=values)
-    reducer.place = place
+    reducer.position = position
     with tokenreduce.attach(model, reducer, layers=[1, 3], trace=True) as handle:
         got = model(x)
         assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 17)] * 2
@@ -58,7 +58,7 @@ def test_attention_weighs_keys_by_the_gate(place, hard, tiny_vit, images):
         ends = handle.gates()
     other = values.detach().clone().requires_grad_()
     gate = torch.cat([torch.ones(2, 1, dtype=torch.float64), other[:, 1:]], dim=1)  # the class token is protected
-    tokens, first = model._pos_embed(model.patch_embed(x)), 1 if place == "start" else 2
+    tokens, first = model._pos_embed(model.patch_embed(x)), 1 if position == "before_block" else 2
     for index, block in enumerate(model.blocks):
         tokens = block(tokens) if index < first else attend(None, block, tokens, gate)
     expected = model.head(model.norm(tokens)[:, 0])

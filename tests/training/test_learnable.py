@@ -30,7 +30,7 @@ def test_weights_are_a_part_of_the_model_while_attached(kind, case, fingerprint)
     given = kind()
     handle = tokenreduce.attach(model, given)
     made = home(model).tokenreduce
-    assert made is handle.reducers[handle.stacks[0]] is handle.bounds[0].reducer
+    assert made is handle.reducers[handle.stacks[0]] is handle.bindings[0].reducer
     assert made is not given and given.scores is None  # the user's own is left as it was
     names = [name for name in model.state_dict() if name not in untouched[2]]
     assert names == [f"{prefix(model)}scores.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")]
@@ -110,7 +110,7 @@ def test_copies_have_one_reducer_of_their_own(duplicate, ran, case):
         model.eval()
     twin = duplicate(model)
     own = tokenreduce.attachment(twin)
-    assert home(twin).tokenreduce is own.bounds[0].reducer is not home(model).tokenreduce
+    assert home(twin).tokenreduce is own.bindings[0].reducer is not home(model).tokenreduce
     assert not ran or own.losses() == {}  # tensors with a history cannot be copied
     with torch.no_grad():
         assert torch.equal(run(twin), run(model))
@@ -198,7 +198,7 @@ def test_the_start_of_a_block_in_two_sequences(tiny_meter):
     model, inputs = tiny_meter()
 
     class First(Reducer):
-        place = "start"
+        position = "before_block"
 
         def reduce(self, tokens, signals, remove):
             self.seen.append(tokens.x.clone())
@@ -211,7 +211,7 @@ def test_the_start_of_a_block_in_two_sequences(tiny_meter):
     with tokenreduce.attach(model, reducer, layers=[1], trace=True) as handle:
         model(**inputs)
         rows = [row for row in handle.report() if row.stream == "image"]
-        between = handle.bounds[0].last.between
+        between = handle.bindings[0].last.between
         before, after = handle.macs()
         source = handle.trace().stream("image")
     hook.remove()
@@ -230,7 +230,7 @@ def test_the_start_of_a_block_is_the_middle_of_none(tiny_vit, images, restore):
     model, x = tiny_vit(global_pool="token"), images()
 
     class Norm(Reducer):
-        place = "start"
+        position = "before_block"
 
         def reduce(self, tokens, signals, remove):
             return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
@@ -260,12 +260,12 @@ def test_the_start_of_a_block_is_the_middle_of_none(tiny_vit, images, restore):
 
 
 class Early(Reducer):
-    place = "start"
+    position = "before_block"
     needs = {"keys"}
 
 
 class Elsewhere(Reducer):
-    place = "end"
+    position = "end"
 
     def reduce(self, tokens, signals, remove):
         return tokens.identity()
@@ -276,7 +276,7 @@ def test_places_that_there_are_not(tiny_vit):
     Early.reduce = Elsewhere.reduce
     with pytest.raises(UnfitReducerError, match=r"before a block .* needs keys; leave 'needs' empty"):
         tokenreduce.attach(model, Early(keep=0.5))
-    with pytest.raises(UnfitReducerError, match="must be 'middle' or 'start'"):
+    with pytest.raises(UnfitReducerError, match="must be 'after_attention' or 'before_block'"):
         tokenreduce.attach(model, Elsewhere(keep=0.5))
 
 

@@ -120,5 +120,5 @@ def test_a_stack_of_each_name_is_summed(tiny_meter, early_scorer):
     reducers = {"cross": early_scorer(), "vision": early_scorer()}
     with tokenreduce.attach(model.train(), reducers) as handle:
         model(**inputs)
-        each = [bound.last.losses["share"] for bound in handle.bounds]
+        each = [bound.last.losses["share"] for bound in handle.bindings]
         torch.testing.assert_close(handle.losses()["share"], each[0] + each[1])

@@ -101,7 +101,7 @@ def test_threads_that_pause_one_after_the_other_leave_nothing_behind(tiny_vit, i
         thread.start()
     for thread in threads:
         thread.join()
-    assert handle.bounds[0].pauses == 0
+    assert handle.bindings[0].pauses == 0
     with torch.no_grad():
         assert torch.equal(model(x), reduced)
 

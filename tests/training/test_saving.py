@@ -57,7 +57,7 @@ def test_several_stacks(tiny_meter, tmp_path):
     assert {name.split(".")[0] for name in load_file(tmp_path / "reducer.safetensors")} == {"vision", "text"}
     handle.detach()
     again = tokenreduce.load(model, str(tmp_path))
-    assert again.bounds[1].factor == 0.5
+    assert again.bindings[1].factor == 0.5
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, expected)
 

@@ -94,14 +94,14 @@ def test_scale_and_guide_hold_together():
         half = removed(handle)
         width = model(**inputs).image_embeds.shape[-1]
         with handle.guide(torch.randn(width)):
-            assert handle.bounds[0].reducer.measure == "text"
+            assert handle.bindings[0].reducer.measure == "text"
             model(**inputs)
             assert removed(handle) == half
             handle.scale(1)
-            assert handle.bounds[0].reducer.measure == "text"
+            assert handle.bindings[0].reducer.measure == "text"
             model(**inputs)
             assert removed(handle) == whole
-        assert handle.bounds[0].reducer.measure == "class"
+        assert handle.bindings[0].reducer.measure == "class"
         model(**inputs)
         assert 0 < half < removed(handle) == whole
 
@@ -133,7 +133,7 @@ def test_published_keep_rates(epoch, keep, tiny_vit):
     assert round(1 - (1 - 0.7) * factor, 4) == keep
     with tokenreduce.attach(tiny_vit(), "evit", keep=0.7) as handle:
         handle.scale(factor)
-        assert round(handle.bounds[0].reducer.keep, 4) == keep
+        assert round(handle.bindings[0].reducer.keep, 4) == keep
 
 
 def test_a_linear_curriculum():
@@ -154,18 +154,18 @@ def test_warmup_steps_and_goes_on(tiny_vit):
     model = tiny_vit()
     handle = tokenreduce.attach(model, "evit", keep=0.7)
     schedule = tokenreduce.Warmup(handle, start=1, length=2, shape="linear", steps_per_epoch=2)
-    keeps = [handle.bounds[0].reducer.keep]
+    keeps = [handle.bindings[0].reducer.keep]
     for _ in range(7):
-        assert schedule.step() == schedule.factor == handle.bounds[0].factor
-        keeps.append(handle.bounds[0].reducer.keep)
+        assert schedule.step() == schedule.factor == handle.bindings[0].factor
+        keeps.append(handle.bindings[0].reducer.keep)
     torch.testing.assert_close(keeps, [1.0, 1.0, 1.0, 0.925, 0.85, 0.775, 0.7, 0.7])
     assert keeps[-1] == 0.7
     state = json.loads(json.dumps(schedule.state_dict()))
     handle = tokenreduce.attach(model, "evit", keep=0.7, replace=True)
     other = tokenreduce.Warmup(handle, start=1, length=2, shape="linear", steps_per_epoch=2)
-    assert handle.bounds[0].reducer.keep == 1.0
+    assert handle.bindings[0].reducer.keep == 1.0
     other.load_state_dict({**state, "steps": 4})
-    assert handle.bounds[0].reducer.keep == 0.85
+    assert handle.bindings[0].reducer.keep == 0.85
     assert other.step() == 0.75
     for wrong in ({}, {"steps": -1}, {"steps": 1.5}):
         with pytest.raises(OptionError, match="state of a Warmup"):

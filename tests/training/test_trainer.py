@@ -161,7 +161,7 @@ def test_losses_schedule_and_checkpoint(tiny_vilt, vilt_inputs, trainer, total):
         made = trainer(model, data, steps, True, folder, compute_loss_func=loss, callbacks=[Step()],
                        lr_scheduler_type="constant")  # fmt: skip
         made.train(resume_from_checkpoint=resume is not None)
-        return states[-1], handle.bounds[0].factor, {key: value.clone() for key, value in model.state_dict().items()}
+        return states[-1], handle.bindings[0].factor, {key: value.clone() for key, value in model.state_dict().items()}
 
     _, factor, expected = run(4, "whole")
     assert factor == 1

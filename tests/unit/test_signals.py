@@ -20,19 +20,19 @@ def attention():
     return query, key, bias, (query @ key.transpose(-1, -2) / WIDTH**0.5 + bias).softmax(dim=-1).mean(dim=1)
 
 
-def made(attention, text_rows=TEXT, weight=None, reader=0, scale=None, columns=COLUMNS):
+def made(attention, text_rows=TEXT, weight=None, readout=0, scale=None, columns=COLUMNS):
     query, key, bias, _ = attention
-    return Signals(signal_sources(query, key, bias, scale, columns, reader, text_rows, weight), frozenset(SIGNALS))
+    return Signals(signal_sources(query, key, bias, scale, columns, readout, text_rows, weight), frozenset(SIGNALS))
 
 
 def test_keys_are_averaged_over_heads(attention):
     torch.testing.assert_close(made(attention).keys, attention[1].mean(dim=1)[:, COLUMNS])
 
 
-@pytest.mark.parametrize("reader", [0, 2])
-def test_class_attention_is_the_row_of_the_token_that_the_head_reads(attention, reader):
-    got = made(attention, reader=reader).class_attention
-    torch.testing.assert_close(got, attention[3][:, reader, COLUMNS])
+@pytest.mark.parametrize("readout", [0, 2])
+def test_class_attention_is_the_row_of_the_token_that_the_head_reads(attention, readout):
+    got = made(attention, readout=readout).class_attention
+    torch.testing.assert_close(got, attention[3][:, readout, COLUMNS])
     assert (got[:, -1] == 0).all()
 
 
@@ -64,7 +64,7 @@ def test_signals_that_are_not_there_are_told_by_name(attention):
     with pytest.raises(UnsupportedCallError, match="no text_attention; it has keys, class_attention"):
         _ = made(attention, text_rows=0).text_attention
     with pytest.raises(UnsupportedCallError, match="no class_attention"):
-        _ = made(attention, reader=None).class_attention
+        _ = made(attention, readout=None).class_attention
 
 
 def test_streams_are_a_mapping(attention):

@@ -119,7 +119,7 @@ class Forgetful(View):
 
 class Cross(Stack):
     name, prefix, sequences = "cross", {"text": 1, "image": 1}, (("text",), ("image",))
-    reader, padded, kind = 0, True, View
+    readout, padded, kind = 0, True, View
 
     def __init__(self, model):
         self.module, self.blocks = model, list(model.blocks)

@@ -28,7 +28,7 @@ def find_adapter(registry: Registry, model: nn.Module, name: str | None) -> Foun
         if not name and library and library not in sys.modules:
             continue  # no model of a library that was never imported
         try:
-            with registry.blamed("adapter", candidate):
+            with registry.blame("adapter", candidate):
                 adapter: Adapter = registry.load("adapter", candidate)()
                 if adapter.accepts(model):
                     found.append((candidate, adapter))
@@ -62,7 +62,7 @@ def widest(registry: Registry, model: nn.Module, found: list[tuple[str, Adapter]
     reasons: list[TokenReduceError] = []
     for name, adapter in found:
         try:
-            with registry.blamed("adapter", name):
+            with registry.blame("adapter", name):
                 stacks = adapter.stacks(model)
         except (UnsupportedModelError, PluginError) as error:
             reasons.append(error)

@@ -107,8 +107,8 @@ def _attach(
     guide: Tensor | None,
 ) -> Attachment:
     adapter, family, stacks = find_adapter(registry, model, adapter)
-    refused = family.refused(model)
-    bounds, patches, configs = [], [], {}
+    refused = family.refusals(model)
+    bindings, patches, configs = [], [], {}
     for wanted, (reducer, name, layers) in plan.items():
         if wanted is not None and wanted not in stacks:
             if wanted in refused:
@@ -122,16 +122,18 @@ def _attach(
         prove(stack)
         patches += replacements(bound)
         check_originals(stack, patches)
-        bounds.append(bound)
+        bindings.append(bound)
         configs[wanted] = {"reducer": name, "layers": chosen, **bound.reducer.options()}
     common = {"adapter": adapter, "trace": trace, "restore": restore}
     config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
-    handle = Attachment(model, bounds, config, patches)
+    handle = Attachment(model, bindings, config, patches)
     for _, _, replacement in patches:
         if isinstance(replacement, StackForward):
             replacement.owner = handle
     if guide is not None:  # of several stacks, the one that it can guide
-        handle.guide(guide, next((bound.stack.name for bound in bounds if bound.stack.guidable), bounds[0].stack.name))
+        handle.guide(
+            guide, next((bound.stack.name for bound in bindings if bound.stack.guidable), bindings[0].stack.name)
+        )
     handle.install()
     return handle
 

@@ -21,18 +21,18 @@ _COUNTING = threading.Lock()
 
 
 @contextmanager
-def pause(bounds: list[Binding]) -> Iterator[None]:
+def pause(bindings: list[Binding]) -> Iterator[None]:
     """Passes that begin inside reduce nothing, on all these stacks."""
-    _count(bounds, 1)
+    _count(bindings, 1)
     try:
         yield
     finally:
-        _count(bounds, -1)
+        _count(bindings, -1)
 
 
-def _count(bounds: list[Binding], change: int) -> None:
+def _count(bindings: list[Binding], change: int) -> None:
     with _COUNTING:  # adding is not one step for other threads
-        for bound in bounds:
+        for bound in bindings:
             bound.pauses += change
 
 
@@ -72,7 +72,7 @@ def copy_options(module: nn.Module, other: Reducer) -> None:
     vars(module).update({name: value for name, value in vars(other).items() if name not in kept})
 
 
-def set_scale(bounds: list[Binding], factor: Any) -> None:
+def set_scale(bindings: list[Binding], factor: Any) -> None:
     """Set how many times the configured removal is in force; all stacks or, after an error, none.
 
     Raises:
@@ -82,8 +82,8 @@ def set_scale(bounds: list[Binding], factor: Any) -> None:
     number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
     if not number or not math.isfinite(factor) or factor < 0:
         raise OptionError(f"factor must be a number of 0 and more (1: as configured), got {factor!r}")
-    made = [rebind(bound, bound.guide is not None, float(factor)) for bound in bounds]
-    for bound, reducer in zip(bounds, made, strict=True):
+    made = [rebind(bound, bound.guide is not None, float(factor)) for bound in bindings]
+    for bound, reducer in zip(bindings, made, strict=True):
         set_reducer(bound, reducer)
         bound.factor = float(factor)
 

@@ -46,9 +46,9 @@ class Attachment:
     """
 
     def __init__(
-        self, model: nn.Module, bounds: list[Binding], config: dict[str, Any], patches: list[Replacement]
+        self, model: nn.Module, bindings: list[Binding], config: dict[str, Any], patches: list[Replacement]
     ) -> None:
-        self.model, self.bounds, self._config, self._patches = model, bounds, config, patches
+        self.model, self.bindings, self._config, self._patches = model, bindings, config, patches
         self._installed = False
 
     @property
@@ -57,21 +57,21 @@ class Attachment:
 
     @property
     def sites(self) -> list[Site]:
-        return [site for bound in self.bounds for site in bound.sites.values()]
+        return [site for bound in self.bindings for site in bound.sites.values()]
 
     @property
     def stacks(self) -> list[str]:
         """Names of the reduced stacks, in the order given to ``attach``."""
-        return [bound.stack.name for bound in self.bounds]
+        return [bound.stack.name for bound in self.bindings]
 
     @property
     def reducers(self) -> dict[str, Reducer]:
         """The reducer of each stack as it is now, weights included."""
-        return {bound.stack.name: bound.reducer for bound in self.bounds}
+        return {bound.stack.name: bound.reducer for bound in self.bindings}
 
     @property
     def notes(self) -> list[str]:
-        return [note for bound in self.bounds for note in bound.reducer.notes]
+        return [note for bound in self.bindings for note in bound.reducer.notes]
 
     @property
     def attached(self) -> bool:
@@ -137,7 +137,7 @@ class Attachment:
             OptionError: not a number of 0 and more.
             UnfitReducerError: the method has no option to scale.
         """
-        set_scale(self.bounds if stack is None else [self._bound(stack)], factor)
+        set_scale(self.bindings if stack is None else [self._bound(stack)], factor)
 
     def paused(self) -> AbstractContextManager[None]:
         """A context in which the model computes what it does without reduction, up to rounding.
@@ -147,7 +147,7 @@ class Attachment:
         pass outside it. A pass is paused or not as a whole, by what holds when it begins: passes that other threads
         begin on this model meanwhile are paused as well; a thread that needs both needs a model of its own.
         """
-        return pause(self.bounds)
+        return pause(self.bindings)
 
     def losses(self) -> dict[str, Tensor]:
         """What the reducers added to the training loss in the last forward pass, with gradients, summed by name.
@@ -158,9 +158,9 @@ class Attachment:
         Raises:
             NoForwardError: no forward pass yet.
         """
-        if any(bound.last is None for bound in self.bounds):
+        if any(bound.last is None for bound in self.bindings):
             raise NoForwardError("no forward pass yet; call model(...) once, then handle.losses()")
-        return sum_by_name(bound.last.losses for bound in self.bounds if bound.last is not None)
+        return sum_by_name(bound.last.losses for bound in self.bindings if bound.last is not None)
 
     def gates(self, stack: str | None = None) -> dict[str, Tensor]:
         """How much each token of each stream counted at the end of the last forward pass, (B, n) from 0 to 1.
@@ -186,7 +186,7 @@ class Attachment:
         Raises:
             OptionError: an option is not JSON, or the reducer's class cannot be imported again.
         """
-        factors = {bound.stack.name: bound.factor for bound in self.bounds if bound.factor != 1}
+        factors = {bound.stack.name: bound.factor for bound in self.bindings if bound.factor != 1}
         save(self.config, factors, self.reducers, Path(folder))
 
     def report(self) -> list[SiteReport]:
@@ -196,7 +196,7 @@ class Attachment:
             NoForwardError: no forward pass yet.
         """
         rows = []
-        for bound in self.bounds:
+        for bound in self.bindings:
             if bound.last is None:
                 raise NoForwardError("no forward pass yet; call model(...) once, then handle.report()")
             rows += [SiteReport(bound.stack.name, *row) for row in bound.last.counts]
@@ -224,11 +224,11 @@ class Attachment:
         (:func:`tokenreduce.count_macs` counts that too).
         """
         before = after = 0
-        for bound in self.bounds:
+        for bound in self.bindings:
             if bound.last is None:
                 raise NoForwardError("no forward pass yet; call model(...) once, then handle.macs()")
             between = bound.last.between
-            early = bound.reducer.place == "start"  # then attention sees what is left too
+            early = bound.reducer.position == "before_block"  # then attention sees what is left too
             for index, (view, role) in enumerate(zip(bound.views, bound.roles, strict=True)):
                 start, later = between[0], between[index + 1]
                 now = later if early else between[index]
@@ -251,10 +251,10 @@ class Attachment:
     def _bound(self, stack: str | None) -> Binding:
         names = self.stacks
         if stack is None and len(names) == 1:
-            return self.bounds[0]
+            return self.bindings[0]
         if stack not in names:
             raise UnsupportedCallError(f"name one of the reduced stacks: {', '.join(names)}; got {stack!r}")
-        return self.bounds[names.index(stack)]
+        return self.bindings[names.index(stack)]
 
     def __enter__(self) -> Attachment:
         return self
@@ -265,7 +265,7 @@ class Attachment:
         self.detach()
 
     def __str__(self) -> str:
-        lines = [f"{type(self.model).__name__} with {', '.join(repr(b.reducer) for b in self.bounds)}"]
+        lines = [f"{type(self.model).__name__} with {', '.join(repr(b.reducer) for b in self.bindings)}"]
         lines += [f"  note: {note}" for note in self.notes]
         try:
             rows = self.report()

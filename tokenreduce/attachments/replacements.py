@@ -41,4 +41,4 @@ def replacements(bound: Binding) -> list[Replacement]:
     patches += [(block, "forward", BlockForward(bound, block, i)) for i, block in enumerate(bound.stack.blocks)]
     if isinstance(bound.reducer, nn.Module):
         patches.append((bound.stack.home, SUBMODULE, bound.reducer))
-    return patches + bound.stack.patches()
+    return patches + bound.stack.replacements()

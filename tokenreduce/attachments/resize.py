@@ -33,7 +33,7 @@ def resize_model(model: nn.Module, height: int, width: int, adapter: str | None 
             f"{type(model).__name__} carries a reducer; detach() it, resize the plain model, and attach to the result"
         )
     _, found, _ = find_adapter(default_registry(), model, adapter)
-    return found.resized(model, height, width)
+    return found.resize(model, height, width)
 
 
 def patch_size(model: nn.Module) -> Size | None:

@@ -55,12 +55,12 @@ def bind_stack(
     if layers is not None:
         reducer = reducer.within(check_layers(layers, len(levels), stack.name))
     try:
-        with registry.blamed("reducer", name):
+        with registry.blame("reducer", name):
             settled = reducer.bind(with_guide(backbone) if guided and stack.guidable else backbone)
     except UnfitReducerError as error:
         fit = [other for other in registry.reducers if other != name and runs_on(registry, other, backbone)]
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
-    with registry.blamed("reducer", name):
+    with registry.blame("reducer", name):
         chosen = check_layers(settled.layers(len(levels)) if layers is None else layers, len(levels), stack.name)
         settled.check_sites(len(chosen))
     check_position(settled)
@@ -74,11 +74,11 @@ def bind_stack(
     if isinstance(settled, nn.Module):
         check_home(stack)
         first = min(sites)
-        with registry.blamed("reducer", name):
+        with registry.blame("reducer", name):
             settled = with_weights(settled, stack, first, views[first], len(chosen))
         reducer = reducer.changed()
-    ending = stack.ending if restore is None else "full" if restore else "none"
-    return Binding(stack, views, settled, reducer, backbone, sites, ending, trace), chosen
+    output = stack.output if restore is None else "full" if restore else "reduced"
+    return Binding(stack, views, settled, reducer, backbone, sites, output, trace), chosen
 
 
 def acting_block(stack: Stack, level: Sequence[int], reducer: Reducer, guided: bool = False) -> int:

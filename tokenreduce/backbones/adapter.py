@@ -36,7 +36,7 @@ class Adapter:
         """
         raise UnsupportedModelError(f"{type(self).__name__} does not define stacks(model)")
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         """Towers of the model that a user may name but that cannot be reduced, each with the reason."""
         return {}
 
@@ -44,7 +44,7 @@ class Adapter:
         """Height and width in pixels of the patches that the model cuts pictures into, None if it does not."""
         return conv_patch(model)
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         """A model with the same weights that takes images of ``height`` x ``width`` pixels.
 
         ``model`` itself is left as it is: what comes back is a copy whose position embeddings are interpolated

@@ -11,7 +11,7 @@ from ..errors import UnsupportedModelError
 from .block import BlockView, Role
 from .pass_ import Pass
 
-Output = Literal["none", "expand", "text", "full"]
+Output = Literal["reduced", "repeated", "text", "full"]
 
 
 class Stack:
@@ -26,11 +26,11 @@ class Stack:
         sequences: the streams of each sequence; by default all streams stand in one. A sequence is called by
             its streams: ``"image"``, ``"text+image"``.
         levels: the blocks of each layer, as users count layers; by default every block is one.
-        reader: index, in each sequence, of the token that the head reads, None where it reads all.
-        ending: what the rest of the model expects at the end: ``"none"`` (fewer tokens are fine),
-            ``"expand"`` (it pools: repeat merged tokens by their size; where a method merges and drops, every token at
-            its place; where it only drops, what is left), ``"text"`` (text tokens at their
-            places), ``"full"`` (every token at its place).
+        readout: index, in each sequence, of the token that the head reads, None where it reads all.
+        output: what the rest of the model expects at the end: ``"reduced"`` (fewer tokens are fine),
+            ``"repeated"`` (it pools: merged tokens are repeated by their size; where a method merges and drops, every
+            token is restored to its position; where it only drops, what is left), ``"text"`` (text tokens are
+            restored to their positions), ``"full"`` (every token is).
         padded: whether sequences may hold padding.
         padded_memory: whether memories may, where ``padded``.
         guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
@@ -43,8 +43,8 @@ class Stack:
     prefix: Mapping[str, int]
     sequences: Sequence[tuple[str, ...]] = ()
     levels: Sequence[tuple[int, ...]] = ()
-    reader: int | None = None
-    ending: Output = "none"
+    readout: int | None = None
+    output: Output = "reduced"
     padded: bool = False
     padded_memory: bool = True
     guidable: bool = False
@@ -63,7 +63,7 @@ class Stack:
         role = self.role(index)
         own = role.own.split("+")
         names = {"keys"}
-        if self.reader is not None:
+        if self.readout is not None:
             names.add("class_attention")
         if "text" in own and ("image" in own or role.memory == "image"):
             names.add("text_attention")
@@ -117,16 +117,16 @@ class Stack:
         """The gradient-checkpointing function to run the block with now, or None."""
         return None
 
-    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+    def replacements(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
         """Further replacements: (module, attribute, picklable callable). Undone by ``detach``."""
         return []
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
-        """Methods that :meth:`forward` and :meth:`patches` stand in for: (module, attribute, the class's function).
+        """Methods that :meth:`forward` and :meth:`replacements` replace: (module, attribute, the class's function).
 
         A model whose class has another one there is refused: it does something that the adapter does not know.
         """
         return []
 
     def prove(self) -> None:
-        """Check what :meth:`patches` replaces against the original; raise UnsupportedModelError if it differs."""
+        """Check what :meth:`replacements` replaces against the original; raise UnsupportedModelError if it differs."""

@@ -95,7 +95,7 @@ class Reduction:
         index = self.target.clamp(min=0).unsqueeze(-1).expand_as(moved)
         return kept.scatter_add(1, index, moved)
 
-    def detached(self) -> Reduction:
+    def detach(self) -> Reduction:
         """The same, with weights that pass no gradient."""
         return Reduction(
             self.keep,

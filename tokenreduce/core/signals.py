@@ -67,7 +67,7 @@ def signal_sources(
     bias: Tensor | None,
     scale: float | None,
     columns: slice,
-    reader: int | None,
+    readout: int | None,
     text_rows: int,
     text_weight: Tensor | None,
 ) -> dict[str, Callable[[], Tensor]]:
@@ -75,13 +75,13 @@ def signal_sources(
 
     Args:
         query, key: (B, H, rows, d) and (B, H, N, d); self-attention, or cross-attention to these tokens.
-        reader: row of the token that the head reads, or None.
+        readout: row of the token that the head reads, or None.
         text_rows: the text's tokens are among the first so many rows; 0 for no text.
         text_weight: (B, text_rows), 1 for rows that count (real text tokens), None for all.
     """
     sources: dict[str, Callable[[], Tensor]] = {"keys": partial(_keys, key, columns)}
-    if reader is not None:
-        sources["class_attention"] = partial(_class_row, query, key, bias, scale, columns, reader)
+    if readout is not None:
+        sources["class_attention"] = partial(_class_row, query, key, bias, scale, columns, readout)
     if text_rows:
         sources["text_attention"] = partial(_text_rows, query, key, bias, scale, columns, text_rows, text_weight)
     return sources
@@ -92,9 +92,9 @@ def _keys(key: Tensor, columns: slice) -> Tensor:
 
 
 def _class_row(
-    query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None, columns: slice, reader: int
+    query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None, columns: slice, readout: int
 ) -> Tensor:
-    return attention_rows(query[:, :, reader : reader + 1], key, bias, scale)[:, 0, columns]
+    return attention_rows(query[:, :, readout : readout + 1], key, bias, scale)[:, 0, columns]
 
 
 def _text_rows(

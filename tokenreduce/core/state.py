@@ -41,7 +41,7 @@ class State:
         self.initial: Mapping[str, int] = initial or {}
         self.gates: Mapping[str, Tensor] = gates or {}
 
-    def gated(self, gates: Mapping[str, Tensor]) -> State:
+    def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""
         other = copy.copy(self)
         other.gates = {**self.gates, **gates}

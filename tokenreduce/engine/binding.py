@@ -38,14 +38,14 @@ class Binding:
         original: Reducer,
         backbone: Backbone,
         sites: Mapping[int, Site],
-        ending: Output,
+        output: Output,
         trace: bool,
     ) -> None:
-        self.stack, self.views, self.reducer, self.ending = stack, views, reducer, ending
+        self.stack, self.views, self.reducer, self.output = stack, views, reducer, output
         self.original, self.backbone, self.sites = original, backbone, dict(sites)
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
         self.trace = trace
-        self.track = trace or ending != "none"
+        self.track = trace or output != "reduced"
         self.guide: Tensor | None = None
         self.factor = 1.0
         self.pauses = 0

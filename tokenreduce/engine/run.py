@@ -90,7 +90,7 @@ class Run:
         """Reduce further tokens (B, N, C) of a sequence as it was reduced in block ``since`` and later ones."""
         for (index, name), reduction in self.done.items():
             if name == sequence and index >= since:
-                x = reduction.detached().apply(x)
+                x = reduction.detach().apply(x)
         return x
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
@@ -118,7 +118,7 @@ class Run:
         if states is None:
             raise UnsupportedCallError("blocks must run in order, after run.start(...)")
         view, role, site = bound.views[index], bound.roles[index], self.sites.get(index)
-        if site is not None and self.reducer.place == "start":
+        if site is not None and self.reducer.position == "before_block":
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
             x, memory, states = self._reduce(index, site, BlockTokens(x, states[role.own]), other, states, training)
             site = None
@@ -210,8 +210,8 @@ class Run:
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            wanted = reductions.get("text") if self.bound.ending == "text" and is_image is None else whole
-            keep_last = self.bound.ending != "none" and wanted is not None and wanted.drops
+            wanted = reductions.get("text") if self.bound.output == "text" and is_image is None else whole
+            keep_last = self.bound.output != "reduced" and wanted is not None and wanted.drops
             self.undo[index, sequence] = (x if keep_last else None, end)
         self.done[index, sequence] = whole
         drops = state.drops or whole.drops
@@ -224,22 +224,22 @@ class Run:
             gate = chosen.get(name)
             if isinstance(gate, Gate):
                 real = None if state.real is None else state.real[:, begin : begin + length]
-                gates[name] = gate.settled(self.bound.stack.prefix[name], real)
+                gates[name] = gate.effective(self.bound.stack.prefix[name], real)
             begin += length
-        return state.gated(gates) if gates else state
+        return state.with_gates(gates) if gates else state
 
     def _end(self, sequence: str, x: Tensor, first: State, last: State) -> Tensor:
         """Hand back what the rest of the model expects of one sequence."""
-        ending, assignment, gate = self.bound.ending, last.assignment, last.gate()
-        if gate is not None and ending == "expand" and len(last.lengths) == 1:
+        output, assignment, gate = self.bound.output, last.assignment, last.gate()
+        if gate is not None and output == "repeated" and len(last.lengths) == 1:
             x = pool_as_kept(x, gate, self.bound.stack.prefix[sequence])
-        if assignment is None or ending == "none" or not any(name == sequence for _, name in self.undo):
+        if assignment is None or output == "reduced" or not any(name == sequence for _, name in self.undo):
             return x
-        if ending == "expand":
+        if output == "repeated":
             if last.size is None:  # nothing was merged: the survivors stand for themselves
                 return x
             return self._restore(sequence, x) if last.drops else spread(x, assignment)
-        if ending == "text":
+        if output == "text":
             if "text" not in first.lengths:
                 return x
             text, rest = first.lengths["text"], last.lengths["text"]

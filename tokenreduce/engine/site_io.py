@@ -71,7 +71,7 @@ def make_streams(
         sources: dict[str, Callable[[], Tensor]] = {}
         if seen.projected is not None:
             query, key = seen.projected.query, seen.projected.key
-            sources = signal_sources(query, key, seen.bias, scale, columns, stack.reader, text, weight)
+            sources = signal_sources(query, key, seen.bias, scale, columns, stack.readout, text, weight)
         if guide is not None:
             sources["text_attention"] = partial(text_similarity, stack.shared_space, x, guide)
         size = None if state.size is None else state.size[:, columns]

@@ -54,7 +54,7 @@ def coverage(registry: Registry | None = None, adapter: str | None = None) -> It
         made: Adapter = registry.load("adapter", name)()
         for label, maker in made.examples().items():
             example = maker()
-            stacks = {**made.stacks(example.model), **dict.fromkeys(made.refused(example.model))}
+            stacks = {**made.stacks(example.model), **dict.fromkeys(made.refusals(example.model))}
             for stack_name, stack in stacks.items():
                 for reducer in registry.reducers:
                     yield _cell(name, label, example, stack_name, stack, reducer)
@@ -66,10 +66,10 @@ def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | 
         with attach(model, {name: reducer}, adapter=adapter) as handle, torch.no_grad():
             call(model, example.inputs)
             first = last = 0
-            for bound in handle.bounds:
+            for bound in handle.bindings:
                 assert bound.last is not None
                 first, last = sum(bound.last.first.values()), sum(bound.last.last.values())
-            signals = tuple(sorted(handle.bounds[0].reducer.needs))
+            signals = tuple(sorted(handle.bindings[0].reducer.needs))
             return Cell(adapter, label, name, reducer, (first, last), "", tuple(handle.notes), signals)
     except UnsupportedModelError as error:
         reason = str(error).partition(" cannot be reduced: ")[2] or str(error)

@@ -26,7 +26,7 @@ def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> N
         row.reducer, row.options = solved["reducer"], {k: v for k, v in solved.items() if k != "reducer"}
     with attach_row(bench, row) as handle:
         row.notes = list(handle.notes)
-        learning = [type(b.reducer).__name__ for b in handle.bounds if isinstance(b.reducer, nn.Module)]
+        learning = [type(b.reducer).__name__ for b in handle.bindings if isinstance(b.reducer, nn.Module)]
         if learning and not row.weights:
             raise UnfitReducerError(
                 f"{', '.join(learning)} learns which tokens go, and there are no trained weights for it here, only "
@@ -36,14 +36,14 @@ def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> N
         if row.weights:
             row.notes.append(f"fine-tuned weights of {row.weights}; rows without this note have the model's own")
         bench.drawing[row.name] = seeded_stacks(handle)
-        drawn = any(bound.reducer.stochastic for bound in handle.bounds)
+        drawn = any(bound.reducer.stochastic for bound in handle.bindings)
         row.reducer, row.options = options_in_force(row, handle)
     row.seeds = list(seeds if drawn else seeds[:1])
 
 
 def seeded_stacks(handle: Attachment) -> set[str]:
     """Stacks whose reducer draws and takes the option ``seed``."""
-    return {b.stack.name for b in handle.bounds if b.reducer.stochastic and "seed" in b.reducer.option_defaults()}
+    return {b.stack.name for b in handle.bindings if b.reducer.stochastic and "seed" in b.reducer.option_defaults()}
 
 
 def options_in_force(row: Row, handle: Attachment) -> tuple[Any, dict[str, Any]]:

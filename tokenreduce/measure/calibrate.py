@@ -95,7 +95,7 @@ def tokens_left(handle: Attachment) -> float:
 
     Where several stacks are reduced one after the other, it is of the most that any of them began with.
     """
-    records = [bound.last for bound in handle.bounds if bound.last is not None]
+    records = [bound.last for bound in handle.bindings if bound.last is not None]
     stream = "image" if "image" in records[0].first else next(iter(records[0].first))
     return records[0].last[stream] / max(record.first.get(stream, 0) for record in records)
 
@@ -103,7 +103,7 @@ def tokens_left(handle: Attachment) -> float:
 def _scaler(handle: Attachment, options: Mapping[str, Any]) -> Callable[[float], dict[str, Any]]:
     """Factor to options for ``attach``: each stack's reducer scaled alike."""
     plan = handle.config["reducer"]
-    settled = [(bound.reducer, len(bound.sites)) for bound in handle.bounds]
+    settled = [(bound.reducer, len(bound.sites)) for bound in handle.bindings]
     if not isinstance(plan, dict):
         return lambda factor: {**options, **settled[0][0].scaled(factor, settled[0][1])}
 

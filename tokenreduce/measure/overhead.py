@@ -33,9 +33,9 @@ def overhead(handle: Attachment, inputs: Inputs, *, rounds: int = 3) -> float:
     shares = []
     spent: list[float] = []
     device = next(handle.model.parameters()).device
-    before = [bound.around for bound in handle.bounds]
+    before = [bound.around for bound in handle.bindings]
     try:
-        for bound in handle.bounds:
+        for bound in handle.bindings:
             bound.around = partial(_timed, spent, device)
         with torch.inference_mode():
             for _ in range(rounds + 1):
@@ -45,6 +45,6 @@ def overhead(handle: Attachment, inputs: Inputs, *, rounds: int = 3) -> float:
                 synchronize(device)
                 shares.append(sum(spent) / (time.perf_counter() - begin))
     finally:
-        for bound, make in zip(handle.bounds, before, strict=True):
+        for bound, make in zip(handle.bindings, before, strict=True):
             bound.around = make
     return statistics.median(shares[1:])

@@ -38,16 +38,18 @@ def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, r
             )
 
 
-POSITIONS = ("middle", "start")
+POSITIONS = ("after_attention", "before_block")
 
 
 def check_position(reducer: Reducer) -> None:
-    """Raise UnfitReducerError for a place that there is not, or where the signals that it needs are not."""
+    """Raise UnfitReducerError for an unknown position, or one that lacks the signals that the reducer needs."""
     kind = type(reducer).__name__
-    if reducer.place not in POSITIONS:
-        raise UnfitReducerError(f"{kind}.place must be 'middle' or 'start' (of a block), got {reducer.place!r}")
-    if reducer.place == "start" and reducer.needs:
+    if reducer.position not in POSITIONS:
         raise UnfitReducerError(
-            f"{kind} acts before a block (place = 'start'), where there are no signals yet, but needs "
-            f"{', '.join(sorted(reducer.needs))}; leave 'needs' empty, or act in the 'middle'"
+            f"{kind}.position must be 'after_attention' or 'before_block', got {reducer.position!r}"
+        )
+    if reducer.position == "before_block" and reducer.needs:
+        raise UnfitReducerError(
+            f"{kind} acts before a block (position = 'before_block'), where there are no signals yet, but needs "
+            f"{', '.join(sorted(reducer.needs))}; leave 'needs' empty, or act 'after_attention'"
         )

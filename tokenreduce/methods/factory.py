@@ -70,5 +70,5 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     for name in options:
         if name not in valid:
             raise UnknownOptionError(f"{reducer} has no option {name!r}.{nearest(name, valid)}")
-    with registry.blamed("reducer", reducer):
+    with registry.blame("reducer", reducer):
         return made(**options), reducer

@@ -61,7 +61,7 @@ class Part:
     def bound(self, backbone: Backbone) -> Part:
         """The part settled for a backbone; its layers are known then."""
         reducer = self.reducer if self.layers is None else self.reducer.within(self.layers)
-        with default_registry().blamed("reducer", self.name):
+        with default_registry().blame("reducer", self.name):
             reducer = reducer.bind(backbone)
             layers = self.layers if self.layers is not None else layer_tuple(reducer.layers(backbone.depth))
         return Part(reducer, self.name, layers)

@@ -44,8 +44,8 @@ class Reducer:
     Attributes:
         needs: the signals it reads: any of ``"keys"``, ``"class_attention"``, ``"text_attention"``.
         streams: the streams it reduces; it acts in the block of a layer that updates the first of them.
-        place: where in a block it acts: ``"middle"``, after the attention and before the MLP, or ``"start"``, before
-            the block, where there are no signals.
+        position: where in a block it acts: ``"after_attention"``, between attention and MLP, or ``"before_block"``,
+            where there are no signals.
         proportional_attention: have attention count a merged token as often as its size (adds log size).
         stochastic: whether what goes depends on a draw; an ablation then runs several seeds (of the option ``seed``
             if there is one, and of torch's generator).
@@ -54,7 +54,7 @@ class Reducer:
 
     needs: Collection[str] = frozenset()
     streams: tuple[str, ...] = ("image",)
-    place: str = "middle"
+    position: str = "after_attention"
     proportional_attention: bool = False
     stochastic: bool = False
     notes: tuple[str, ...] = ()
@@ -110,12 +110,12 @@ class Reducer:
                     f"{type(other).__name__} has weights to learn and cannot act inside {type(self).__name__}, which "
                     "is no nn.Module; attach it by itself, or to a stack of its own: {stack: reducer, ...}"
                 )
-        if len({other.place for other in others}) > 1:
-            told = ", ".join(f"{type(other).__name__} at its {other.place}" for other in others)
+        if len({other.position for other in others}) > 1:
+            told = ", ".join(f"{type(other).__name__} {other.position}" for other in others)
             raise UnfitReducerError(f"reducers that act together act in one place of a block; got {told}")
         self.needs = frozenset[str]().union(*(other.needs for other in others))
         self.streams = tuple(dict.fromkeys(name for other in others for name in other.streams))
-        self.place = next((other.place for other in others), self.place)
+        self.position = next((other.position for other in others), self.position)
         self.proportional_attention = any(other.proportional_attention for other in others)
         self.stochastic = any(other.stochastic for other in others)
         self.notes = tuple(dict.fromkeys(note for other in others for note in other.notes))

@@ -13,7 +13,7 @@ from .registry import Registry
 from .spec import ReducerSpec, Spec
 
 _ARGUMENT = re.compile(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", re.M | re.S)
-_PLACES = {"middle": "after the attention of a block, before its MLP", "start": "before a block"}
+_POSITIONS = {"after_attention": "after the attention of a block, before its MLP", "before_block": "before a block"}
 
 
 def reducer(registry: Registry, name: str) -> str:
@@ -32,7 +32,7 @@ def reducer(registry: Registry, name: str) -> str:
         ("role", spec.role + (", learned with the model" if spec.learns else "")),
         ("signals", ", ".join(f"`{signal}`" for signal in spec.needs) or "none"),
         ("streams", ", ".join(f"`{stream}`" for stream in made.streams)),
-        ("acts", f"{_PLACES[made.place]}; in layers {', '.join(map(str, made.layers(12)))} of 12 by default"),
+        ("acts", f"{_POSITIONS[made.position]}; in layers {', '.join(map(str, made.layers(12)))} of 12 by default"),
     ]
     lines = ["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows), ""]
     options = kind.option_defaults()

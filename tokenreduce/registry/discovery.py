@@ -74,6 +74,4 @@ def check_hooks(plugin: Any) -> None:
         if marked and name not in KINDS:
             raise PluginError(f"there is no hook {name}; write one of: {', '.join(close or KINDS)}")
         if not marked and close:
-            raise PluginError(
-                f"{name} is not marked as a hook, so nothing calls it; put @hookimpl above it{spelling}"
-            )
+            raise PluginError(f"{name} is not marked as a hook, so nothing calls it; put @hookimpl above it{spelling}")

@@ -172,7 +172,7 @@ class Registry:
             raise PluginError(f"{kind} {error} Provided by {entry}.") from error
 
     @contextmanager
-    def blamed(self, kind: str, name: str) -> Iterator[None]:
+    def blame(self, kind: str, name: str) -> Iterator[None]:
         """Turns whatever the code of a plugin raises by mistake into a PluginError that names its distribution."""
         try:
             yield

@@ -67,7 +67,7 @@ def patch_owners(
         raise UnsupportedCallError(
             f"a picture of {image_hw[0]} x {image_hw[1]} pixels has no patch of {patch_hw[0]} x {patch_hw[1]} in it"
         )
-    legs = [made for bound in handle.bounds if (made := _leg(handle, bound, sample)) is not None]
+    legs = [made for bound in handle.bindings if (made := _leg(handle, bound, sample)) is not None]
     if not legs:
         raise UnsupportedCallError(
             f"none of the reduced stacks ({', '.join(handle.stacks)}) takes image tokens, so there is nothing to see"
@@ -133,7 +133,7 @@ def _leg(handle: Attachment, bound: Binding, sample: int) -> Leg | None:
             break
         begin += length
     ends = tuple(int(end) for end in trace.stream(IMAGE)[sample].tolist())
-    restored = bound.ending in ("full", "expand")
+    restored = bound.output in ("full", "repeated")
     return Leg(bound.stack.name, ends, trace.first[IMAGE], trace.last[IMAGE], begin, restored)
 
 

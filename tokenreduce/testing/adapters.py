@@ -120,12 +120,12 @@ class AdapterConformance:
             for stack in self._stacks(model):
                 with attach(model, {stack: probe()}, adapter=self._name()) as handle, watch_tokens(handle) as seen:
                     outputs = run(model, example.inputs)
-                    bound, rows = handle.bounds[0], handle.report()
+                    bound, rows = handle.bindings[0], handle.report()
                     assert any(row.tokens_out < row.tokens_in for row in rows), f"stack {stack!r}: nothing went"
                     calls = len(seen) // len(bound.roles)
                     assert seen == self._handed_on(handle) * calls, f"stack {stack!r}: hooks saw {seen} tokens"
                     assert all(t.isfinite().all() for t in outputs if t.is_floating_point()), "not finite"
-                    if bound.ending == "full" or (bound.ending == "expand" and probe is Pair):
+                    if bound.output == "full" or (bound.output == "repeated" and probe is Pair):
                         got = [tensor.shape for tensor in outputs]
                         assert got == shapes, f"stack {stack!r} gives back {got}, the plain model {shapes}"
                     run(model, change_inputs(example.inputs, lambda x: 50 * x))
@@ -149,7 +149,7 @@ class AdapterConformance:
             for signal in sorted(promised):
                 with attach(model, {stack: Listener([signal])}, adapter=self._name()) as handle, torch.no_grad():
                     run(model, example.inputs)
-                    heard = handle.bounds[0].reducer.heard  # type: ignore[attr-defined]
+                    heard = handle.bindings[0].reducer.heard  # type: ignore[attr-defined]
                 for (layer, stream), values in heard.items():
                     value, where = values[signal], f"{signal} of stream {stream!r}, layer {layer} of stack {stack!r}"
                     assert value.shape[:2] == values["x"].shape[:2], f"{where}: {tuple(value.shape)}"
@@ -178,7 +178,7 @@ class AdapterConformance:
                 backward(loss(run(model, example.inputs)))
                 got = grads(model)
                 assert set(got) == set(expected), f"stack {stack!r}: {sorted(set(expected) ^ set(got))}"
-                if handle.bounds[0].ending != "text":  # there the order of the others is the model's own affair
+                if handle.bindings[0].output != "text":  # there the order of the others is the model's own affair
                     assert_gradients(got, expected, f"with 'none' on stack {stack!r}")
             model.zero_grad()
             with attach(model, {stack: Halve()}, adapter=self._name()):
@@ -237,7 +237,7 @@ class AdapterConformance:
                 handle = attach(model, {name: Halve()}, adapter=self._name())
                 assert list(model.state_dict()) == untouched[2], "attach changed the names of the weights"
                 expected = run(model, example.inputs)
-                for block in handle.bounds[0].stack.blocks:
+                for block in handle.bindings[0].stack.blocks:
                     hook = block.register_forward_pre_hook(stumble)
                     with pytest.raises(InTheMiddleError):
                         run(model, example.inputs)
@@ -288,7 +288,7 @@ class AdapterConformance:
             return
         height, width = images[0].shape[-2:]
         try:
-            other = adapter.resized(model, height, width)
+            other = adapter.resize(model, height, width)
         except (UnsupportedModelError, OptionError) as error:
             if len(str(error)) < 20:
                 pytest.fail(f"resized refuses and says no more than {error!r}")
@@ -298,7 +298,7 @@ class AdapterConformance:
                 assert_close(one, expected, what="resized to its own size")
 
     def test_what_is_refused_says_why(self, example: Example) -> None:
-        for name, reason in self._made().refused(example.model).items():
+        for name, reason in self._made().refusals(example.model).items():
             with pytest.raises(UnsupportedModelError, match="cannot be reduced"):
                 attach(example.model, {name: "none"}, adapter=self._name())
             assert len(reason) > 20, f"{name}: {reason}"
@@ -348,7 +348,7 @@ class AdapterConformance:
 
     def _handed_on(self, handle: Attachment) -> list[int]:
         """How many tokens each block hands on, by the record of the pass."""
-        bound = handle.bounds[0]
+        bound = handle.bindings[0]
         assert bound.last is not None
         return [bound.last.between[index + 1][role.own] for index, role in enumerate(bound.roles)]
 

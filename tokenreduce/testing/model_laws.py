@@ -59,8 +59,8 @@ class ModelLaws(ReducerCase):
             for tensor in subject.run():
                 assert not tensor.is_floating_point() or tensor.isfinite().all(), "the output is not finite"
             rows = handle.report()
-            between = handle.bounds[0].last.between if handle.bounds[0].last else []
-            for index, (role, given) in enumerate(zip(handle.bounds[0].roles, seen, strict=True)):
+            between = handle.bindings[0].last.between if handle.bindings[0].last else []
+            for index, (role, given) in enumerate(zip(handle.bindings[0].roles, seen, strict=True)):
                 assert given == between[index + 1][role.own], f"block {index} handed on {given} tokens"
             for row in rows:
                 assert type(row.tokens_in) is int and type(row.tokens_out) is int, "counts are whole numbers"
@@ -77,7 +77,7 @@ class ModelLaws(ReducerCase):
             with subject.attach(self.zero, trace=True) as handle:
                 if self.zero is None and not self.baseline:
                     handle.scale(0.0)
-                assert identical(subject.run(), expected), f"{handle.bounds[0].reducer} should change no bit"
+                assert identical(subject.run(), expected), f"{handle.bindings[0].reducer} should change no bit"
                 source = handle.trace().source
                 assert torch.equal(source, torch.arange(source.shape[1]).expand_as(source)), "a token went elsewhere"
 
@@ -86,7 +86,7 @@ class ModelLaws(ReducerCase):
         inputs = cast(batch_of_three(subject.inputs), torch.float64)
         subject.model.double()
         with subject.attach() as handle, torch.no_grad():
-            if handle.bounds[0].reducer.stochastic:
+            if handle.bindings[0].reducer.stochastic:
                 return
             whole = comparable_outputs(handle, subject.run(inputs))
             for rows in ([2, 0, 1], [0], [1], [2]):
@@ -153,8 +153,8 @@ class ModelLaws(ReducerCase):
             plain = subject.run()
             handle = subject.attach()
             expected = subject.run()
-            for index in {0, len(handle.bounds[0].stack.blocks) - 1}:
-                hook = handle.bounds[0].stack.blocks[index].register_forward_pre_hook(stumble)
+            for index in {0, len(handle.bindings[0].stack.blocks) - 1}:
+                hook = handle.bindings[0].stack.blocks[index].register_forward_pre_hook(stumble)
                 with pytest.raises(InTheMiddleError):
                     subject.run()
                 hook.remove()
@@ -171,7 +171,7 @@ class ModelLaws(ReducerCase):
         with torch.no_grad():
             plain = subject.run()
             with subject.attach() as handle:
-                handle.bounds[0].reducer.reduce_streams = stumble  # type: ignore[method-assign, assignment]
+                handle.bindings[0].reducer.reduce_streams = stumble  # type: ignore[method-assign, assignment]
                 with pytest.raises(InTheMiddleError):
                     subject.run()
             assert snapshot(subject.model) == untouched, "detach left something on the model"
@@ -181,7 +181,7 @@ class ModelLaws(ReducerCase):
         """Each input token is in one place; protected ones are by themselves; sizes count the members."""
         with subject.attach(trace=True) as handle, torch.no_grad():
             subject.run()
-            trace, stack = handle.trace(), handle.bounds[0].stack
+            trace, stack = handle.trace(), handle.bindings[0].stack
             prefix = stack.prefix["text" if "text" in stack.prefix else "image"]
             assert trace.source.shape[1] == sum(trace.first.values())
             for members, size in zip(trace, trace.size, strict=True):
@@ -214,7 +214,7 @@ class ModelLaws(ReducerCase):
                     handle.scale(1.0)
                     assert identical(subject.run(), expected), "scale(1) is not what was configured"
                     assert handle.report() == rows
-            if not isinstance(handle.bounds[0].reducer, nn.Module):  # new weights are other weights
+            if not isinstance(handle.bindings[0].reducer, nn.Module):  # new weights are other weights
                 with attach(subject.model, **config):
                     assert identical(subject.run(), expected), "attach(model, **handle.config) gives something else"
 
@@ -282,8 +282,8 @@ def of_samples(output: Tensor, rows: list[int]) -> Tensor:
 
 def comparable_outputs(handle: Attachment, outputs: list[Tensor]) -> list[Tensor]:
     """Outputs without the tokens whose order is the model's own affair: where only the text comes back, the rest."""
-    last = handle.bounds[0].last
-    if last is None or handle.bounds[0].ending not in ("text", "none") or "text" not in last.first:
+    last = handle.bindings[0].last
+    if last is None or handle.bindings[0].output not in ("text", "reduced") or "text" not in last.first:
         return outputs
     text, every = last.first["text"], {sum(last.first.values()), sum(last.last.values())}
     return [t[:, :text] if t.ndim == 3 and t.shape[1] in every and t.shape[1] > text else t for t in outputs]
@@ -299,7 +299,7 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 @contextmanager
 def watch_tokens(handle: Attachment) -> Iterator[list[int]]:
     """How many tokens each block of the first stack hands on, in the order they run."""
-    stack, seen = handle.bounds[0].stack, list[int]()
+    stack, seen = handle.bindings[0].stack, list[int]()
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         seen.append(stack.unpack(output).shape[1])

@@ -18,14 +18,14 @@ from ..registry.registry import Registry, default_registry
 from .compare import tensors
 
 KINDS: dict[str, tuple[str, bool, str]] = {
-    "image, a class token is read": ("image", True, "none"),
-    "image, tokens are pooled beside a class token": ("image", True, "expand"),
-    "image, tokens are pooled": ("image", False, "expand"),
+    "image, a class token is read": ("image", True, "reduced"),
+    "image, tokens are pooled beside a class token": ("image", True, "repeated"),
+    "image, tokens are pooled": ("image", False, "repeated"),
     "image, every token is given back, with a class token": ("image", True, "full"),
     "image, every token is given back": ("image", False, "full"),
-    "text and image in one sequence": ("text+image", True, "none"),
+    "text and image in one sequence": ("text+image", True, "reduced"),
     "text and image in one sequence, text is given back": ("text+image", True, "text"),
-    "text and image in two sequences": ("text, image", True, "none"),
+    "text and image in two sequences": ("text, image", True, "reduced"),
     "text and image in two sequences, text is given back": ("text, image", True, "text"),
 }
 """What a reducer can tell apart in a backbone: sequences, whether a token is read by the head, what comes back."""
@@ -49,7 +49,7 @@ def models(registry: Registry | None = None) -> dict[str, Callable[[], Example]]
 def kind_of(stack: Stack) -> tuple[str, bool, str]:
     """What a reducer can tell of a stack, as in :data:`KINDS`."""
     sequences = stack.sequences or [tuple(stack.prefix)]
-    return ", ".join("+".join(streams) for streams in sequences), stack.reader is not None, stack.ending
+    return ", ".join("+".join(streams) for streams in sequences), stack.readout is not None, stack.output
 
 
 @functools.cache

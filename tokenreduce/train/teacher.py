@@ -72,7 +72,7 @@ class Distillation:
         self._heard: states.Tokens = {}
         self._stacks: dict[str, Stack] = {}
         if weights["hidden"]:
-            taught = (plain or handle).bounds if teacher is None or plain is not None else []
+            taught = (plain or handle).bindings if teacher is None or plain is not None else []
             self._stacks = {bound.stack.name: bound.stack for bound in taught if bound.stack.name in handle.stacks}
             self._check_hidden()
 
@@ -109,7 +109,7 @@ class Distillation:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Around the student's call and :meth:`compare`, where hidden states are compared; else without effect."""
-        own = {bound.stack.name: bound.stack for bound in self.handle.bounds if bound.stack.name in self._stacks}
+        own = {bound.stack.name: bound.stack for bound in self.handle.bindings if bound.stack.name in self._stacks}
         with states.listen(own) as self._heard:
             yield
 
@@ -173,7 +173,7 @@ class Distillation:
                 "stack that can be listened to; give a teacher of the same family without an attachment, or leave "
                 "hidden=0"
             )
-        if not all(bound.trace for bound in self.handle.bounds):
+        if not all(bound.trace for bound in self.handle.bindings):
             raise OptionError("hidden states are compared token by token; attach with trace=True, or leave hidden=0")
 
 

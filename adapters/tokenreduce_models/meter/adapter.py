@@ -33,12 +33,12 @@ class Meter(Adapter):
 
         return original_stacks(found[0]) if is_original(found[0]) else own_stacks(found[0], found[0] is model)
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         if any(is_original(module) for module in model.modules()):
             return {"text": "the published code runs RoBERTa's layers one by one inside infer"}
         return {}
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_visual(_meters(model)[0].vit_model.visual, height, width)
         copied = copy.deepcopy(model)
         meter = _meters(copied)[0]

@@ -26,7 +26,7 @@ class MeterCross(CrossStack):
 
     def __init__(self, model: MeterModel, pooled: bool) -> None:
         super().__init__(model, model.config.level_order == "sequential")
-        self.ending = "none" if pooled else "text"
+        self.output = "reduced" if pooled else "text"
 
     def prove(self) -> None:
         """Compare with the model's own ``co_attend`` on a few random tokens, one text padded."""

@@ -22,7 +22,7 @@ class MeterVisionStack(VisionStack):
 
     def __init__(self, visual: VisionTransformer) -> None:
         super().__init__(visual)
-        self.ending, self.reader, self.guidable = "none", 0, False
+        self.output, self.readout, self.guidable = "reduced", 0, False
 
     def forward(self, run: Any, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         run.start(x, {"image": x.shape[1]})
@@ -44,7 +44,7 @@ class OriginalVisionStack(Stack):
 
     name = "vision"
     prefix = {"image": 1}
-    reader = 0
+    readout = 0
 
     def __init__(self, visual: nn.Module) -> None:
         self.module = visual.transformer

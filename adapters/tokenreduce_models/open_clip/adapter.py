@@ -53,7 +53,7 @@ class OpenClip(Adapter):
             return {"vision": trunk_stack(tower)}
         return {"vision": VisionStack(tower)}
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         reasons: dict[str, str] = {}
         for module in model.modules():
             if isinstance(module, CLIP):
@@ -75,7 +75,7 @@ class OpenClip(Adapter):
             return trunk_patch(tower)
         return pair(tower.patch_size)
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         tower = _towers(model)[0]
         check: Callable[..., Any] = check_visual
         resize: Callable[..., None] = partial(resize_visual, antialias=True)  # as open_clip does when it loads weights

@@ -22,7 +22,7 @@ from tokenreduce.errors import UnsupportedCallError
 from .blocks import view_of
 
 
-def ending_of(visual: VisionTransformer) -> str:
+def output_of(visual: VisionTransformer) -> str:
     """What follows the blocks expects.
 
     Pooling over tokens (a mean, queries) must see a merged token as often as its size. The same holds for the
@@ -44,9 +44,9 @@ class VisionStack(Stack):
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual, self.module = visual, visual.transformer
         self.blocks = list(self.module.resblocks)
-        self.ending = ending_of(visual)
+        self.output = output_of(visual)
         pooled = visual.attn_pool is not None
-        self.reader = 0 if visual.pool_type == "tok" and not pooled else None
+        self.readout = 0 if visual.pool_type == "tok" and not pooled else None
         self.guidable = not pooled
 
     def view(self, block: nn.Module) -> BlockView:
@@ -58,7 +58,7 @@ class VisionStack(Stack):
                 "attn_mask was given, but a mask over all tokens does not fit fewer tokens; call without one, or "
                 "handle.detach() first"
             )
-        if ending_of(self.visual) != self.ending:
+        if output_of(self.visual) != self.output:
             raise UnsupportedCallError(
                 "output_tokens or pool_type of the vision tower was changed after attach; handle.detach() and "
                 "attach again"

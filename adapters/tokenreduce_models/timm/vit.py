@@ -85,9 +85,9 @@ class TimmStack(Stack):
         self.module = model.blocks
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
-        self.reader = 0 if model.has_class_token else None
+        self.readout = 0 if model.has_class_token else None
         pool = "" if model.global_pool is None else model.global_pool
-        self.ending = "none" if pool == "token" else "expand" if pool else "full"
+        self.output = "reduced" if pool == "token" else "repeated" if pool else "full"
 
     @property
     def home(self) -> nn.Module:
@@ -120,7 +120,7 @@ class TimmStack(Stack):
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         return [(self.module, "forward", nn.Sequential.forward)]
 
-    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+    def replacements(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
         return [(self.model, "forward_features", ForwardFeatures(self.model))]
 
 
@@ -160,7 +160,7 @@ class TimmViT(Adapter):
     def patch_size(self, model: nn.Module) -> Size | None:
         return pair(_towers(model)[0].patch_embed.feat_ratio(as_scalar=False))
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_tower(_towers(model)[0], height, width)
         copied = copy.deepcopy(model)
         _towers(copied)[0].set_input_size((height, width))

@@ -75,7 +75,7 @@ class CoAttention(Stack):
     name = "cross"
     prefix = {"text": 1, "image": 1}
     sequences = (("text",), ("image",))
-    reader = 0
+    readout = 0
     padded = True
 
     def __init__(self, text_blocks: Iterable[nn.Module], image_blocks: Iterable[nn.Module]) -> None:

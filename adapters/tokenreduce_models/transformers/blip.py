@@ -33,10 +33,10 @@ from .towers import Family, Head, TowerAdapter
 PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "projection", "num_heads", "scale", "dropout", qkv=("qkv",))
 HEADS = {
     BlipVisionModel: Head("full"),
-    BlipModel: Head("expand"),  # pooled, but get_multimodal_features lets text attend
-    BlipForConditionalGeneration: Head("expand"),
-    BlipForQuestionAnswering: Head("expand"),
-    BlipForImageTextRetrieval: Head("expand"),
+    BlipModel: Head("repeated"),  # pooled, but get_multimodal_features lets text attend
+    BlipForConditionalGeneration: Head("repeated"),
+    BlipForQuestionAnswering: Head("repeated"),
+    BlipForImageTextRetrieval: Head("repeated"),
 }
 TEXT_REASON = "it is causal, or sees no image; text that attends to the image is the stack 'cross', where there is any"
 
@@ -58,7 +58,7 @@ class Blip(TowerAdapter):
         texts = [m for m in model.modules() if isinstance(m, BlipTextModel) and _attends(model, m)]
         return {**found, "cross": BlipTextStack(texts[0])} if len(texts) == 1 else found
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         return {} if isinstance(model, BlipVisionModel) else {"text": TEXT_REASON}
 
     def examples(self) -> dict[str, Callable[[], Example]]:

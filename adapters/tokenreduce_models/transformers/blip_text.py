@@ -26,10 +26,10 @@ class BlipTextStack(LayerStack):
     name = "cross"
     prefix = {"text": 1, "image": 0}
     sequences = (("text",), ("image",))
-    reader = 0
+    readout = 0
     padded = True
     padded_memory = False  # images are whole, and the library's cross-attention takes no mask (transformers 5.23)
-    ending = "text"  # a decoder, or the caller, reads every text token
+    output = "text"  # a decoder, or the caller, reads every text token
 
     def __init__(self, text: BlipTextModel) -> None:
         self.text, self.module = text, text.encoder
@@ -73,7 +73,7 @@ class BlipTextStack(LayerStack):
             text, image = run.block(index, text, image)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=run.finish(text, image)[0])
 
-    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+    def replacements(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
         return [(self.text, "forward", EncoderOnly(self.text))]
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:

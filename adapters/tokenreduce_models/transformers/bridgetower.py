@@ -39,7 +39,7 @@ class BridgeTowerStack(CoAttention):
     def __init__(self, model: BridgeTowerModel, pooled: bool) -> None:
         super().__init__(model.cross_modal_text_layers, model.cross_modal_image_layers)
         self.model = self.module = model
-        self.ending = "none" if pooled else "text"
+        self.output = "reduced" if pooled else "text"
 
     def forward(
         self,
@@ -181,14 +181,14 @@ class BridgeTower(Adapter):
             )
         return {"cross": BridgeTowerStack(found[0], isinstance(model, POOLED))}
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_embeddings(_tower(model).vision_model.visual.embeddings, height, width)
         copied = copy.deepcopy(model)
         tower = _tower(copied)
         resize_embeddings(tower.vision_model.visual.embeddings, tower.config.vision_config, height, width)
         return copied
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         reason = "its layers feed a bridge each, and every bridge needs as many tokens as its stream"
         return {"vision": reason, "text": reason}
 

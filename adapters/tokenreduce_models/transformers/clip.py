@@ -33,10 +33,10 @@ from .towers import Family, Head, TowerAdapter
 
 PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "out_proj", "num_heads", "scale", "dropout")
 HEADS = {
-    CLIPModel: Head("none"),
-    CLIPVisionModelWithProjection: Head("none"),
-    CLIPVisionModel: Head("none"),
-    CLIPForImageClassification: Head("expand", class_token=False),  # the mean of the patches
+    CLIPModel: Head("reduced"),
+    CLIPVisionModelWithProjection: Head("reduced"),
+    CLIPVisionModel: Head("reduced"),
+    CLIPForImageClassification: Head("repeated", class_token=False),  # the mean of the patches
 }
 TEXT_REASON = "CLIP's text tower attends causally and is read at the end-of-text position, which must keep its place"
 
@@ -59,7 +59,7 @@ class Clip(TowerAdapter):
             return [tower.post_layernorm, model.visual_projection]
         return []
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         return {"text": TEXT_REASON} if isinstance(model, CLIPModel) else {}
 
     def examples(self) -> dict[str, Callable[[], Example]]:

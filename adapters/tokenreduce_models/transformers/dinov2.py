@@ -44,8 +44,8 @@ PARTS = Parts(
     after1=("layer_scale1", "drop_path"),
     after2=("layer_scale2", "drop_path"),
 )
-PLAIN = {Dinov2Model: Head("full"), Dinov2ForImageClassification: Head("expand")}
-REGISTERS = {Dinov2WithRegistersModel: Head("full"), Dinov2WithRegistersForImageClassification: Head("expand")}
+PLAIN = {Dinov2Model: Head("full"), Dinov2ForImageClassification: Head("repeated")}
+REGISTERS = {Dinov2WithRegistersModel: Head("full"), Dinov2WithRegistersForImageClassification: Head("repeated")}
 BACKBONES = (Dinov2Backbone, Dinov2WithRegistersBackbone)
 
 

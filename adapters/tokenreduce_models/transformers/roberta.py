@@ -20,8 +20,8 @@ class RobertaStack(LayerStack):
 
     name = "text"
     prefix = {"text": 1}
-    reader = 0
-    ending = "full"
+    readout = 0
+    output = "full"
     padded = True
 
     def __init__(self, roberta: nn.Module) -> None:

@@ -30,9 +30,9 @@ from .tiny import LABELS, TEXT, VISION, pixels, tiny, words
 from .towers import UNKNOWN, Family, Head, TowerAdapter
 
 HEADS = {
-    SiglipModel: Head("expand"),
-    SiglipForImageClassification: Head("expand"),
-    SiglipVisionModel: Head("expand"),
+    SiglipModel: Head("repeated"),
+    SiglipForImageClassification: Head("repeated"),
+    SiglipVisionModel: Head("repeated"),
 }
 TEXT_REASON = "SigLIP's text tower is read at its last position, which must keep its place"
 
@@ -60,7 +60,7 @@ class Siglip(TowerAdapter):
             return [tower.post_layernorm, OneByOne(tower.head)]
         return []
 
-    def refused(self, model: nn.Module) -> dict[str, str]:
+    def refusals(self, model: nn.Module) -> dict[str, str]:
         return {"text": TEXT_REASON} if isinstance(model, SiglipModel) else {}
 
     def examples(self) -> dict[str, Callable[[], Example]]:

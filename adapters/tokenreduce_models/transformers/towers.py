@@ -32,7 +32,7 @@ from .sizes import check_embeddings, resize_embeddings
 class Head:
     """How a model reads its tower: what the tokens must be at the end, and whether it reads the class token."""
 
-    ending: Output
+    output: Output
     class_token: bool = True
 
 
@@ -91,8 +91,8 @@ class TowerStack(LayerStack):
         self.family, self.projection = family, list(projection)
         self.module = tower if family.encoder is family.tower else tower.encoder
         self.blocks = list(getattr(self.module, family.blocks))
-        self.prefix, self.ending = {"image": prefix}, head.ending
-        self.reader = 0 if prefix and head.class_token else None
+        self.prefix, self.output = {"image": prefix}, head.output
+        self.readout = 0 if prefix and head.class_token else None
         self.guidable = bool(projection)
 
     def view(self, block: nn.Module) -> BlockView:
@@ -168,7 +168,7 @@ class TowerAdapter(Adapter):
         projection = self.projection(owner, tower) if head is not UNKNOWN else []
         return {"vision": TowerStack(family, tower, self.prefix(family, tower), head, projection)}
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_embeddings(self.towers(model)[0][1].embeddings, height, width)
         copied = copy.deepcopy(model)
         family, tower = self.towers(copied)[0]

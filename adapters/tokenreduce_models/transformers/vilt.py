@@ -64,12 +64,12 @@ class ViltStack(LayerStack):
 
     name = "encoder"
     prefix = {"text": 1, "image": 0}
-    reader = 0
+    readout = 0
     padded = True
 
     def __init__(self, vilt: ViltModel, pooled: bool) -> None:
         self.vilt, self.module, self.blocks = vilt, vilt.encoder, list(vilt.encoder.layer)
-        self.ending = "none" if pooled else "text"
+        self.output = "reduced" if pooled else "text"
 
     def view(self, block: nn.Module) -> BlockView:
         if not isinstance(block, ViltLayer):
@@ -112,7 +112,7 @@ class ViltStack(LayerStack):
             return tuple(value for value in (x, states) if value is not None)
         return BaseModelOutput(last_hidden_state=x, hidden_states=states)
 
-    def patches(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+    def replacements(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
         embeddings = self.vilt.embeddings
         return [
             (self.vilt, "forward", ModelForward(self.vilt)),
@@ -242,7 +242,7 @@ class Vilt(Adapter):
             raise UnsupportedModelError(f"{type(model).__name__} holds {len(found)} ViltModels; attach to one of them")
         return {"encoder": ViltStack(found[0], isinstance(model, POOLED))}
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         """The model itself: ViLT interpolates its position embeddings on every pass."""
         vilt = next(module for module in model.modules() if isinstance(module, ViltModel))
         patch, native = pair(vilt.config.patch_size), pair(vilt.config.image_size)

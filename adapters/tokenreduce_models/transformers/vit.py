@@ -45,13 +45,13 @@ PARTS = Parts(
 )
 VIT = {
     ViTModel: Head("full"),
-    ViTForImageClassification: Head("none"),
+    ViTForImageClassification: Head("reduced"),
     ViTForMaskedImageModeling: Head("full", class_token=False),
 }
 DEIT = {
     DeiTModel: Head("full"),
-    DeiTForImageClassification: Head("none"),
-    DeiTForImageClassificationWithTeacher: Head("none"),
+    DeiTForImageClassification: Head("reduced"),
+    DeiTForImageClassificationWithTeacher: Head("reduced"),
     DeiTForMaskedImageModeling: Head("full", class_token=False),
 }
 
@@ -66,14 +66,14 @@ class ViT(TowerAdapter):
         Family(DeiTModel, DeiTModel, DeiTLayer, PARTS, 2, heads=DEIT),
     )
 
-    def resized(self, model: nn.Module, height: int, width: int) -> nn.Module:
+    def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         for module in model.modules():
             if isinstance(module, MASKED) and height != width:
                 raise UnsupportedModelError(
                     f"{type(module).__name__} lays its tokens out as a square again, so it takes square images only, "
                     f"got {height} x {width}"
                 )
-        return super().resized(model, height, width)
+        return super().resize(model, height, width)
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return {kind.__name__: partial(_example, kind) for kind in (*VIT, *DEIT)}

@@ -37,7 +37,7 @@ class DynamicViT(Reducer, nn.Module):
         ratio_weight: weight of the loss (published: 2, and 5 for DeiT-B).
     """
 
-    place = "start"
+    position = "before_block"
     notes = ("which tokens go is learned: until its predictors are trained with the model, or loaded, it is arbitrary",)
 
     def __init__(self, *, keep: Any = 0.7, tau: float = 1.0, ratio_weight: float = 2.0) -> None:
