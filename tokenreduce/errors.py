@@ -21,6 +21,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "AlreadyAttachedError",
+    "LayerError",
+    "NoForwardError",
+    "OptionError",
+    "PluginError",
+    "TokenReduceError",
+    "UnfitReducerError",
+    "UnknownNameError",
+    "UnknownOptionError",
+    "UnsupportedCallError",
+    "UnsupportedModelError",
+]
+
 
 class TokenReduceError(Exception):
     """Base of every error of this package."""

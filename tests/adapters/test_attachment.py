@@ -311,13 +311,13 @@ def test_replacing_nothing(setting):
     ],
     ids=str,
 )
-def test_replacing_by_something_bad_leaves_the_first_one_working(bad, setting, fingerprint):
+def test_replacing_by_something_bad_leaves_the_first_one_working(bad, setting, snapshot):
     model, run = setting
     with tokenreduce.attach(model, "tome", r=3) as handle:
-        expected, attached = run(model), fingerprint(model)
+        expected, attached = run(model), snapshot(model)
         with pytest.raises(tokenreduce.TokenReduceError):
             tokenreduce.attach(model, replace=True, **bad)
-        assert fingerprint(model) == attached
+        assert snapshot(model) == attached
         assert handle.attached
         assert tokenreduce.attachment(model) is handle
         assert torch.equal(run(model), expected)

@@ -90,28 +90,28 @@ def model(request, tiny_vit, tiny_vilt):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_refused_and_untouched(case, model, fingerprint):
+def test_refused_and_untouched(case, model, snapshot):
     arguments, errors, words = CASES[case]
-    untouched, state = fingerprint(model), torch.get_rng_state()
+    untouched, state = snapshot(model), torch.get_rng_state()
     with pytest.raises(tokenreduce.TokenReduceError) as caught:
         tokenreduce.attach(model, **arguments)
     for error in errors:
         assert isinstance(caught.value, error)
     for word in words:
         assert word in str(caught.value), str(caught.value)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
     assert torch.equal(torch.get_rng_state(), state)
     assert tokenreduce.attachment(model) is None
 
 
 @pytest.mark.parametrize("option", [{"r": 3}, {"keep": 0.5}, {"nope": 1}])
-def test_options_with_a_reducer_given_ready(option, model, fingerprint):
+def test_options_with_a_reducer_given_ready(option, model, snapshot):
     from tokenreduce_methods.tome.method import ToMe
 
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with pytest.raises(UnknownOptionError, match="ToMe"):
         tokenreduce.attach(model, ToMe(r=2), **option)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
 def test_the_class_instead_of_an_object(model):
@@ -126,14 +126,14 @@ def test_the_class_instead_of_an_object(model):
     [torch.nn.Linear(2, 2), torch.nn.Sequential(), torch.nn.TransformerEncoderLayer(8, 2, batch_first=True)],
     ids=lambda module: type(module).__name__,
 )
-def test_a_model_that_no_adapter_takes(other, fingerprint):
-    untouched = fingerprint(other)
+def test_a_model_that_no_adapter_takes(other, snapshot):
+    untouched = snapshot(other)
     with pytest.raises(UnsupportedModelError) as caught:
         tokenreduce.attach(other, "tome")
     assert isinstance(caught.value, TypeError)
     for word in (type(other).__name__, "hf-vilt", "timm-vit", "Supported"):
         assert word in str(caught.value)
-    assert fingerprint(other) == untouched
+    assert snapshot(other) == untouched
 
 
 @pytest.mark.parametrize("thing", [None, "model", 3, torch.zeros(3), torch.nn.Linear])
@@ -180,13 +180,13 @@ def test_a_vilt_without_layers(tiny_vilt, tiny_vit):
         assert tokenreduce.attachment(model) is None
 
 
-def test_one_block_used_twice(tiny_vit, fingerprint):
+def test_one_block_used_twice(tiny_vit, snapshot):
     model = tiny_vit()
     model.blocks = torch.nn.Sequential(model.blocks[0], model.blocks[1], model.blocks[0])
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with pytest.raises(UnsupportedModelError, match="several times"):
         tokenreduce.attach(model, "tome", r=1)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
 def test_blocks_that_are_no_sequence(tiny_vit):
@@ -196,33 +196,33 @@ def test_blocks_that_are_no_sequence(tiny_vit):
         tokenreduce.attach(model, "tome", r=1)
 
 
-def test_a_reducer_of_ones_own_that_fails_leaves_the_model_untouched(model, fingerprint):
+def test_a_reducer_of_ones_own_that_fails_leaves_the_model_untouched(model, snapshot):
     class Failing(tokenreduce.Reducer):
         def bind(self, backbone):
             raise ZeroDivisionError("of its own")
 
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with pytest.raises(ZeroDivisionError, match="of its own"):
         tokenreduce.attach(model, Failing())
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
-def test_a_reducer_that_needs_a_signal_nobody_has(model, fingerprint):
+def test_a_reducer_that_needs_a_signal_nobody_has(model, snapshot):
     class Psychic(tokenreduce.Reducer):
         needs = frozenset({"clairvoyance"})
 
         def reduce(self, tokens, signals, remove):
             return tokens.identity()
 
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with pytest.raises(UnfitReducerError, match=r"clairvoyance.*no such signal"):
         tokenreduce.attach(model, Psychic())
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
 @pytest.mark.parametrize("restore", ["full", "no"])
-def test_restore_is_true_false_or_none(restore, model, fingerprint):
-    untouched = fingerprint(model)
+def test_restore_is_true_false_or_none(restore, model, snapshot):
+    untouched = snapshot(model)
     with pytest.raises(OptionError, match="restore"):
         tokenreduce.attach(model, "tome", restore=restore)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched

@@ -200,15 +200,15 @@ def test_restore_false_leaves_the_short_sequence_even_where_the_head_would_have_
         assert model(images()).shape[1] == 17 - 12
 
 
-def test_evit_without_a_class_token_is_refused_and_says_what_works(tiny_vit, images, fingerprint):
+def test_evit_without_a_class_token_is_refused_and_says_what_works(tiny_vit, images, snapshot):
     model = tiny_vit(**NO_CLASS)
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with pytest.raises(tokenreduce.errors.UnfitReducerError) as caught:
         tokenreduce.attach(model, "evit")
     message = str(caught.value)
     assert "class_attention" in message
     assert "tome" in message
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
     with tokenreduce.attach(model, "evit", saliency="key-norm") as handle, torch.no_grad():
         assert model(images()).shape == (2, 7)
         assert handle.report()[-1].tokens_out < 16

@@ -92,14 +92,14 @@ def test_one_that_takes_a_model_and_then_fails(offer, tiny_vit):
 
 
 @pytest.mark.parametrize("where", ["init", "bind", "layers", "build"])
-def test_a_broken_reducer_is_named(offer, tiny_vit, fingerprint, where):
+def test_a_broken_reducer_is_named(offer, tiny_vit, snapshot, where):
     offer("reducer", Learning if where == "build" else AtOnce)
     model = tiny_vit()
-    before = fingerprint(model)
+    before = snapshot(model)
     options = {} if where == "build" else {"where": where}
     with pytest.raises(PluginError, match=f"reducer 'odd' failed with RuntimeError: fails in {where}.*stranger 1.0"):
         tokenreduce.attach(model, "odd", **options)
-    assert fingerprint(model) == before
+    assert snapshot(model) == before
     with pytest.raises(OptionError):
         tokenreduce.attach(model, "tome", r=-1)  # meant as it is: not the plugin's fault
 

@@ -134,9 +134,9 @@ def test_known_by_its_parts_and_reduced_alike(updated, pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(48, 48), (32, 32), (56, 56), (24, 40)])
-def test_resized_as_ours_is(size, pair, fingerprint):
+def test_resized_as_ours_is(size, pair, snapshot):
     model, original, inputs, batch = pair()
-    before = fingerprint(original)
+    before = snapshot(original)
     ours, theirs = resize_model(model, *size), resize_model(original, *size)
     inputs, (batch,) = resize_inputs(inputs, *size), resize_inputs((batch,), *size)
     torch.testing.assert_close(theirs(batch), ours(**inputs).logits, rtol=1e-5, atol=1e-5)
@@ -146,7 +146,7 @@ def test_resized_as_ours_is(size, pair, fingerprint):
         with tokenreduce.attach(theirs, stacks) as handle, tokenreduce.attach(ours, stacks) as other:
             torch.testing.assert_close(theirs(batch), ours(**inputs).logits, rtol=1e-5, atol=1e-5)
             assert handle.report() == other.report()
-    assert fingerprint(original) == before
+    assert snapshot(original) == before
     assert image_tokens(original) == 37 and image_tokens(theirs) == 1 + size[0] * size[1] // 64
 
 

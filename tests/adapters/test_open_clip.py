@@ -66,8 +66,8 @@ def final_tokens(visual, x, **attach):
 
 
 @pytest.mark.parametrize("name", ["random", "tome", "evit", "pumer"])
-def test_tokens_really_go(name, example, tensors_of, fingerprint):
-    model, untouched = example.model, fingerprint(example.model)
+def test_tokens_really_go(name, example, tensors_of, snapshot):
+    model, untouched = example.model, snapshot(example.model)
     seen = []
     tower = tower_of(model)
     blocks = tower.trunk.blocks if hasattr(tower, "trunk") else tower.transformer.resblocks
@@ -89,7 +89,7 @@ def test_tokens_really_go(name, example, tensors_of, fingerprint):
     assert all(lengths[layer] == count for layer, count in rows.items())
     assert lengths[-1] < lengths[0] or len(rows) == 1
     assert after < before
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
 def test_macs_by_hand(build, images):
@@ -279,7 +279,7 @@ def test_text_towers_are_refused_with_the_reason():
         tokenreduce.attach(EXAMPLES["CustomTextCLIP"]().model.text, "tome")
 
 
-def test_towers_without_tokens_are_refused_with_the_reason(fingerprint):
+def test_towers_without_tokens_are_refused_with_the_reason(snapshot):
     cases = {
         "convolutional": {"layers": (1, 1, 1, 1), "width": 16, "image_size": 32},
         "ConvNeXt": {"timm_model_name": "test_convnext", "image_size": 160},
@@ -287,10 +287,10 @@ def test_towers_without_tokens_are_refused_with_the_reason(fingerprint):
     }
     for word, vision in cases.items():
         model = open_clip.CLIP(16, vision, TEXT)
-        untouched = fingerprint(model)
+        untouched = snapshot(model)
         with pytest.raises(UnsupportedModelError, match=word):
             tokenreduce.attach(model, "tome")
-        assert fingerprint(model) == untouched
+        assert snapshot(model) == untouched
 
 
 def test_two_towers_are_refused_and_one_inside_your_model_is_found(build, images, forwards):
@@ -309,14 +309,14 @@ class OwnPool(VisionTransformer):
         return x.amax(dim=1), x
 
 
-def test_what_the_adapter_does_not_know_is_refused(build, fingerprint):
+def test_what_the_adapter_does_not_know_is_refused(build, snapshot):
     other = build()
     other.transformer.resblocks[1].attn = Attention(32, 4)
     for visual, word in ((build(OwnPool), "_global_pool"), (other, "MultiheadAttention")):
-        untouched = fingerprint(visual)
+        untouched = snapshot(visual)
         with pytest.raises(UnsupportedModelError, match=word):
             tokenreduce.attach(visual, "none")
-        assert fingerprint(visual) == untouched
+        assert snapshot(visual) == untouched
 
 
 def test_cosine_attention_is_refused_while_open_clip_cannot_run_it(build, images, monkeypatch, assert_close):

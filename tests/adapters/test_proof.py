@@ -82,12 +82,12 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.__name__)
-def test_a_view_that_lies_is_refused(lie, tiny_vit, monkeypatch, fingerprint):
+def test_a_view_that_lies_is_refused(lie, tiny_vit, monkeypatch, snapshot):
     model = tiny_vit(**LIES[lie])
     if lie is NoGate:
         for block in model.blocks:
             block.attn = timm.layers.Attention(32, num_heads=4, qkv_bias=True, gated=True)
-    untouched, state = fingerprint(model), torch.get_rng_state()
+    untouched, state = snapshot(model), torch.get_rng_state()
     with pytest.raises(tokenreduce.errors.UnsupportedModelError) as caught:
         prove(stack_with(lie)(model))
     for word in ("Block 0", "'vision'", "largest difference", "report"):
@@ -95,7 +95,7 @@ def test_a_view_that_lies_is_refused(lie, tiny_vit, monkeypatch, fingerprint):
     monkeypatch.setattr(vit, "TimmStack", stack_with(lie))  # what an adapter with this view would give
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="does not compute what the block computes"):
         tokenreduce.attach(model, "tome", r=1)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -122,16 +122,16 @@ class NoOutputResidual(vilt.ViltView):
 
 
 @pytest.mark.parametrize("lie", [MaskIgnored, NoOutputResidual])
-def test_a_view_of_vilt_that_lies_is_refused(lie, tiny_vilt, monkeypatch, fingerprint):
+def test_a_view_of_vilt_that_lies_is_refused(lie, tiny_vilt, monkeypatch, snapshot):
     model = tiny_vilt()
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     monkeypatch.setattr(vilt, "ViltStack", stack_with(lie, vilt.ViltStack))
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="does not compute"):
         tokenreduce.attach(model, "tome", r=1)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
-def test_embeddings_that_changed_are_refused(tiny_vilt, monkeypatch, fingerprint):
+def test_embeddings_that_changed_are_refused(tiny_vilt, monkeypatch, snapshot):
     """As if a release of transformers added something to the patches."""
     model = tiny_vilt()
     original = vilt.ViltEmbeddings.visual_embed
@@ -141,10 +141,10 @@ def test_embeddings_that_changed_are_refused(tiny_vilt, monkeypatch, fingerprint
         return 1.1 * x, mask, place
 
     monkeypatch.setattr(vilt.ViltEmbeddings, "visual_embed", changed)
-    untouched, state = fingerprint(model), torch.get_rng_state()
+    untouched, state = snapshot(model), torch.get_rng_state()
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="visual_embed"):
         tokenreduce.attach(model, "tome", r=1)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -56,10 +56,10 @@ def resized_to(example, rows, columns):
 
 @pytest.mark.parametrize("maker", EXAMPLES)
 @torch.no_grad()
-def test_every_example_at_its_own_size_and_around_it(maker, fingerprint, tensors_of):
+def test_every_example_at_its_own_size_and_around_it(maker, snapshot, tensors_of):
     example = maker()
     model, (_, (rows, columns)) = example.model, grids(example)
-    before, weights = fingerprint(model), copy.deepcopy(model.state_dict())
+    before, weights = snapshot(model), copy.deepcopy(model.state_dict())
     torch.manual_seed(1)  # ViLT shuffles its patches
     expected = tensors_of(call(model, example.inputs))
     front = image_tokens(model, example.inputs)[0] - rows * columns
@@ -73,7 +73,7 @@ def test_every_example_at_its_own_size_and_around_it(maker, fingerprint, tensors
         assert len(outputs) == len(expected) and all(tensor.isfinite().all() for tensor in outputs)
         first, last = image_tokens(resized, inputs, reducer)
         assert first == front + h * w > last
-    assert fingerprint(model) == before
+    assert snapshot(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
@@ -213,7 +213,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("adapter", ["timm-vit", "open-clip", "hf-clip", "hf-siglip", "hf-dinov2", "hf-blip"])
 @torch.no_grad()
-def test_a_model_of_ones_own_around_a_tower(adapter, images, fingerprint):
+def test_a_model_of_ones_own_around_a_tower(adapter, images, snapshot):
     made = {
         "timm-vit": ("VisionTransformer, class token", 7),
         "open-clip": ("CLIP", 16),
@@ -225,13 +225,13 @@ def test_a_model_of_ones_own_around_a_tower(adapter, images, fingerprint):
     label, width = made[adapter]
     tower = example_of(adapter, label).model
     model = Wrapped(getattr(tower, "visual", tower), width).eval()
-    before = fingerprint(model)
+    before = snapshot(model)
     for height, wide in ((16, 16), (64, 64), (24, 48)):
         resized = resize_model(model, height, wide)
         assert resized(images(height=height, width=wide)).shape == (2, 3)
         with tokenreduce.attach(resized, "tome", r=1):
             assert resized(images(height=height, width=wide)).shape == (2, 3)
-    assert fingerprint(model) == before
+    assert snapshot(model) == before
 
 
 @pytest.mark.parametrize("task", ["vilt-digits", "clip-digits", "meter-digits"])

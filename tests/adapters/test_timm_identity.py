@@ -120,10 +120,10 @@ def test_zero_budget_in_training_draws_the_same_dropout(case, model, images, ass
         assert_close(run(), expected)
 
 
-def test_removes_tokens_and_detach_is_bit_exact(case, model, reducer, images, fingerprint, forwards, tensors_of):
+def test_removes_tokens_and_detach_is_bit_exact(case, model, reducer, images, snapshot, forwards, tensors_of):
     x = images()
     with torch.no_grad():
-        expected, untouched = [*tensors_of(model(x)), model.forward_features(x)], fingerprint(model)
+        expected, untouched = [*tensors_of(model(x)), model.forward_features(x)], snapshot(model)
         name, options = reducer
         handle = tokenreduce.attach(model, name, **fitted(model, name, options))
         assert [key for key in model.state_dict() if "tokenreduce." not in key] == untouched[2]
@@ -136,7 +136,7 @@ def test_removes_tokens_and_detach_is_bit_exact(case, model, reducer, images, fi
         assert rows[-1].tokens_out >= model.num_prefix_tokens
         handle.detach()
         assert forwards(model) == []
-        assert fingerprint(model) == untouched
+        assert snapshot(model) == untouched
         for one, other in zip([*tensors_of(model(x)), model.forward_features(x)], expected, strict=True):
             assert torch.equal(one, other)
 

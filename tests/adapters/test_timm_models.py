@@ -115,16 +115,16 @@ def test_the_sweep_misses_nothing():
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_families_are_refused_with_a_reason(name, fingerprint):
+def test_other_families_are_refused_with_a_reason(name, snapshot):
     model = timm.create_model(name, **OTHERS[name])
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with pytest.raises(tokenreduce.errors.UnsupportedModelError) as caught:
         tokenreduce.attach(model, "tome", r=1)
     message = str(caught.value)
     assert type(model).__name__ in message
     words = {"eva02": "RoPE", "dinov3": "RoPE", "swin": "window", "relpos": "relative position", "beit": "VisionTransf"}
     assert all(word in message for key, word in words.items() if key in name)
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
 @pytest.mark.sweep

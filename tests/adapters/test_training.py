@@ -209,14 +209,14 @@ def test_checkpointing_off_in_evaluation(case):
         assert torch.equal(run(model), checkpointed)
 
 
-def test_timm_checkpointing_leaves_no_mark_on_the_model(tiny_vit, images, fingerprint):
+def test_timm_checkpointing_leaves_no_mark_on_the_model(tiny_vit, images, snapshot):
     model = tiny_vit().train()
     model.set_grad_checkpointing()
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     with tokenreduce.attach(model, "tome", r=2):
         model(images()).sum().backward()
         assert model.grad_checkpointing
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
 
 
 def test_checkpointing_every_other_layer(tiny_vilt, vilt_inputs):

@@ -101,7 +101,7 @@ def test_masks_with_holes(zero, tiny_vilt, vilt_inputs, assert_close):
         assert_close(answers(model, inputs)[0], expected[0])
 
 
-def test_detach_is_bit_exact(kind, reducer, masks, tiny_vilt, vilt_inputs, fingerprint, forwards, tensors_of):
+def test_detach_is_bit_exact(kind, reducer, masks, tiny_vilt, vilt_inputs, snapshot, forwards, tensors_of):
     model, inputs = tiny_vilt(kind), vilt_inputs(pairs="Images" in kind, **masks)
 
     def run():
@@ -109,7 +109,7 @@ def test_detach_is_bit_exact(kind, reducer, masks, tiny_vilt, vilt_inputs, finge
         with torch.no_grad():
             return tensors_of(model(**inputs, output_hidden_states=True))
 
-    expected, untouched = run(), fingerprint(model)
+    expected, untouched = run(), snapshot(model)
     name, options = reducer
     handle = tokenreduce.attach(model, name, **options)
     assert [key for key in model.state_dict() if "tokenreduce." not in key] == untouched[2]
@@ -118,7 +118,7 @@ def test_detach_is_bit_exact(kind, reducer, masks, tiny_vilt, vilt_inputs, finge
     assert any(a.shape != b.shape for a, b in zip(reduced, expected, strict=True))
     handle.detach()
     assert forwards(model) == []
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
     for one, other in zip(run(), expected, strict=True):
         assert torch.equal(one, other)
 

@@ -20,7 +20,7 @@ def test_list_names_everything(run):
 def test_no_torch_without_need(statement):
     code = f"import sys, tokenreduce, tokenreduce.cli as cli; from tokenreduce import *; {statement}"
     heavy = "{'torch', 'timm', 'transformers', 'open_clip', 'sklearn'} & set(sys.modules)"
-    code = code.replace("from tokenreduce import *", "from tokenreduce import default_registry")
+    code = code.replace("from tokenreduce import *", "from tokenreduce.registry import default_registry")
     done = subprocess.run([sys.executable, "-c", f"{code}; assert not ({heavy}), {heavy}"], capture_output=True)
     assert done.returncode == 0, done.stderr
 

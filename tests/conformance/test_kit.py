@@ -187,7 +187,7 @@ class Promising(TimmViT):
 def test_a_fault_of_an_adapter_is_found(adapter, check, fresh_registry):
     for kind, fails in ((TimmViT, False), (adapter, True)):
         tests = type("Suite", (AdapterConformance,), {"adapter": kind})()
-        with tokenreduce.registry.using(tests._registry()):
+        with tokenreduce.registry.use_registry(tests._registry()):
             given = [] if "there" in check else [TimmViT().examples()["VisionTransformer, class token"]()]
             if not fails:
                 getattr(tests, check)(*given)
@@ -204,7 +204,7 @@ def test_a_fresh_registry_is_gone_afterwards(fresh_registry, tiny_vit):
         fresh_registry.add("mine")
     with tokenreduce.attach(tiny_vit(), "mine") as handle:
         assert handle.config["reducer"] == "mine"
-    with tokenreduce.registry.using(fresh_registry.copy()) as inner:
+    with tokenreduce.registry.use_registry(fresh_registry.copy()) as inner:
         inner.add(AdapterSpec("theirs", f"{__name__}:Greedy", "takes all"))
     assert "theirs" not in fresh_registry.adapters
     assert tokenreduce.registry.default_registry() is fresh_registry

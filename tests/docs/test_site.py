@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tokenreduce
 from tokenreduce import testing
-from tokenreduce.registry.discovery import KINDS
+from tokenreduce.registry.kinds import HOOKS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -37,9 +37,9 @@ def test_every_method_has_a_page():
 
 def test_every_hook_is_in_the_reference():
     page = (DOCS / "hooks.md").read_text()
-    for hook, spec in KINDS.items():
+    for hook, kind in HOOKS.items():
         assert f"## `{hook}`" in page
-        assert f"### `{spec.__name__}`" in page
+        assert f"### `{kind.spec.__name__}`" in page
 
 
 def test_every_public_name_is_in_the_api():

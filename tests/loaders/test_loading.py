@@ -160,7 +160,7 @@ def test_a_stranger_that_fails_is_named():
         load_task(registry(a=FailsToMake), "a/fake")
     with pytest.raises(PluginError, match=r"must give a tokenreduce\.Task, got str"):
         load_task(registry(a=NoTask), "a/fake")
-    with pytest.raises(PluginError, match=r"no subclass of tokenreduce\.Loader"):
+    with pytest.raises(PluginError, match=r"not a subclass of tokenreduce\.tasks\.Loader"):
         load_task(registry(a=int), "a:fake")
     broken = registry(b=Fake)
     broken.broken.append(Broken("p", "tr-p", "1.0", "it clashes", ("a",)))

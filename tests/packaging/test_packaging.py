@@ -17,13 +17,20 @@ else:
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = sorted(p.parent for folder in ("plugins", "adapters") for p in (ROOT / folder).glob("*/__init__.py"))
+PLUGINS = [  # modules with hooks, by their folder
+    p.parent.relative_to(ROOT / folder)
+    for folder in ("plugins", "adapters")
+    for p in (ROOT / folder).rglob("__init__.py")
+    if "hookimpl" in p.read_text()
+]
 
 
 def test_every_package_is_in_the_wheel_and_registered():
     listed = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert sorted(listed) == sorted(["tokenreduce", *(str(p.relative_to(ROOT).as_posix()) for p in FOLDERS)])
     points = PYPROJECT["project"]["entry-points"]["tokenreduce"]
-    assert sorted(points.values()) == sorted(p.name for p in FOLDERS)
+    modules = [folder.as_posix().replace("/", ".") for folder in PLUGINS]
+    assert sorted(points.values()) == sorted(["tokenreduce.registry.baselines", *modules])
 
 
 def test_no_package_of_folders():

@@ -24,9 +24,9 @@ def prefix(model):
     return "vilt.encoder.tokenreduce." if hasattr(model, "vilt") else "tokenreduce."
 
 
-def test_weights_are_a_part_of_the_model_while_attached(kind, case, fingerprint):
+def test_weights_are_a_part_of_the_model_while_attached(kind, case, snapshot):
     model, run = case
-    untouched = fingerprint(model)
+    untouched = snapshot(model)
     given = kind()
     handle = tokenreduce.attach(model, given)
     made = home(model).tokenreduce
@@ -38,7 +38,7 @@ def test_weights_are_a_part_of_the_model_while_attached(kind, case, fingerprint)
     run(model)
     assert [row.tokens_out < row.tokens_in for row in handle.report() if row.stream == "image"] == [True, True]
     handle.detach()
-    assert fingerprint(model) == untouched
+    assert snapshot(model) == untouched
     assert not hasattr(home(model), "tokenreduce")
     handle.install()
     assert home(model).tokenreduce is made

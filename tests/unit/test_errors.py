@@ -28,8 +28,8 @@ def test_the_drawn_tree_is_the_tree():
 def test_each_error_is_a_tokenreduce_error_and_the_documented_builtin(kind):
     assert issubclass(kind, TokenReduceError)
     assert issubclass(kind, getattr(builtins, DRAWN[kind.__name__]))
-    assert getattr(tokenreduce, kind.__name__) is kind
-    assert kind.__name__ in tokenreduce.__all__
+    assert getattr(errors, kind.__name__) is kind
+    assert kind.__name__ in errors.__all__
     assert kind.__doc__
 
 

@@ -69,15 +69,15 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
         png(torch.zeros(1, 4, 4))
 
 
-def test_a_look_leaves_the_model_as_it_was(fingerprint):
+def test_a_look_leaves_the_model_as_it_was(snapshot):
     task = tokenreduce.registry.default_registry().load("task", "vilt-digits")()
     (batch,) = task.data(1, 1)
     (sample,) = task.samples(batch)
-    before = fingerprint(task.model)
+    before = snapshot(task.model)
     made = view_sample(
         task, batch.inputs, sample, "dropped", "random", {"keep": 0.5, "layers": [2]}, {"reducer": "none"}
     )
-    assert fingerprint(task.model) == before
+    assert snapshot(task.model) == before
     assert made.row == "dropped" and made.text == sample.text and made.expected == sample.answer
     assert made.grid == (12, 12) and len(made.owner) == 144
     assert abs(made.owner.count(-1) - 72) <= 1

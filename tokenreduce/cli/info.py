@@ -8,10 +8,9 @@ from typing import Any
 
 from ..errors import UnknownNameError, nearest
 from ..registry.describe import reducer
+from ..registry.kinds import KINDS
 from ..registry.registry import Entry, Registry, default_registry
 from ..registry.spec import ReducerSpec
-
-KINDS = ("reducer", "adapter", "task", "preset", "loader")
 
 
 def add_parser(commands: Any) -> None:
@@ -30,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         print(reducer(registry, name), end="")
         return 0
-    found = [kind for kind in KINDS if name in getattr(registry, f"{kind}s")]
+    found = [kind for kind in KINDS if name in registry.tables[kind]]
     if not found:
         for broken in registry.broken:
             if name in (broken.plugin, *broken.names):
                 registry.entry("reducer", name)  # raises with the reason
-        names = [n for kind in KINDS for n in getattr(registry, f"{kind}s")]
+        names = [n for table in registry.tables.values() for n in table]
         raise UnknownNameError(
             f"nothing is called {name!r}.{nearest(name, names)}{registry.suspects()} See 'tokenreduce list'."
         )
@@ -46,10 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  code      {entry.spec.target}")
         if isinstance(entry.spec, ReducerSpec):
             _reducer(registry, entry, entry.spec)
-        elif kind == "preset":
-            print(f"  source    {getattr(entry.spec, 'source', '') or '-'}")
-        elif kind in ("adapter", "loader"):
-            print(f"  models    {getattr(entry.spec, 'models', '') or '-'}")
+            continue
+        for fact in ("source", "models"):
+            if hasattr(entry.spec, fact):
+                print(f"  {fact}    {getattr(entry.spec, fact) or '-'}")
+        if hasattr(entry.spec, "library"):
             print(f"  library   {_library(entry)}")
     return 0
 

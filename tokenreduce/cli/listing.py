@@ -6,9 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from ..registry.kinds import KINDS
 from ..registry.registry import Registry, default_registry
-
-KINDS = ("reducers", "adapters", "tasks", "presets", "loaders")
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +34,7 @@ def as_json(registry: Registry) -> dict[str, Any]:
     """The registry as plain data."""
     return {
         **{
-            kind: [
+            kind.plural: [
                 {
                     "name": name,
                     "description": entry.spec.description,
@@ -44,9 +43,9 @@ def as_json(registry: Registry) -> dict[str, Any]:
                     "plugin": entry.plugin,
                     "target": entry.spec.target,
                 }
-                for name, entry in getattr(registry, kind).items()
+                for name, entry in registry.tables[kind.name].items()
             ]
-            for kind in KINDS
+            for kind in KINDS.values()
         },
         "broken": [vars(broken) for broken in registry.broken],
         "disabled": list(registry.disabled),
@@ -57,7 +56,7 @@ def _check(registry: Registry, as_data: bool) -> int:
     from .plugin_check import check_plugins
 
     problems, skipped = check_plugins(registry)
-    total = sum(len(getattr(registry, kind)) for kind in KINDS)
+    total = sum(map(len, registry.tables.values()))
     if as_data:
         print(json.dumps({"checked": total - len(skipped), "problems": problems, "skipped": skipped}, indent=2))
     else:
@@ -71,11 +70,11 @@ def _print(registry: Registry) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    for kind in KINDS:
-        table = Table(title=kind, title_justify="left", box=None, pad_edge=False)
+    for kind in KINDS.values():
+        table = Table(title=kind.plural, title_justify="left", box=None, pad_edge=False)
         for column in ("name", "description", "distribution", "plugin"):
             table.add_column(column)
-        for name, entry in getattr(registry, kind).items():
+        for name, entry in registry.tables[kind.name].items():
             cells = (name, entry.spec.description, f"{entry.distribution} {entry.version}", entry.plugin)
             table.add_row(*map(Text, cells))
         console.print(table, "")

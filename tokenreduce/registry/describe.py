@@ -7,8 +7,7 @@ import re
 from dataclasses import MISSING, fields
 from typing import Any
 
-from . import hookspecs
-from .discovery import KINDS
+from .kinds import KINDS, Kind
 from .registry import Registry
 from .spec import ReducerSpec, Spec
 
@@ -46,11 +45,9 @@ def reducer(registry: Registry, name: str) -> str:
 def hooks() -> str:
     """Every hook: what it yields, a worked example, and the fields of its spec."""
     parts = []
-    for name, spec in KINDS.items():
-        text, _ = docstring(getattr(hookspecs, name))
-        said, _, example = text.partition("Example:\n")
-        parts += [f"## `{name}`", "", said.strip(), "", *_example(name, example), f"### `{spec.__name__}`", ""]
-        parts += [docstring(spec)[0].strip(), "", *_fields(spec), ""]
+    for kind in KINDS.values():
+        parts += [f"## `{kind.hook}`", "", kind.offers.replace("``", "`"), "", *_example(kind)]
+        parts += [f"### `{kind.spec.__name__}`", "", docstring(kind.spec)[0].strip(), "", *_fields(kind.spec), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -68,10 +65,10 @@ def cell(text: str) -> str:
     return text.replace("``", "`").replace("|", "\\|")
 
 
-def _example(hook: str, example: str) -> list[str]:
-    body = inspect.cleandoc(example)
-    body = re.sub(r"\b(\w+Spec)\(", r"tokenreduce.\1(", body)
-    return ["```python notest", "@tokenreduce.registry.hookimpl", f"def {hook}():", f"    {body}", "```", ""]
+def _example(kind: Kind) -> list[str]:
+    names = ", ".join(sorted([kind.spec.__name__, "hookimpl"], key=str.swapcase))
+    head = [f"from tokenreduce.registry import {names}", "", ""]
+    return ["```python notest", *head, "@hookimpl", f"def {kind.hook}():", f"    yield {kind.example}", "```", ""]
 
 
 def _fields(spec: type[Spec]) -> list[str]:

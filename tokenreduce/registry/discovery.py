@@ -10,21 +10,13 @@ from typing import Any
 import pluggy
 
 from ..errors import PluginError
-from . import hookspecs
-from .hookspecs import INTERFACE, PROJECT
-from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, Spec, TaskSpec
-
-KINDS: dict[str, type[Spec]] = {
-    "tokenreduce_reducers": ReducerSpec,
-    "tokenreduce_adapters": AdapterSpec,
-    "tokenreduce_tasks": TaskSpec,
-    "tokenreduce_presets": PresetSpec,
-    "tokenreduce_loaders": LoaderSpec,
-}
+from .hookspecs import INTERFACE, PROJECT, SPECS
+from .kinds import HOOKS, Kind
+from .spec import Spec
 
 
-def read_plugin(name: str) -> Iterator[tuple[str, Spec]]:
-    """The specs of the plugin of this name, each with its hook.
+def read_plugin(name: str) -> Iterator[tuple[Kind, Spec]]:
+    """The specs of the plugin of this name, each with its kind.
 
     A manager of its own keeps it from the others.
 
@@ -33,19 +25,19 @@ def read_plugin(name: str) -> Iterator[tuple[str, Spec]]:
         Exception: whatever its own code raises.
     """
     manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(SPECS)
     if not manager.load_setuptools_entrypoints(PROJECT, name=name):
         raise PluginError("its entry point could not be registered")
     plugin = manager.get_plugin(name)
     check_interface(getattr(plugin, "tokenreduce_interface", INTERFACE))
     check_hooks(plugin)
     manager.check_pending()  # hooks of other names altogether
-    for hook, kind in KINDS.items():
+    for hook, kind in HOOKS.items():
         for specs in getattr(manager.hook, hook)():
             for spec in specs:
-                if not isinstance(spec, kind):
-                    raise PluginError(f"{hook} must yield {kind.__name__}, got {type(spec).__name__}")
-                yield hook, spec
+                if not isinstance(spec, kind.spec):
+                    raise PluginError(f"{hook} must yield {kind.spec.__name__}, got {type(spec).__name__}")
+                yield kind, spec
 
 
 def check_interface(declared: Any) -> None:
@@ -69,9 +61,9 @@ def check_hooks(plugin: Any) -> None:
         if not name.startswith(f"{PROJECT}_") or not inspect.isroutine(function):
             continue
         marked = hasattr(function, f"{PROJECT}_impl")
-        close = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.8)
+        close = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.8)
         spelling = f", spelt {close[0]}" if close and close[0] != name else ""
-        if marked and name not in KINDS:
-            raise PluginError(f"there is no hook {name}; write one of: {', '.join(close or KINDS)}")
+        if marked and name not in HOOKS:
+            raise PluginError(f"there is no hook {name}; write one of: {', '.join(close or HOOKS)}")
         if not marked and close:
             raise PluginError(f"{name} is not marked as a hook, so nothing calls it; put @hookimpl above it{spelling}")

@@ -3,11 +3,11 @@
 A plugin is a module or object with some of these functions, each marked with ``tokenreduce.registry.hookimpl``:
 
     # my_package/__init__.py
-    import tokenreduce
+    from tokenreduce.registry import ReducerSpec, hookimpl
 
-    @tokenreduce.registry.hookimpl
+    @hookimpl
     def tokenreduce_reducers():
-        yield tokenreduce.registry.ReducerSpec("key-norm", "my_package.method:KeyNorm", "keep tokens with long keys")
+        yield ReducerSpec("key-norm", "my_package.method:KeyNorm", "keep tokens with long keys")
 
     # pyproject.toml
     [project.entry-points.tokenreduce]
@@ -20,64 +20,28 @@ the present one. A plugin for another interface is refused and reported.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pluggy
 
-if TYPE_CHECKING:
-    from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, TaskSpec
+from .kinds import HOOKS, Kind
+from .spec import Spec
 
 PROJECT = "tokenreduce"
 INTERFACE = 1  # of plugins: goes up when one that works today would have to change
-hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-@hookspec
-def tokenreduce_reducers() -> Iterable[ReducerSpec]:
-    """Yield the reducers of this plugin.
+def hookspec(kind: Kind) -> Any:
+    """The specification of a kind's hook, for pluggy."""
 
-    Example:
-        yield ReducerSpec("key-norm", "my_package.method:KeyNorm", "keep tokens with long keys")
-    """
-    return ()
+    def offer() -> Iterable[Spec]:
+        return ()
 
-
-@hookspec
-def tokenreduce_adapters() -> Iterable[AdapterSpec]:
-    """Yield the adapters of this plugin.
-
-    Example:
-        yield AdapterSpec("my-vit", "my_package.adapter:MyViT", "my own ViT", library="my_models")
-    """
-    return ()
+    offer.__name__ = offer.__qualname__ = kind.hook
+    offer.__doc__ = kind.offers
+    return pluggy.HookspecMarker(PROJECT)(offer)
 
 
-@hookspec
-def tokenreduce_tasks() -> Iterable[TaskSpec]:
-    """Yield the tasks of this plugin: a model, data and a metric, for ablations.
-
-    Example:
-        yield TaskSpec("flowers", "my_package.task:flowers", "102 kinds of flowers with a small ViT")
-    """
-    return ()
-
-
-@hookspec
-def tokenreduce_presets() -> Iterable[PresetSpec]:
-    """Yield the named ablations of this plugin, for ``tokenreduce ablate --preset NAME``.
-
-    Example:
-        yield PresetSpec("key-norm-paper", "my_package.presets:paper", "the ablation table of the paper")
-    """
-    return ()
-
-
-@hookspec
-def tokenreduce_loaders() -> Iterable[LoaderSpec]:
-    """Yield the loaders of this plugin: what turns ``--model NAME --data FILE`` into a task.
-
-    Example:
-        yield LoaderSpec("my-zoo", "my_package.loader:Zoo", "models of my zoo", library="my_models")
-    """
-    return ()
+SPECS = type("Hooks", (), {name: staticmethod(hookspec(kind)) for name, kind in HOOKS.items()})
+"""All hooks, as pluggy's ``add_hookspecs`` takes them."""

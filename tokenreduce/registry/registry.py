@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import PluginError, TokenReduceError, UnknownNameError, nearest
-from .discovery import KINDS, read_plugin
+from .discovery import read_plugin
 from .hookspecs import PROJECT
+from .kinds import KINDS, Kind
 from .spec import Spec
 
 _ORDER = {"baseline": 0, "control": 1, "method": 2}
@@ -63,15 +64,23 @@ class Broken:
 
 @dataclass
 class Registry:
-    """What the installed plugins offer. Make one with :meth:`discover`."""
+    """What the installed plugins offer. Make one with :meth:`discover`.
 
-    reducers: dict[str, Entry] = field(default_factory=dict)
-    adapters: dict[str, Entry] = field(default_factory=dict)
-    tasks: dict[str, Entry] = field(default_factory=dict)
-    presets: dict[str, Entry] = field(default_factory=dict)
-    loaders: dict[str, Entry] = field(default_factory=dict)
+    Attributes:
+        tables: entries by kind and name; ``registry.reducers`` is ``registry.tables["reducer"]``, and so on.
+        broken: plugins, and names, that cannot be used.
+        disabled: plugins that were left out on request.
+    """
+
+    tables: dict[str, dict[str, Entry]] = field(default_factory=lambda: {name: {} for name in KINDS})
     broken: list[Broken] = field(default_factory=list)
     disabled: tuple[str, ...] = ()
+
+    def __getattr__(self, plural: str) -> dict[str, Entry]:
+        for kind in KINDS.values():
+            if kind.plural == plural and "tables" in vars(self):
+                return self.tables[kind.name]
+        raise AttributeError(f"a Registry has no {plural!r}; it has {', '.join(k.plural for k in KINDS.values())}")
 
     @classmethod
     def discover(cls) -> Registry:
@@ -82,7 +91,7 @@ class Registry:
         for point in importlib.metadata.entry_points(group=PROJECT):
             if point.name not in skip:
                 found.setdefault(point.name, {}).setdefault(_origin(point), point.value.partition(":")[0].strip())
-        offered: list[tuple[str, Entry]] = []
+        offered: list[tuple[Kind, Entry]] = []
         for plugin, origins in sorted(found.items()):
             if len(origins) > 1:
                 both = " and ".join(f"{name} {version}" for name, version in origins)
@@ -94,32 +103,31 @@ class Registry:
         registry._fill(offered)
         return registry
 
-    def _load(self, plugin: str, distribution: str, version: str, module: str) -> list[tuple[str, Entry]]:
+    def _load(self, plugin: str, distribution: str, version: str, module: str) -> list[tuple[Kind, Entry]]:
         """The specs of one plugin; a broken one is noted and offers nothing."""
-        found: list[tuple[str, Entry]] = []
+        found: list[tuple[Kind, Entry]] = []
         try:
-            for hook, spec in read_plugin(plugin):
-                found.append((hook, Entry(spec, plugin, distribution, version, module)))
+            for kind, spec in read_plugin(plugin):
+                found.append((kind, Entry(spec, plugin, distribution, version, module)))
         except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is reported, not passed on
             names = tuple(entry.spec.name for _, entry in found)
             self.broken.append(Broken(plugin, distribution, version, f"{type(error).__name__}: {error}", names))
             return []
         return found
 
-    def _fill(self, offers: list[tuple[str, Entry]]) -> None:
+    def _fill(self, offers: list[tuple[Kind, Entry]]) -> None:
         """Take every name that is offered once; a name offered twice is broken for both."""
-        count = Counter((hook, entry.spec.name) for hook, entry in offers)
-        for hook, entry in offers:
+        count = Counter((kind.name, entry.spec.name) for kind, entry in offers)
+        for kind, entry in offers:
             name = entry.spec.name
-            table: dict[str, Entry] = getattr(self, _table(hook))
-            if count[hook, name] == 1:
-                table[name] = entry
+            if count[kind.name, name] == 1:
+                self.tables[kind.name][name] = entry
                 continue
-            rivals = " and ".join(str(e) for h, e in offers if h == hook and e.spec.name == name)
+            rivals = " and ".join(str(e) for k, e in offers if k == kind and e.spec.name == name)
             reason = f"the name {name!r} is offered by {rivals}; disable one with TOKENREDUCE_DISABLE_PLUGINS"
             self.broken.append(Broken(entry.plugin, entry.distribution, entry.version, reason, (name,)))
         ordered = sorted(self.reducers.items(), key=lambda item: (_ORDER.get(_role(item[1]), 9), item[0]))
-        self.reducers = dict(ordered)
+        self.tables["reducer"] = dict(ordered)
 
     def add(self, spec: Spec) -> None:
         """Offer one more, as if a plugin had: for tests, and to try a class before there is a package around it.
@@ -127,28 +135,29 @@ class Registry:
         Raises:
             PluginError: not a spec, or the name is taken.
         """
-        tables = [_table(hook) for hook, kind in KINDS.items() if isinstance(spec, kind)]
-        if not tables:
-            valid = ", ".join(kind.__name__ for kind in KINDS.values())
+        kinds = [kind.name for kind in KINDS.values() if isinstance(spec, kind.spec)]
+        if not kinds:
+            valid = ", ".join(kind.spec.__name__ for kind in KINDS.values())
             raise PluginError(f"add takes one of {valid}, got {spec!r}")
-        table: dict[str, Entry] = getattr(self, tables[0])
+        table = self.tables[kinds[0]]
         if spec.name in table:
             raise PluginError(f"the name {spec.name!r} is offered by {table[spec.name]} already; take another")
         table[spec.name] = Entry(spec, "added", "added by hand", "0", spec.target.partition(":")[0])
 
     def copy(self) -> Registry:
         """One that can be added to without changing this one."""
-        tables: dict[str, Any] = {_table(hook): dict(getattr(self, _table(hook))) for hook in KINDS}
-        return Registry(**tables, broken=list(self.broken), disabled=self.disabled)
+        return Registry(
+            {kind: dict(table) for kind, table in self.tables.items()}, broken=list(self.broken), disabled=self.disabled
+        )
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The entry ``name`` of ``kind``: ``"reducer"``, ``"adapter"``, ``"task"``, ``"preset"`` or ``"loader"``.
+        """The entry ``name`` of a ``kind`` of :data:`KINDS`, such as ``"reducer"``.
 
         Raises:
             PluginError: a plugin that offers the name is broken or clashes.
             UnknownNameError: nobody offers the name.
         """
-        table: dict[str, Entry] = getattr(self, f"{kind}s")
+        table = self.tables[kind]
         if name in table:
             return table[name]
         for broken in self.broken:
@@ -179,7 +188,7 @@ class Registry:
         except TokenReduceError:
             raise
         except Exception as error:
-            entry = getattr(self, f"{kind}s").get(name)
+            entry = self.tables[kind].get(name)
             if entry is None:
                 raise
             raise PluginError(
@@ -194,11 +203,6 @@ def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
         return (str(point.dist.metadata["Name"]), point.dist.version) if point.dist is not None else ("unknown", "?")
     except Exception:  # a damaged installation
         return "unknown", "?"
-
-
-def _table(hook: str) -> str:
-    """The table that a hook fills: ``"reducers"``."""
-    return hook.removeprefix("tokenreduce_")
 
 
 def _role(entry: Entry) -> str:

@@ -15,6 +15,12 @@ from ..errors import PluginError
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+def load_target(target: str) -> Any:
+    """What ``"module:attribute"`` stands for; whatever importing the module raises, or AttributeError."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 @dataclass(frozen=True)
 class Spec:
     """Common part of every spec.
@@ -41,9 +47,8 @@ class Spec:
         Raises:
             PluginError: the module cannot be imported or has no such attribute.
         """
-        module, _, attribute = self.target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return load_target(self.target)
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.name}: cannot load {self.target!r} ({type(error).__name__}: {error}). "

@@ -100,7 +100,7 @@ def _make(registry: Registry, loader: str) -> Loader:
     made = registry.load("loader", loader)()
     if not isinstance(made, Loader):
         entry = registry.entry("loader", loader)
-        raise PluginError(f"{entry.spec.target} of {entry} is no subclass of tokenreduce.tasks.Loader")
+        raise PluginError(f"{entry.spec.target} of {entry} is not a subclass of tokenreduce.tasks.Loader")
     return made
 
 

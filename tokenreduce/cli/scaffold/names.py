@@ -11,7 +11,6 @@ from ...errors import OptionError
 from ...registry.registry import Registry
 
 LONGEST = 24  # characters: generated lines stay within the usual length
-KINDS = ("reducer", "adapter", "task", "preset", "loader")
 _NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
 
 
@@ -62,8 +61,8 @@ def plugin_names(name: str, registry: Registry) -> Names:
 
 def holder(names: Names, registry: Registry) -> str:
     """Who has the name already, in words; "" if nobody."""
-    for kind in KINDS:
-        for name, entry in getattr(registry, f"{kind}s").items():
+    for kind, table in registry.tables.items():
+        for name, entry in table.items():
             if name == names.name:
                 return f"it is a {kind} of {entry}"
             if entry.plugin == names.name:
