@@ -16,22 +16,22 @@ from open_clip.transformer import LayerNormFp32, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tokenreduce.backbones import BlockView, Stack
+from tokenreduce.backbones import BlockView, Output, Stack
 from tokenreduce.errors import UnsupportedCallError
 
 from .blocks import view_of
 
 
-def output_of(visual: VisionTransformer) -> str:
+def output_of(visual: VisionTransformer) -> Output:
     """What follows the blocks expects.
 
     Pooling over tokens (a mean, queries) must see a merged token as often as its size. The same holds for the
     tokens that ``output_tokens`` hands to CoCa's decoder: repeated in cross-attention, each keeps its weight.
     """
     if visual.attn_pool is not None or visual.pool_type == "avg":
-        return "expand"
+        return "repeated"
     if visual.pool_type == "tok":
-        return "expand" if visual.output_tokens else "none"
+        return "repeated" if visual.output_tokens else "reduced"
     return "full"
 
 
