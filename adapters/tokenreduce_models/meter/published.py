@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Published(nn.Module):
-    """What the adapter uses of the published ``METERTransformerSS``; a description, of which no object is made."""
+    """What the adapter uses of the published ``METERTransformerSS``, for type checkers; it is never instantiated."""
 
     text_transformer: RobertaModel
-    vit_model: Any  # CLIP, or a tower of Swin: the published code has classes of its own for both
+    vit_model: Any  # CLIP or Swin, of classes of the published code
     cross_modal_text_transform: nn.Linear
     cross_modal_image_transform: nn.Linear
     token_type_embeddings: nn.Embedding
