@@ -173,7 +173,7 @@ def test_what_is_refused_says_why(pair):
 
 
 def test_ours_is_not_taken_for_the_original(tiny_meter):
-    from tokenreduce_models.meter.original import is_original
+    from tokenreduce_models.meter.published import is_original
 
     model, _ = tiny_meter()
     assert isinstance(model, MeterForQuestionAnswering)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,7 +16,12 @@ from tokenreduce.backbones import Adapter, Example, Stack
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.open_clip.sizes import check_visual, resize_visual
 
-from .original import is_original
+from .published import Published, is_original
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from .model import MeterEncoder
 
 
 class Meter(Adapter):
@@ -31,7 +36,8 @@ class Meter(Adapter):
             raise UnsupportedModelError(f"{type(model).__name__} holds {len(found)} METER models; attach to one")
         from .stacks import original_stacks, own_stacks
 
-        return original_stacks(found[0]) if is_original(found[0]) else own_stacks(found[0], found[0] is model)
+        meter = found[0]
+        return original_stacks(meter) if is_original(meter) else own_stacks(meter, meter is model)
 
     def refusals(self, model: nn.Module) -> dict[str, str]:
         if any(is_original(module) for module in model.modules()):
@@ -53,6 +59,11 @@ class Meter(Adapter):
         return dict(EXAMPLES)
 
 
-def _meters(model: nn.Module) -> list[nn.Module]:
-    own: Any = getattr(sys.modules.get("tokenreduce_models.meter.model"), "MeterModel", ())
-    return [module for module in model.modules() if isinstance(module, own) or is_original(module)]
+def _meters(model: nn.Module) -> list[MeterEncoder | Published]:
+    return [module for module in model.modules() if _is_own(module) or is_original(module)]
+
+
+def _is_own(module: nn.Module) -> TypeIs[MeterEncoder]:
+    """Whether a module is a model of this package, which is not imported for it."""
+    kind: Any = getattr(sys.modules.get("tokenreduce_models.meter.model"), "MeterEncoder", ())
+    return isinstance(module, kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import RobertaConfig
 
+from tokenreduce.backbones import pair
 from tokenreduce.errors import OptionError, UnsupportedModelError
 
 from .config import MeterConfig
@@ -64,7 +65,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in foreign]
+        stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+            (type(name.rpartition(".")[2], (_Inert,), {}), name) for name in foreign
+        ]
         with torch.serialization.safe_globals(stand_ins):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -121,7 +124,7 @@ def fit(weights: Mapping[str, Tensor], config: MeterConfig, head: str) -> dict[s
     the ranking head starts as the "matches" row of the image-text matching head.
     """
     weights = dict(weights)
-    grid = config.image_size // config.patch_size
+    grid = pair(config.image_size)[0] // config.patch_size
     weights[POSITION] = resize_positions(weights[POSITION], grid)
     types = weights[TYPES]
     if len(types) < config.token_types:

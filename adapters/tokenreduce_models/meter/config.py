@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, RobertaConfig
 
+from tokenreduce.backbones import Size
 from tokenreduce.errors import OptionError
 
 ORDERS = ("parallel", "sequential")
@@ -62,8 +63,9 @@ class MeterConfig(PretrainedConfig):
             text_config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
         elif isinstance(text_config, dict):
             text_config = RobertaConfig(**text_config)
-        self.text_config = text_config
-        self.image_size, self.patch_size = image_size, patch_size
+        self.text_config: RobertaConfig = text_config
+        self.image_size: int | Size = image_size  # height and width once resized to what is not a square
+        self.patch_size = patch_size
         self.vision_hidden_size, self.vision_layers, self.vision_heads = vision_hidden_size, vision_layers, vision_heads
         self.hidden_size, self.num_attention_heads = hidden_size, num_attention_heads
         self.intermediate_size = 4 * hidden_size if intermediate_size is None else intermediate_size

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import RobertaConfig
 
-from tokenreduce.backbones import Example
+from tokenreduce.backbones import Example, pair
 
 from .config import MeterConfig
 from .heads import (
@@ -17,10 +17,10 @@ from .heads import (
     MeterForQuestionAnswering,
     MeterForVisualEntailment,
 )
-from .model import MeterModel
+from .model import MeterEncoder, MeterModel
 
 
-def example(kind: type[MeterModel], seed: int = 0, **options: Any) -> Example:
+def example(kind: type[MeterEncoder], seed: int = 0, **options: Any) -> Example:
     """A small random METER and inputs for it: two samples, the second text padded."""
     text = RobertaConfig(
         vocab_size=60,
@@ -32,7 +32,7 @@ def example(kind: type[MeterModel], seed: int = 0, **options: Any) -> Example:
         type_vocab_size=1,
         initializer_range=0.2,
     )
-    pair = kind is MeterForImagesAndTextClassification
+    pairs = kind is MeterForImagesAndTextClassification
     small = {
         "text_config": text,
         "image_size": 48,
@@ -44,14 +44,14 @@ def example(kind: type[MeterModel], seed: int = 0, **options: Any) -> Example:
         "num_attention_heads": 2,
         "num_top_layer": 4,
         "initializer_range": 0.2,
-        "token_types": 3 if pair else 2,
+        "token_types": 3 if pairs else 2,
     }
     config = MeterConfig(**{**small, **options})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config).eval()
         ids = torch.randint(3, 60, (2, 12))
-        pixels = torch.randn(2, *([2] if pair else []), 3, config.image_size, config.image_size)
+        pixels = torch.randn(2, *([2] if pairs else []), 3, *pair(config.image_size))
     mask = torch.ones_like(ids)
     ids[1, 8:], mask[1, 8:] = config.text_config.pad_token_id, 0
     return Example(model, {"input_ids": ids, "pixel_values": pixels, "attention_mask": mask})

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from tokenreduce.errors import UnsupportedCallError
 
 from .config import MeterConfig
-from .model import MeterModel
+from .model import MeterEncoder
 
 
 def classifier(width: int, middle: int, labels: int) -> nn.Sequential:
@@ -21,7 +21,7 @@ def classifier(width: int, middle: int, labels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, middle), nn.LayerNorm(middle), nn.GELU(), nn.Linear(middle, labels))
 
 
-class Classifier(MeterModel):
+class Classifier(MeterEncoder):
     """A head on the pooled text and image."""
 
     def add_head(self, config: MeterConfig) -> None:
@@ -36,7 +36,7 @@ class Classifier(MeterModel):
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """Logits (B, L) and, with ``labels``, the loss; inputs as for :class:`MeterModel`."""
-        pooled = self.encode(input_ids, pixel_values, attention_mask).pooler_output
+        pooled = self.pool(input_ids, pixel_values, attention_mask)
         logits = getattr(self, self.head)(pooled)
         return self.output(logits, None if labels is None else self.loss(logits, labels), return_dict)
 
@@ -96,7 +96,7 @@ class MeterForImagesAndTextClassification(Classifier):
         """``pixel_values`` is (B, 2, 3, H, W): the two images of each pair, passed through the model in turn."""
         if pixel_values.ndim != 5 or pixel_values.shape[1] != 2:
             raise UnsupportedCallError(f"pixel_values must be (B, 2, 3, H, W), got {tuple(pixel_values.shape)}")
-        both = [self.encode(input_ids, pixel_values[:, i], attention_mask, 1 + i).pooler_output for i in range(2)]
+        both = [self.pool(input_ids, pixel_values[:, i], attention_mask, 1 + i) for i in range(2)]
         logits = self.nlvr2_classifier(torch.cat(both, dim=-1))
         return self.output(logits, None if labels is None else self.loss(logits, labels), return_dict)
 

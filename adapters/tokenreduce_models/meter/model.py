@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, RobertaModel
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBertCrossLayer
 from transformers.utils import ModelOutput
 
 from tokenreduce.errors import UnsupportedCallError
@@ -24,6 +21,7 @@ from tokenreduce_models.transformers.bert import additive
 
 from .checkpoint import check_names, fit, read_config, read_weights
 from .config import MeterConfig
+from .layers import CoAttentionLayer, Pooler, VisionTower
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,51 +42,10 @@ class MeterOutput(ModelOutput):
     pooler_output: Tensor | None = None
 
 
-class VisionTower(nn.Module):
-    """CLIP's tower without its last block; the final norm is on every token, and nothing is projected."""
-
-    def __init__(self, config: MeterConfig) -> None:
-        super().__init__()
-        self.visual = VisionTransformer(
-            config.image_size,
-            config.patch_size,
-            config.vision_hidden_size,
-            config.vision_layers - 1,
-            config.vision_heads,
-            mlp_ratio=4.0,
-            output_dim=1,
-            pool_type="none",
-            act_layer=QuickGELU,
-        )
-        self.visual.proj = None
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) to tokens (B, N, C)."""
-        tokens: Tensor = self.visual(pixel_values)
-        return tokens
-
-
-class Pooler(nn.Module):
-    """tanh of a linear map of the first token."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.activation = nn.Tanh()
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) to (B, C)."""
-        pooled: Tensor = self.activation(self.dense(tokens[:, 0]))
-        return pooled
-
-
-class CoAttentionLayer(GradientCheckpointingLayer, BridgeTowerBertCrossLayer):
-    """Self-attention, cross-attention and MLP, norms last: BridgeTower's layer, which is METER's."""
-
-
 class MeterPreTrainedModel(PreTrainedModel):
     """What all METER models share: configuration, loading, initial weights."""
 
+    config: MeterConfig
     config_class = MeterConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
@@ -98,8 +55,8 @@ class MeterPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["CoAttentionLayer", "RobertaLayer", "ResidualAttentionBlock"]
 
 
-class MeterModel(MeterPreTrainedModel):
-    """METER without a head.
+class MeterEncoder(MeterPreTrainedModel):
+    """What the bare model and every head have in common: both towers, all levels, both poolers.
 
     Source: Dou et al., CVPR 2022, arXiv 2111.02387; published code, model ``METERTransformerSS``.
     """
@@ -156,26 +113,8 @@ class MeterModel(MeterPreTrainedModel):
         own = model.state_dict()
         check_names(own, weights, strict, path)
         model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
-        return model.eval()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        image_token_type: int = 1,
-        return_dict: bool | None = None,
-    ) -> MeterOutput | tuple[Tensor, ...]:
-        """One pass.
-
-        Args:
-            input_ids: (B, T).
-            pixel_values: (B, 3, H, W), H = W = ``config.image_size``.
-            attention_mask: (B, T), 0 for padding.
-            image_token_type: 1, or 2 for the second image of a pair.
-        """
-        output = self.encode(input_ids, pixel_values, attention_mask, image_token_type)
-        return output if _as_dict(self, return_dict) else output.to_tuple()
+        model.eval()
+        return model
 
     def encode(
         self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None, image_token_type: int = 1
@@ -206,6 +145,37 @@ class MeterModel(MeterPreTrainedModel):
             text = new
         return text, image
 
+    def pool(
+        self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None, image_token_type: int = 1
+    ) -> Tensor:
+        """The pooled text and image of :meth:`encode`, (B, 2C)."""
+        pooled = self.encode(input_ids, pixel_values, attention_mask, image_token_type).pooler_output
+        assert pooled is not None
+        return pooled
 
-def _as_dict(model: PreTrainedModel, return_dict: bool | None) -> bool:
+
+class MeterModel(MeterEncoder):
+    """METER without a head."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        image_token_type: int = 1,
+        return_dict: bool | None = None,
+    ) -> MeterOutput | tuple[Tensor, ...]:
+        """One pass.
+
+        Args:
+            input_ids: (B, T).
+            pixel_values: (B, 3, H, W), H = W = ``config.image_size``.
+            attention_mask: (B, T), 0 for padding.
+            image_token_type: 1, or 2 for the second image of a pair.
+        """
+        output = self.encode(input_ids, pixel_values, attention_mask, image_token_type)
+        return output if _as_dict(self, return_dict) else output.to_tuple()
+
+
+def _as_dict(model: MeterEncoder, return_dict: bool | None) -> bool:
     return bool(model.config.return_dict if return_dict is None else return_dict)

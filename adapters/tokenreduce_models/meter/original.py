@@ -1,4 +1,4 @@
-"""A model built from METER's published code, known by its parts: only its method ``infer`` is replaced.
+"""A model built from METER's published code: only its method ``infer`` is replaced.
 
 The replacement is proved against the original on a small batch before anything is changed.
 
@@ -10,33 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokenreduce.backbones import evaluating
+from tokenreduce.backbones import Pass, evaluating
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 from tokenreduce_models.open_clip.sizes import native_size
 from tokenreduce_models.transformers.bert import Plain, additive
 
 from .cross import CrossStack
+from .published import Published
 
-PARTS = (
-    "text_transformer",
-    "vit_model",
-    "cross_modal_text_transform",
-    "cross_modal_image_transform",
-    "token_type_embeddings",
-    "cross_modal_text_layers",
-    "cross_modal_image_layers",
-    "cross_modal_text_pooler",
-    "cross_modal_image_pooler",
-    "infer",
-)
 TOLERANCE = 1e-4
-
-
-def is_original(module: nn.Module) -> bool:
-    """Whether a module has the parts of the published ``METERTransformerSS``, its method ``infer`` among them."""
-    return all(hasattr(module, part) for part in PARTS)
 
 
 class OriginalCross(CrossStack):
@@ -44,17 +28,18 @@ class OriginalCross(CrossStack):
 
     entry = "infer"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Published) -> None:
         if not hasattr(getattr(model.vit_model, "visual", None), "transformer"):
             raise UnsupportedModelError(
                 f"the vision tower of {type(model).__name__} is {type(model.vit_model).__name__}, not CLIP's; METER "
                 "with a Swin tower is not supported"
             )
         super().__init__(model, sequential=False)
+        self.model = model
 
     def forward(
         self,
-        run: Any,
+        run: Pass,
         batch: dict[str, Any],
         mask_text: bool = False,
         mask_image: bool = False,
@@ -70,7 +55,7 @@ class OriginalCross(CrossStack):
             img = batch[key if key in batch else "image"][0]
         masks = batch["text_masks"]
         text, image = embed(model, batch["text_ids"], masks, img, image_token_type_idx)
-        text, image = super().forward(run, text, image, masks)
+        text, image = self.run_levels(run, text, image, masks)
         pooled = [model.cross_modal_text_pooler(text), model.cross_modal_image_pooler(image)]
         return {
             "text_feats": text,
@@ -98,7 +83,7 @@ class OriginalCross(CrossStack):
             )
 
 
-def embed(model: nn.Module, ids: Tensor, masks: Tensor, image: Tensor, kind: int) -> tuple[Tensor, Tensor]:
+def embed(model: Published, ids: Tensor, masks: Tensor, image: Tensor, kind: int) -> tuple[Tensor, Tensor]:
     """Both towers up to the first level: text (B, T, C) and image (B, N, C)."""
     text = model.text_transformer.embeddings(input_ids=ids)
     mask = additive(masks.bool(), text)
@@ -110,7 +95,7 @@ def embed(model: nn.Module, ids: Tensor, masks: Tensor, image: Tensor, kind: int
     return text, model.cross_modal_image_transform(model.vit_model(image)) + kinds[kind]
 
 
-def probe(model: nn.Module) -> dict[str, Any]:
+def probe(model: Published) -> dict[str, Any]:
     """Two small images of noise with a text each, the second one padded, as ``infer`` takes them."""
     visual, like = model.vit_model.visual, model.cross_modal_text_transform.weight
     height, width = native_size(visual)

@@ -5,28 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tokenreduce.backbones import Stack, evaluating
+from tokenreduce.backbones import Pass, Stack, evaluating
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.transformers.bert import Plain
 from tokenreduce_models.transformers.roberta import RobertaStack
 
 from .cross import CrossStack
 from .heads import Classifier
-from .model import MeterModel
+from .model import MeterEncoder
 from .original import OriginalCross
+from .published import Published
 from .vision import MeterVisionStack, OriginalVisionStack
 
 
 class MeterCross(CrossStack):
-    """The levels of a :class:`MeterModel`: its method ``co_attend`` is replaced."""
+    """The levels of a model of this package: its method ``co_attend`` is replaced."""
 
     entry = "co_attend"
 
-    def __init__(self, model: MeterModel, pooled: bool) -> None:
+    def __init__(self, model: MeterEncoder, pooled: bool) -> None:
         super().__init__(model, model.config.level_order == "sequential")
+        self.model = model
         self.output = "reduced" if pooled else "text"
+
+    def forward(
+        self, run: Pass, text: Tensor, image: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return self.run_levels(run, text, image, attention_mask)
 
     def prove(self) -> None:
         """Compare with the model's own ``co_attend`` on a few random tokens, one text padded."""
@@ -40,10 +47,10 @@ class MeterCross(CrossStack):
                 raise UnsupportedModelError(f"co_attend of this {type(model).__name__} is not what this adapter knows")
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
-        return [(self.model, name, getattr(MeterModel, name)) for name in ("co_attend", "encode")]
+        return [(self.model, name, getattr(MeterEncoder, name)) for name in ("co_attend", "encode")]
 
 
-def own_stacks(meter: MeterModel, outermost: bool) -> dict[str, Stack]:
+def own_stacks(meter: MeterEncoder, outermost: bool) -> dict[str, Stack]:
     """Of a model of this package; a head of yours around it gets every text token back."""
     return {
         "cross": MeterCross(meter, outermost and isinstance(meter, Classifier)),
@@ -52,6 +59,6 @@ def own_stacks(meter: MeterModel, outermost: bool) -> dict[str, Stack]:
     }
 
 
-def original_stacks(meter: nn.Module) -> dict[str, Stack]:
+def original_stacks(meter: Published) -> dict[str, Stack]:
     """Of a model built from the published code."""
     return {"cross": OriginalCross(meter), "vision": OriginalVisionStack(meter.vit_model.visual)}

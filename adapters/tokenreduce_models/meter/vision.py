@@ -11,7 +11,7 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tokenreduce.backbones import BlockView, Stack, evaluating
+from tokenreduce.backbones import BlockView, Pass, Projected, Stack, evaluating
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.open_clip.blocks import ResidualView
 from tokenreduce_models.open_clip.vision import VisionStack
@@ -24,7 +24,7 @@ class MeterVisionStack(VisionStack):
         super().__init__(visual)
         self.output, self.readout, self.guidable = "reduced", 0, False
 
-    def forward(self, run: Any, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward(self, run: Pass, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         run.start(x, {"image": x.shape[1]})
         return run(x)
 
@@ -32,11 +32,13 @@ class MeterVisionStack(VisionStack):
 class OriginalView(ResidualView):
     """A block of the published code: as open_clip's, without layer scale."""
 
-    def attend(self, x: Tensor, context: Tensor, projected: Any) -> Tensor:
-        return x + self.attn.out_proj(context)
+    def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
+        out: Tensor = x + self.attn.out_proj(context)
+        return out
 
     def mlp(self, x: Tensor) -> Tensor:
-        return x + self.block.mlp(self.block.ln_2(x))
+        out: Tensor = x + self.block.mlp(self.block.ln_2(x))
+        return out
 
 
 class OriginalVisionStack(Stack):
@@ -47,8 +49,9 @@ class OriginalVisionStack(Stack):
     readout = 0
 
     def __init__(self, visual: nn.Module) -> None:
-        self.module = visual.transformer
-        self.blocks = list(self.module.resblocks)
+        transformer: Any = visual.transformer  # of a class of the published code
+        self.module = transformer
+        self.blocks = list(transformer.resblocks)
 
     def view(self, block: nn.Module) -> BlockView:
         if not all(hasattr(block, part) for part in ("ln_1", "attn", "ln_2", "mlp")) or not isinstance(
@@ -57,7 +60,14 @@ class OriginalVisionStack(Stack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a block of CLIP's vision tower")
         return OriginalView(block)
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, *_: Any) -> Tensor:
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
         return self.unpack(block.forward(x.transpose(0, 1)))
 
     def pack(self, x: Tensor) -> Tensor:
@@ -66,13 +76,14 @@ class OriginalVisionStack(Stack):
     def unpack(self, returned: Tensor) -> Tensor:
         return returned.transpose(0, 1)
 
-    def forward(self, run: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, run: Pass, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         x = x.transpose(0, 1)
         run.start(x, {"image": x.shape[1]})
         return run(x).transpose(0, 1)
 
     def prove(self) -> None:
-        like = self.blocks[0].ln_1.weight
+        first: Any = self.blocks[0]
+        like = first.ln_1.weight
         x = torch.randn(5, 2, len(like), generator=torch.Generator().manual_seed(0)).to(like)
         with evaluating(self.module):
             expected = self.module(x)

@@ -99,7 +99,7 @@ def text_reason(causal: bool, pool: str) -> str:
     return f"{mask}, and {read}" if mask else read
 
 
-def _towers(model: nn.Module) -> list[nn.Module]:
+def _towers(model: nn.Module) -> list[VisionTransformer | TimmModel | ModifiedResNet]:
     return [module for module in model.modules() if isinstance(module, TOWERS)]
 
 

@@ -5,6 +5,7 @@ Axes: B batch, N tokens, C width, H heads, d head width.
 
 from __future__ import annotations
 
+import torch
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from tokenreduce.errors import UnsupportedModelError
 class ResidualView(BlockView):
     """``ResidualAttentionBlock``: pre-norm, torch's own ``MultiheadAttention``, layer scale."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: ResidualAttentionBlock | CustomResidualAttentionBlock) -> None:
         self.block, self.attn = block, block.attn
         self.dropout = self.attn.dropout if isinstance(self.attn, nn.MultiheadAttention) else self.attn.attn_drop.p
         self.attention_parts, self.mlp_parts = [self.attn], [block.mlp]
@@ -24,21 +25,23 @@ class ResidualView(BlockView):
     def project(self, x: Tensor) -> Projected:
         attn, x = self.attn, self.block.ln_1(x)
         joint = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-        heads = joint.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = torch.unflatten(joint, -1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return Projected(*heads.unbind(0))
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        return x + self.block.ls_1(self.attn.out_proj(context))
+        out: Tensor = x + self.block.ls_1(self.attn.out_proj(context))
+        return out
 
     def mlp(self, x: Tensor) -> Tensor:
         block = self.block
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return out
 
 
 class CustomView(ResidualView):
     """``CustomResidualAttentionBlock``: further norms, scaled heads, cosine attention, each where configured."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: CustomResidualAttentionBlock) -> None:
         super().__init__(block)
         self.scale = None if self.attn.logit_scale is None else 1.0
 
@@ -52,9 +55,10 @@ class CustomView(ResidualView):
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         block, attn = self.block, self.attn
         if attn.head_scale is not None:
-            context = (context.unflatten(-1, (attn.num_heads, -1)) * attn.head_scale.squeeze(-1)).flatten(-2)
+            context = (torch.unflatten(context, -1, (attn.num_heads, -1)) * attn.head_scale.squeeze(-1)).flatten(-2)
         mixed = attn.out_drop(attn.out_proj(attn.ln_inner(context)))
-        return x + block.ls_1(block.ln_attn(mixed))
+        out: Tensor = x + block.ls_1(block.ln_attn(mixed))
+        return out
 
 
 def view_of(block: nn.Module) -> BlockView:

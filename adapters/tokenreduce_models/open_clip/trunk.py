@@ -28,7 +28,8 @@ class TrunkStack(TimmStack):
         if not self.guidable:
             return super().shared_space(x)
         trunk = self.tower.trunk
-        return self.tower.head(trunk.head(trunk.head_drop(trunk.fc_norm(trunk.norm(x)))))
+        shared: Tensor = self.tower.head(trunk.head(trunk.head_drop(trunk.fc_norm(trunk.norm(x)))))
+        return shared
 
 
 def trunk_stack(tower: TimmModel) -> TrunkStack:

@@ -11,27 +11,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from open_clip.transformer import LayerNormFp32, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tokenreduce.backbones import BlockView, Stack
+from tokenreduce.backbones import BlockView, Output, Pass, Stack
 from tokenreduce.errors import UnsupportedCallError
 
 from .blocks import view_of
 
 
-def output_of(visual: VisionTransformer) -> str:
+def output_of(visual: VisionTransformer) -> Output:
     """What follows the blocks expects.
 
     Pooling over tokens (a mean, queries) must see a merged token as often as its size. The same holds for the
     tokens that ``output_tokens`` hands to CoCa's decoder: repeated in cross-attention, each keeps its weight.
     """
     if visual.attn_pool is not None or visual.pool_type == "avg":
-        return "expand"
+        return "repeated"
     if visual.pool_type == "tok":
-        return "expand" if visual.output_tokens else "none"
+        return "repeated" if visual.output_tokens else "reduced"
     return "full"
 
 
@@ -43,7 +42,7 @@ class VisionStack(Stack):
 
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual, self.module = visual, visual.transformer
-        self.blocks = list(self.module.resblocks)
+        self.blocks = list(visual.transformer.resblocks)
         self.output = output_of(visual)
         pooled = visual.attn_pool is not None
         self.readout = 0 if visual.pool_type == "tok" and not pooled else None
@@ -52,7 +51,7 @@ class VisionStack(Stack):
     def view(self, block: nn.Module) -> BlockView:
         return view_of(block)
 
-    def forward(self, run: Any, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward(self, run: Pass, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         if attn_mask is not None:
             raise UnsupportedCallError(
                 "attn_mask was given, but a mask over all tokens does not fit fewer tokens; call without one, or "
@@ -70,23 +69,30 @@ class VisionStack(Stack):
         """(B, N, C) to (B, N, D)."""
         if not self.guidable:
             return super().shared_space(x)
-        x = self.visual.ln_post(x)
-        return x if self.visual.proj is None else x @ self.visual.proj
+        shared: Tensor = self.visual.ln_post(x)
+        return shared if self.visual.proj is None else shared @ self.visual.proj
 
     def pack(self, x: Tensor) -> Tensor:
-        return x if self.module.batch_first else x.transpose(0, 1)
+        return x if self.visual.transformer.batch_first else x.transpose(0, 1)
 
     def unpack(self, returned: Tensor) -> Tensor:
         return self.pack(returned)
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
         for norm in block.modules():
             if isinstance(norm, LayerNormFp32):
                 norm.float()  # it computes in float32 whatever it is given
         return self.unpack(block.forward(self.pack(x)))
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not self.module.grad_checkpointing or torch.jit.is_scripting():
+        if not self.visual.transformer.grad_checkpointing:
             return None
         return partial(checkpoint, use_reentrant=False)
 

@@ -34,7 +34,7 @@ class DualEncoder(ZeroShot):
         return found
 
     def scaled(self, cosines: Tensor) -> Tensor:
-        logits = cosines * self.model.logit_scale.exp()
+        logits: Tensor = cosines * self.model.logit_scale.exp()
         bias = getattr(self.model, "logit_bias", None)
         return logits if bias is None else logits + bias
 

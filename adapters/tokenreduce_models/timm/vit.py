@@ -21,14 +21,14 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Projected, Size, Stack, check_size, pair
+from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, pair
 from tokenreduce.errors import UnsupportedModelError
 
 
 class PreNormView(BlockView):
     """``Block``: norm, attention, layer scale, drop path, residual; the same for the MLP."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Block | ResPostBlock) -> None:
         self.block, self.attn = block, block.attn
         self.scale, self.dropout = self.attn.scale, self.attn.attn_drop.p
         self.gate = getattr(self.attn, "gate", None)
@@ -36,7 +36,8 @@ class PreNormView(BlockView):
         self.mlp_parts = [block.mlp]
 
     def normed(self, x: Tensor) -> Tensor:
-        return self.block.norm1(x)
+        out: Tensor = self.block.norm1(x)
+        return out
 
     def project(self, x: Tensor) -> Projected:
         attn, x = self.attn, self.normed(x)
@@ -49,15 +50,18 @@ class PreNormView(BlockView):
         attn = self.attn
         norm = getattr(attn, "norm", None)
         context = context if norm is None else norm(context)
-        return attn.proj_drop(attn.proj(context if gate is None else context * gate))
+        out: Tensor = attn.proj_drop(attn.proj(context if gate is None else context * gate))
+        return out
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         block = self.block
-        return x + block.drop_path1(block.ls1(self.mixed(context, projected.extra)))
+        out: Tensor = x + block.drop_path1(block.ls1(self.mixed(context, projected.extra)))
+        return out
 
     def mlp(self, x: Tensor) -> Tensor:
         block = self.block
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        out: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return out
 
 
 class PostNormView(PreNormView):
@@ -68,11 +72,13 @@ class PostNormView(PreNormView):
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         block = self.block
-        return x + block.drop_path1(block.norm1(self.mixed(context, projected.extra)))
+        out: Tensor = x + block.drop_path1(block.norm1(self.mixed(context, projected.extra)))
+        return out
 
     def mlp(self, x: Tensor) -> Tensor:
         block = self.block
-        return x + block.drop_path2(block.norm2(block.mlp(x)))
+        out: Tensor = x + block.drop_path2(block.norm2(block.mlp(x)))
+        return out
 
 
 class TimmStack(Stack):
@@ -91,7 +97,8 @@ class TimmStack(Stack):
 
     @property
     def home(self) -> nn.Module:
-        return self.model
+        model: nn.Module = self.model
+        return model
 
     def view(self, block: nn.Module) -> BlockView:
         kind = type(block)
@@ -108,12 +115,12 @@ class TimmStack(Stack):
             )
         return PostNormView(block) if isinstance(block, ResPostBlock) else PreNormView(block)
 
-    def forward(self, run: Any, x: Tensor) -> Tensor:
+    def forward(self, run: Pass, x: Tensor) -> Tensor:
         run.start(x, {"image": x.shape[1]})
         return run(x)
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not self.model.grad_checkpointing or torch.jit.is_scripting():
+        if not self.model.grad_checkpointing:
             return None
         return partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 
@@ -139,7 +146,8 @@ class ForwardFeatures:
         if model.grad_checkpointing:
             model = copy.copy(model)
             model.grad_checkpointing = False
-        return type(model).forward_features(model, *args, **kwargs)
+        features: Tensor = type(model).forward_features(model, *args, **kwargs)
+        return features
 
 
 class TimmViT(Adapter):

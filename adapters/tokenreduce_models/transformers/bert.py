@@ -5,14 +5,14 @@ Axes: B batch, N tokens, M memory tokens, C width, H heads, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tokenreduce.backbones import BlockView, Projected, Role, Stack
-from tokenreduce.errors import UnsupportedModelError
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 PARTS = ("attention", "crossattention", "intermediate", "output")
 
@@ -21,11 +21,11 @@ class BertView(BlockView):
     """``attention``, ``crossattention`` where there is one, ``intermediate`` and ``output``; norms come last."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-        attention = layer.attention.self
-        self.dropout = attention.dropout.p
-        self.attention_parts = [layer.attention]
-        self.mlp_parts = [layer.intermediate, layer.output]
+        parts: Any = layer  # of several libraries, known by its parts
+        self.layer = parts
+        self.dropout = parts.attention.self.dropout.p
+        self.attention_parts = [parts.attention]
+        self.mlp_parts = [parts.intermediate, parts.output]
         crossed = getattr(layer, "crossattention", None)
         if crossed is not None:
             self.cross_parts = [crossed.self.query, crossed.output]
@@ -36,23 +36,36 @@ class BertView(BlockView):
         return project(self.layer.attention.self, x, x)
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        return self.layer.attention.output(context, x)
+        out: Tensor = self.layer.attention.output(context, x)
+        return out
 
     def project_memory(self, x: Tensor, memory: Tensor) -> Projected:
         return project(self.layer.crossattention.self, x, memory)
 
     def attend_memory(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        return self.layer.crossattention.output(context, x)
+        out: Tensor = self.layer.crossattention.output(context, x)
+        return out
 
     def mlp(self, x: Tensor) -> Tensor:
-        return self.layer.output(self.layer.intermediate(x), x)
+        out: Tensor = self.layer.output(self.layer.intermediate(x), x)
+        return out
 
 
-def project(attention: nn.Module, x: Tensor, memory: Tensor) -> Projected:
+class Projections(Protocol):
+    """What BERT calls ``attention.self``."""
+
+    num_attention_heads: int
+    attention_head_size: int
+    query: Callable[[Tensor], Tensor]
+    key: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor], Tensor]
+
+
+def project(attention: Projections, x: Tensor, memory: Tensor) -> Projected:
     """Query of tokens (B, N, C), key and value of a memory (B, M, C'), in heads."""
     shape = (attention.num_attention_heads, attention.attention_head_size)
     pairs = ((attention.query, x), (attention.key, memory), (attention.value, memory))
-    return Projected(*(linear(tokens).unflatten(-1, shape).transpose(1, 2) for linear, tokens in pairs))
+    return Projected(*(torch.unflatten(linear(tokens), -1, shape).transpose(1, 2) for linear, tokens in pairs))
 
 
 def additive(real: Tensor | None, tokens: Tensor) -> Tensor:
@@ -105,21 +118,25 @@ class CoAttention(Stack):
     def pack(self, x: Tensor) -> tuple[Tensor]:
         return (x,)
 
-    def unpack(self, returned: Any) -> Tensor:
+    def unpack(self, returned: tuple[Tensor, ...]) -> Tensor:
         return returned[0]
 
 
 class Plain:
-    """Stands in for a run in a proof: the library's own blocks of a :class:`CoAttention`, on all tokens."""
+    """A ``Pass`` for proofs: the library's own blocks of a :class:`CoAttention`, on all tokens."""
 
     def __init__(self, stack: CoAttention) -> None:
         self.stack, self.masks = stack, dict[str, Tensor]()
 
-    def start(self, x: Tensor, lengths: dict[str, int], real: Tensor | None = None) -> None:
+    def start(self, x: Tensor, lengths: Mapping[str, int], real: Tensor | None = None) -> None:
         self.masks["+".join(lengths)] = additive(real, x)
 
-    def block(self, index: int, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        raise UnsupportedCallError("two sequences were started; run.block(index, x, memory) runs their blocks in turn")
+
+    def block(self, index: int, x: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
         role, block = self.stack.role(index), self.stack.blocks[index]
+        assert memory is not None and role.memory is not None
         return self.stack.unpack(block(x, memory, self.masks[role.own], self.masks[role.memory])), memory
 
     def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from torch import nn
-from transformers import BlipConfig, BlipVisionConfig
+from torch import Tensor, nn
+from transformers import BlipConfig, BlipVisionConfig, PreTrainedModel
 from transformers.models.blip.modeling_blip import (
     BlipEncoder,
     BlipEncoderLayer,
@@ -46,7 +45,7 @@ class Blip(TowerAdapter):
 
     families = (Family(BlipVisionModel, BlipEncoder, BlipEncoderLayer, PARTS, 1, heads=HEADS),)
 
-    def projection(self, model: nn.Module, tower: nn.Module) -> list[Callable[..., Any]]:
+    def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if isinstance(model, BlipModel):
             return [tower.post_layernorm, tower.post_layernorm, model.visual_projection]  # its pooler norms again
         if isinstance(model, BlipForImageTextRetrieval):

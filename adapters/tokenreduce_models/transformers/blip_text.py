@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.blip.modeling_blip_text import BlipTextEncoder, BlipTextLayer, BlipTextModel
 
-from tokenreduce.backbones import BlockView, Role
+from tokenreduce.backbones import BlockView, Pass, Role
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .bert import BertView, additive
@@ -33,7 +33,7 @@ class BlipTextStack(LayerStack):
 
     def __init__(self, text: BlipTextModel) -> None:
         self.text, self.module = text, text.encoder
-        self.blocks = list(self.module.layer)
+        self.blocks = list(text.encoder.layer)
 
     def role(self, index: int) -> Role:
         return Role("text", "image")
@@ -43,12 +43,20 @@ class BlipTextStack(LayerStack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a BlipTextLayer with cross-attention")
         return BertView(block)
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, memory: Any = None, _: Any = None) -> Tensor:
-        return block.forward(x, memory, additive(real, x))
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        out: Tensor = block.forward(x, memory, additive(real, x))
+        return out
 
     def forward(
         self,
-        run: Any,
+        run: Pass,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,

@@ -24,7 +24,7 @@ from transformers.models.bridgetower.modeling_bridgetower import (
     BridgeTowerModelOutput,
 )
 
-from tokenreduce.backbones import Adapter, Example, Stack, evaluating
+from tokenreduce.backbones import Adapter, Example, Pass, Stack, evaluating
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .bert import CoAttention, Plain, additive
@@ -43,7 +43,7 @@ class BridgeTowerStack(CoAttention):
 
     def forward(
         self,
-        run: Any,
+        run: Pass,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
@@ -97,8 +97,8 @@ class BridgeTowerStack(CoAttention):
         ids = torch.randint(3, config.text_config.vocab_size, (2, 5), generator=generator).to(like.device)
         mask = torch.ones_like(ids)
         mask[1, 3:] = 0
-        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "return_dict": True}
-        quiet = {"output_hidden_states": False, "output_attentions": False}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "return_dict": True}
+        quiet: dict[str, Any] = {"output_hidden_states": False, "output_attentions": False}
         with evaluating(model):
             expected = BridgeTowerModel.forward(model, **inputs)
             got = self.forward(Plain(self), **quiet, **inputs)
@@ -127,10 +127,12 @@ class Towers:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self.mask = additive(mask.bool(), self.text_states)
         self.dtype = model.vision_model.dtype
-        if image_embeds is None:
+        if image_embeds is not None:
+            image = image_embeds.permute(1, 0, 2)
+        elif pixel_values is not None:
             image = self.visual.forward_pre(pixel_values.type(self.dtype), interpolate_pos_encoding=interpolate)
         else:
-            image = image_embeds.permute(1, 0, 2)
+            raise UnsupportedCallError("expected pixel_values or image_embeds, got neither; call with pixel_values=...")
         self.image_states, self.depth = image, 0
         for _ in range(len(self.layers) - model.config.num_hidden_layers + 1):
             self.next()
@@ -142,13 +144,15 @@ class Towers:
         self.depth += 1
 
     def text(self, level: int) -> Tensor:
-        return self.model._apply_text_transform(self.text_states, level)
+        tokens: Tensor = self.model._apply_text_transform(self.text_states, level)
+        return tokens
 
     def image(self, level: int) -> Tensor:
-        return self.model._apply_image_transform(self.visual.forward_post(self.image_states), level)
+        tokens: Tensor = self.model._apply_image_transform(self.visual.forward_post(self.image_states), level)
+        return tokens
 
 
-def link(towers: Any, index: int) -> nn.Module:
+def link(towers: nn.Module, index: int) -> nn.Module:
     """The bridge before a level: one of a list, or the one that all share."""
     return towers[index] if isinstance(towers, nn.ModuleList) else towers
 

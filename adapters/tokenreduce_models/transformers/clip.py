@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from torch import nn
-from transformers import CLIPConfig, CLIPVisionConfig
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPVisionConfig, PreTrainedModel
 from transformers.models.clip.modeling_clip import (
     CLIPEncoder,
     CLIPEncoderLayer,
@@ -54,7 +53,7 @@ class Clip(TowerAdapter):
             raise UnsupportedModelError(f"{type(model).__name__}: {TEXT_REASON}")
         return super().stacks(model)
 
-    def projection(self, model: nn.Module, tower: nn.Module) -> list[Callable[..., Any]]:
+    def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if isinstance(model, (CLIPModel, CLIPVisionModelWithProjection)):
             return [tower.post_layernorm, model.visual_projection]
         return []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import nn
-from transformers import Dinov2Config, Dinov2WithRegistersConfig
+from transformers import Dinov2Config, Dinov2WithRegistersConfig, PreTrainedModel
 from transformers.models.dinov2.modeling_dinov2 import (
     Dinov2Backbone,
     Dinov2Encoder,
@@ -78,8 +78,8 @@ class Dinov2(TowerAdapter):
                 )
         return super().stacks(model)
 
-    def prefix(self, family: Family, tower: nn.Module) -> int:
-        return family.prefix + getattr(tower.config, "num_register_tokens", 0)
+    def prefix(self, family: Family, tower: PreTrainedModel) -> int:
+        return family.prefix + int(getattr(tower.config, "num_register_tokens", 0))
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return {kind.__name__: partial(_example, kind) for kind in (*PLAIN, *REGISTERS)}

@@ -14,6 +14,8 @@ class LayerStack(Stack):
     """A stack whose blocks are ``GradientCheckpointingLayer``s."""
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        if not (block.gradient_checkpointing and block.training):
+        layer: Any = block  # a GradientCheckpointingLayer
+        if not (layer.gradient_checkpointing and layer.training):
             return None
-        return block._gradient_checkpointing_func
+        function: Callable[..., Any] = layer._gradient_checkpointing_func
+        return function

@@ -40,7 +40,8 @@ class PreNormView(BlockView):
     """Norm, attention, what follows it, residual; the same for the MLP."""
 
     def __init__(self, block: nn.Module, parts: Parts) -> None:
-        self.block, self.attn = block, getattr(block, parts.attention)
+        layer: Any = block  # of any family, known by its parts
+        self.block, self.attn = layer, getattr(block, parts.attention)
         self.norm1, self.norm2 = getattr(block, parts.norm1), getattr(block, parts.norm2)
         self.linears = [getattr(self.attn, name) for name in parts.qkv]
         self.out, self.heads = getattr(self.attn, parts.out), getattr(self.attn, parts.heads)
@@ -48,7 +49,7 @@ class PreNormView(BlockView):
         self.after2 = [getattr(block, name) for name in parts.after2]
         dropout = getattr(self.attn, parts.dropout)
         self.scale, self.dropout = getattr(self.attn, parts.scale), getattr(dropout, "p", dropout)
-        self.attention_parts, self.mlp_parts = [*self.linears, self.out], [block.mlp]
+        self.attention_parts, self.mlp_parts = [*self.linears, self.out], [layer.mlp]
 
     def project(self, x: Tensor) -> Projected:
         x = self.norm1(x)
@@ -64,7 +65,7 @@ class PreNormView(BlockView):
         return x + through(self.after2, self.block.mlp(self.norm2(x)))
 
 
-def through(steps: Sequence[Callable[..., Any]], x: Tensor) -> Tensor:
+def through(steps: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
     """Tokens through one step after another."""
     for step in steps:
         x = step(x)

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.models.roberta.modeling_roberta import RobertaEncoder, RobertaLayer
+from transformers.models.roberta.modeling_roberta import RobertaEncoder, RobertaLayer, RobertaModel
 
-from tokenreduce.backbones import BlockView
+from tokenreduce.backbones import BlockView, Pass
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .bert import BertView, additive
@@ -24,9 +24,9 @@ class RobertaStack(LayerStack):
     output = "full"
     padded = True
 
-    def __init__(self, roberta: nn.Module) -> None:
+    def __init__(self, roberta: RobertaModel) -> None:
         self.module = roberta.encoder
-        self.blocks = list(self.module.layer)
+        self.blocks = list(roberta.encoder.layer)
         if roberta.config.is_decoder:
             raise UnsupportedModelError("a RoBERTa that is a decoder (is_decoder=True) needs every token at its place")
 
@@ -35,10 +35,18 @@ class RobertaStack(LayerStack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a RobertaLayer")
         return BertView(block)
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None, *_: Any) -> Tensor:
-        return block.forward(x, additive(real, x))
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        out: Tensor = block.forward(x, additive(real, x))
+        return out
 
-    def forward(self, run: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(self, run: Pass, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         if any(kwargs.get(name) is not None for name in ("encoder_hidden_states", "past_key_values")):
             raise UnsupportedCallError("encoder states and caches are not for a reduced RoBERTa; detach() first")
         run.start(hidden_states, {"text": hidden_states.shape[1]}, real_tokens(attention_mask, hidden_states))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import SiglipConfig, SiglipVisionConfig
+from transformers import PreTrainedModel, SiglipConfig, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import (
     SiglipEncoder,
     SiglipEncoderLayer,
@@ -50,12 +50,12 @@ class Siglip(TowerAdapter):
             raise UnsupportedModelError(f"{type(model).__name__}: {TEXT_REASON}")
         return super().stacks(model)
 
-    def head(self, model: nn.Module, family: Family, tower: nn.Module) -> Head:
+    def head(self, model: nn.Module, family: Family, tower: PreTrainedModel) -> Head:
         if model is tower and not tower.use_head:
             return UNKNOWN  # its tokens are all that it gives
         return super().head(model, family, tower)
 
-    def projection(self, model: nn.Module, tower: nn.Module) -> list[Callable[..., Any]]:
+    def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if tower.use_head and not isinstance(model, SiglipForImageClassification):
             return [tower.post_layernorm, OneByOne(tower.head)]
         return []
@@ -76,7 +76,7 @@ class OneByOne:
 
     def __call__(self, x: Tensor) -> Tensor:
         pooled: Tensor = self.head(x.flatten(0, 1).unsqueeze(1))
-        return pooled.unflatten(0, x.shape[:2])
+        return torch.unflatten(pooled, 0, x.shape[:2])
 
 
 def _example(kind: type[nn.Module]) -> Example:

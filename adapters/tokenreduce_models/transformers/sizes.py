@@ -10,7 +10,8 @@ Axes: N tokens, C width.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,22 @@ from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 NAMES = ("position_embedding", "position_embeddings")
 
 
-def native_size(embeddings: nn.Module) -> Size:
+class Embeddings(Protocol):
+    """Vision embeddings of transformers: what is changed in them, wherever they keep their positions."""
+
+    image_size: int | Size
+    num_positions: int
+    position_ids: Tensor
+    forward: Callable[..., Tensor]
+    interpolate_pos_encoding: Callable[[Tensor, int, int], Tensor]
+
+
+def native_size(embeddings: Embeddings) -> Size:
     """Height and width of the images that the embeddings were made for."""
     return pair(_patches(embeddings).image_size)
 
 
-def check_embeddings(embeddings: nn.Module, height: int, width: int) -> Size:
+def check_embeddings(embeddings: Embeddings, height: int, width: int) -> Size:
     """Rows and columns of patches in images of height x width pixels.
 
     Raises:
@@ -42,7 +53,7 @@ def check_embeddings(embeddings: nn.Module, height: int, width: int) -> Size:
     return check_size(height, width, pair(holder.patch_size), native_size(embeddings))
 
 
-def resize_embeddings(embeddings: nn.Module, config: Any, height: int, width: int, *, antialias: bool = False) -> None:
+def resize_embeddings(embeddings: Embeddings, config: Any, height: int, width: int, *, antialias: bool = False) -> None:
     """Change an embeddings module to take images of height x width pixels; the errors of :func:`check_embeddings`.
 
     Args:
@@ -70,7 +81,7 @@ def resize_embeddings(embeddings: nn.Module, config: Any, height: int, width: in
 class Stored:
     """``interpolate_pos_encoding`` of embeddings whose positions are interpolated already."""
 
-    def __init__(self, embeddings: nn.Module, size: Size) -> None:
+    def __init__(self, embeddings: Embeddings, size: Size) -> None:
         self.embeddings, self.size = embeddings, size
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -87,7 +98,7 @@ class Stored:
 class Interpolating:
     """``forward`` of embeddings, with ``interpolate_pos_encoding=True`` whatever the caller says."""
 
-    def __init__(self, embeddings: nn.Module, place: int) -> None:
+    def __init__(self, embeddings: Embeddings, place: int) -> None:
         self.embeddings, self.place = embeddings, place
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -96,24 +107,24 @@ class Interpolating:
         return out
 
 
-def _patches(embeddings: nn.Module) -> Any:
+def _patches(embeddings: Embeddings) -> Any:
     """The module that knows the sizes of image and patch."""
     return getattr(embeddings, "patch_embeddings", embeddings)
 
 
-def _name(embeddings: nn.Module) -> str:
+def _name(embeddings: Embeddings) -> str:
     """The attribute that holds the position embeddings; empty if there is none."""
     return next((name for name in NAMES if getattr(embeddings, name, None) is not None), "")
 
 
-def _positions(embeddings: nn.Module) -> Tensor:
+def _positions(embeddings: Embeddings) -> Tensor:
     """(N, C)."""
     held = getattr(embeddings, _name(embeddings))
     positions: Tensor = held.weight if isinstance(held, nn.Embedding) else held[0]
     return positions
 
 
-def _set_positions(embeddings: nn.Module, new: Tensor) -> None:
+def _set_positions(embeddings: Embeddings, new: Tensor) -> None:
     name = _name(embeddings)
     held = getattr(embeddings, name)
     if isinstance(held, nn.Embedding):

@@ -11,7 +11,7 @@ Axes: B batch, N tokens, C width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from tokenreduce.backbones import Adapter, BlockView, Stack
-from tokenreduce.backbones.stack import Output
+from tokenreduce.backbones import Adapter, BlockView, Output, Pass, Stack
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .layers import LayerStack
@@ -54,16 +53,16 @@ class Family:
         antialias: whether the library does so where it interpolates position embeddings.
     """
 
-    tower: type[nn.Module]
+    tower: type[PreTrainedModel]
     encoder: type[nn.Module]
     block: type[nn.Module]
     parts: Parts
     prefix: int
     blocks: str = "layers"
-    heads: Mapping[type[nn.Module], Head] = field(default_factory=dict)
+    heads: Mapping[type[PreTrainedModel], Head] = field(default_factory=dict)
     antialias: bool = False
 
-    def head(self, model: nn.Module, tower: nn.Module) -> Head:
+    def head(self, model: nn.Module, tower: PreTrainedModel) -> Head:
         """How the model reads the tower; unknown where either has a ``forward`` of its own."""
         if type(tower).forward is self.tower.forward:
             for kind, head in self.heads.items():
@@ -71,13 +70,11 @@ class Family:
                     return head
         return UNKNOWN
 
-    def owner(self, model: nn.Module, tower: nn.Module) -> nn.Module:
+    def owner(self, model: nn.Module, tower: PreTrainedModel) -> nn.Module:
         """The model of the library that reads the tower: ``model``, or one inside it (zero-shot heads of yours)."""
         kinds = tuple(kind for kind in self.heads if not issubclass(kind, self.tower))
-        for module in model.modules():
-            if isinstance(module, kinds) and any(part is tower for part in module.modules()):
-                return module
-        return model
+        holders: Iterator[nn.Module] = (module for module in model.modules() if isinstance(module, kinds))
+        return next((holder for holder in holders if any(part is tower for part in holder.modules())), model)
 
 
 class TowerStack(LayerStack):
@@ -86,7 +83,12 @@ class TowerStack(LayerStack):
     name = "vision"
 
     def __init__(
-        self, family: Family, tower: nn.Module, prefix: int, head: Head, projection: Sequence[Callable[..., Any]]
+        self,
+        family: Family,
+        tower: PreTrainedModel,
+        prefix: int,
+        head: Head,
+        projection: Sequence[Callable[[Tensor], Tensor]],
     ) -> None:
         self.family, self.projection = family, list(projection)
         self.module = tower if family.encoder is family.tower else tower.encoder
@@ -100,14 +102,21 @@ class TowerStack(LayerStack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a {self.family.block.__name__}")
         return PreNormView(block, self.family.parts)
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
         config = getattr(block, self.family.parts.attention).config  # a copy's: attach probes copies of blocks
         if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
             config._attn_implementation = "eager"  # those kernels do not take float64
         out: Tensor = block.forward(x, attention_mask=None)
         return out
 
-    def forward(self, run: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
         module = self.module
         asked = kwargs.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
         if asked and isinstance(module, PreTrainedModel):
@@ -127,10 +136,10 @@ class TowerStack(LayerStack):
 class Whole:
     """All blocks as the one block of a stand-in."""
 
-    def __init__(self, module: nn.Module, run: Any) -> None:
+    def __init__(self, module: nn.Module, run: Pass) -> None:
         self.module, self.run = module, run
 
-    def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         if kwargs.get("output_attentions", getattr(self.module.config, "output_attentions", False)):
             raise UnsupportedCallError(
                 "output_attentions=True: attention is fused and its matrices are never made while a reducer is "
@@ -175,17 +184,17 @@ class TowerAdapter(Adapter):
         resize_embeddings(tower.embeddings, tower.config, height, width, antialias=family.antialias)
         return copied
 
-    def towers(self, model: nn.Module) -> list[tuple[Family, nn.Module]]:
+    def towers(self, model: nn.Module) -> list[tuple[Family, PreTrainedModel]]:
         """The towers in a model, each with its family."""
         modules = list(model.modules())
         return [(family, m) for family in self.families for m in modules if isinstance(m, family.tower)]
 
-    def head(self, model: nn.Module, family: Family, tower: nn.Module) -> Head:
+    def head(self, model: nn.Module, family: Family, tower: PreTrainedModel) -> Head:
         return family.head(model, tower)
 
-    def prefix(self, family: Family, tower: nn.Module) -> int:
+    def prefix(self, family: Family, tower: PreTrainedModel) -> int:
         return family.prefix
 
-    def projection(self, model: nn.Module, tower: nn.Module) -> list[Callable[..., Any]]:
+    def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         """What a model does to the token that it compares with text, step by step; empty if it does not."""
         return []

@@ -28,9 +28,10 @@ from transformers.models.vilt.modeling_vilt import (
     ViltModel,
 )
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Projected, Stack, check_size, pair
+from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Stack, check_size, pair
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
+from .bert import additive, project
 from .layers import LayerStack
 
 POOLED = (ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval)
@@ -39,24 +40,24 @@ POOLED = (ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForI
 class ViltView(BlockView):
     """One ``ViltLayer``: pre-norm attention and MLP."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: ViltLayer) -> None:
         self.layer, self.attention = layer, layer.attention.attention
         self.dropout = self.attention.dropout.p
         self.attention_parts = [layer.attention]
         self.mlp_parts = [layer.intermediate, layer.output]
 
     def project(self, x: Tensor) -> Projected:
-        parts, x = self.attention, self.layer.layernorm_before(x)
-        shape = (parts.num_attention_heads, parts.attention_head_size)
-        heads = [linear(x).unflatten(-1, shape).transpose(1, 2) for linear in (parts.query, parts.key, parts.value)]
-        return Projected(*heads)
+        x = self.layer.layernorm_before(x)
+        return project(self.attention, x, x)
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        return self.layer.attention.output(context, x) + x
+        out: Tensor = self.layer.attention.output(context, x) + x
+        return out
 
     def mlp(self, x: Tensor) -> Tensor:
         layer = self.layer
-        return layer.output(layer.intermediate(layer.layernorm_after(x)), x)
+        out: Tensor = layer.output(layer.intermediate(layer.layernorm_after(x)), x)
+        return out
 
 
 class ViltStack(LayerStack):
@@ -76,21 +77,25 @@ class ViltStack(LayerStack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a ViltLayer")
         return ViltView(block)
 
-    def reference(self, block: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
-        mask = None
-        if real is not None:
-            mask = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, torch.finfo(x.dtype).min)[:, None, None]
-        return self.unpack(block.forward(x, mask))
+    def reference(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
+        return self.unpack(block.forward(x, None if real is None else additive(real, x)))
 
     def pack(self, x: Tensor) -> tuple[Tensor]:
         return (x,)
 
-    def unpack(self, returned: Any) -> Tensor:
+    def unpack(self, returned: tuple[Tensor, ...]) -> Tensor:
         return returned[0]
 
     def forward(
         self,
-        run: Any,
+        run: Pass,
         hidden_states: Tensor,
         attention_mask: Tensor,
         output_attentions: bool = False,
@@ -169,12 +174,13 @@ def fast_embed(embeddings: ViltEmbeddings, pixel_values: Tensor) -> Tensor:
     height, width = patches.shape[-2:]
     config, positions = embeddings.config, embeddings.position_embeddings
     side = config.image_size // config.patch_size
-    grid = positions[:, 1:].transpose(1, 2).unflatten(-1, (side, side))
+    grid = torch.unflatten(positions[:, 1:].transpose(1, 2), -1, (side, side))
     if (height, width) != (side, side):
         grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
     x = (patches + grid).flatten(2).transpose(1, 2)
     first = (embeddings.cls_token + positions[:, :1]).expand(len(x), -1, -1)
-    return embeddings.dropout(torch.cat([first, x], dim=1))
+    tokens: Tensor = embeddings.dropout(torch.cat([first, x], dim=1))
+    return tokens
 
 
 class ModelForward:

@@ -30,7 +30,7 @@ class DualEncoder(ZeroShot):
         return pooled(self.model.get_text_features(**tokens))
 
     def scaled(self, cosines: Tensor) -> Tensor:
-        logits = cosines * self.model.logit_scale.exp()
+        logits: Tensor = cosines * self.model.logit_scale.exp()
         return logits + self.model.logit_bias if hasattr(self.model, "logit_bias") else logits
 
 
