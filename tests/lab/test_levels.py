@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import tokenreduce
 from tokenreduce.errors import OptionError
-from tokenreduce.lab.plan import parse_ratios, plan
+from tokenreduce.lab.levels import parse_ratios
+from tokenreduce.lab.plan import plan
 from tokenreduce.measure.calibrate import solve
 from tokenreduce.methods import constant_or_ramp, spread_counts
 from tokenreduce.tasks import Batch

@@ -89,7 +89,14 @@ class AdapterSpec(Spec):
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
-    """A task for ablations: ``target`` returns a :class:`tokenreduce.Task` when called without arguments."""
+    """A task for ablations: ``target`` returns a :class:`tokenreduce.Task` when called without arguments.
+
+    Args:
+        variants: names in the task's settings that are rows of their own, so that a name that is neither one of them
+            nor a reducer's is refused before the model is read; None where the settings themselves must say.
+    """
+
+    variants: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

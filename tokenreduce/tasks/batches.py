@@ -13,13 +13,12 @@ from torch import Tensor
 from .._torch import Inputs
 from ..errors import OptionError, PluginError
 from .loader import Record
-from .task import Batch, Sample
+from .task import NO_GROUP, Batch, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Prepare = Callable[[Sequence["Image"], Sequence[str]], Inputs]
-NO_GROUP = "(no group)"
 
 
 @dataclass(frozen=True)
