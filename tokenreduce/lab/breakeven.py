@@ -9,13 +9,13 @@ from typing import Any
 
 from ..errors import TokenReduceError
 from ..measure.timing import one_round
-from .context import Context
+from .context import Context, Finite
 from .control import patch_grid, tokens_at
 from .result import BreakEven, Row
 from .timing import LEAST, forward_pass
 
 SIDES = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)  # of the pictures' own
-Tried = list[tuple[int, float, float]]
+Tried = list[tuple[int, Finite, Finite]]
 
 
 def break_even(

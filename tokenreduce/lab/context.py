@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from .._torch import Inputs
@@ -29,6 +30,7 @@ from .result import Row
 from .store import Store, key_of
 
 Tick = Callable[[str], None]
+Finite = Annotated[float, Ge(-1e9), Le(1e9)]  # a number in a cell
 
 
 @dataclass

@@ -12,7 +12,7 @@ from .._torch import call
 from ..measure.macs import count_macs
 from ..measure.memory import peak_activation_bytes
 from ..measure.overhead import overhead
-from .context import Context, attach_row
+from .context import Context, Finite, attach_row
 from .result import Row, SiteTokens
 
 SHARE_OF_MEMORY = 0.3
@@ -61,7 +61,7 @@ def measure_overhead(bench: Context, row: Row, samples: int, machine: dict[str, 
         with attach_row(bench, row) as handle:
             return overhead(handle, inputs)
 
-    row.overhead = bench.cell("overhead", float, {**facts, **bench.of_first}, lambda: bench.team.alone(work))
+    row.overhead = bench.cell("overhead", Finite, {**facts, **bench.of_first}, lambda: bench.team.alone(work))
 
 
 def affordable(bench: Context, wanted: int) -> int:

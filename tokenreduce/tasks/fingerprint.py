@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
 from .identity import Identity, tensor_digest
 from .task import Batch
@@ -22,9 +23,10 @@ def sample_fingerprints(batch: Batch, unknown: list[str] | None = None) -> list[
         unknown: is told what of them cannot be hashed, and counts by its type alone.
     """
     samples, walk = len(batch), Identity(code=False)
-    leaves, _ = tree_flatten((batch.inputs, batch.targets))
+    inputs = batch.inputs.values() if isinstance(batch.inputs, Mapping) else batch.inputs
+    apart = partial(_is_apart, samples)
     hashes = [hashlib.sha256() for _ in range(samples)]
-    for leaf in leaves:
+    for leaf in (leaf for value in (*inputs, batch.targets) for leaf in tree_leaves(value, is_leaf=apart)):
         rows = per_sample(leaf, samples)
         parts = [_digest(walk, leaf)] * samples if rows is None else [_digest(walk, row) for row in rows]
         for sha, part in zip(hashes, parts, strict=True):
@@ -58,6 +60,11 @@ def model_fingerprint(model: nn.Module) -> str:
     not count.
     """
     return Identity(code=False).of(model)[:16]
+
+
+def _is_apart(samples: int, value: Any) -> bool:
+    """Whether it is a list with an entry for each sample."""
+    return isinstance(value, (list, tuple)) and len(value) == samples
 
 
 def _digest(walk: Identity, value: Any) -> str:

@@ -25,8 +25,10 @@ def top_level(module: str | None) -> str:
 @functools.cache
 def is_library(package: str) -> bool:
     """Whether a package is installed for good or comes with Python, other than one that is being worked on."""
-    if package in sys.stdlib_module_names or package in sys.builtin_module_names:
-        return package != "__main__"
+    if package == "__main__":
+        return False
+    if package in sys.stdlib_module_names:
+        return True
     roots = _roots(package)
     return bool(roots) and all(_INSTALLED & set(root.parts) or root.is_relative_to(_stdlib()) for root in roots)
 
