@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -86,25 +86,28 @@ def check(kind: type[T], given: dict[str, Any], where: str = "") -> T:
         OptionError: an entry that is unknown, missing, of another type or out of range; the message names it.
     """
     known: Any = kind
-    with _saying(known, where):
+    with _saying(known, where, {}):
         _fields(known).model_validate(given)
         return kind(**given)
 
 
-def check_document(kind: type[T], given: Any, where: str = "") -> T:
+def check_document(kind: type[T], given: Any, where: str = "", forms: Mapping[str, str] | None = None) -> T:
     """The same of what a file held, in which tuples are lists.
+
+    Args:
+        forms: what fields hold, in words, for the message.
 
     Raises:
         OptionError: as :func:`check`, or it holds what JSON has no form for.
     """
     known: Any = kind
-    with _saying(known, where):
+    with _saying(known, where, forms or {}):
         found: T = _adapter(known).validate_json(json.dumps(given), strict=True)
         return found
 
 
 @contextmanager
-def _saying(kind: Any, where: str) -> Iterator[None]:
+def _saying(kind: Any, where: str, forms: Mapping[str, str]) -> Iterator[None]:
     """Errors in words."""
     from pydantic import ValidationError
 
@@ -112,7 +115,7 @@ def _saying(kind: Any, where: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise OptionError(f"{begin}{_words(kind, error)}") from None
+        raise OptionError(f"{begin}{_words(kind, error, forms)}") from None
     except OptionError as error:  # of a check of several fields
         raise OptionError(f"{begin}{error}") from error
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
@@ -143,12 +146,14 @@ def _is_required(entry: dataclasses.Field[Any]) -> bool:
     return entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
 
 
-def _words(kind: Any, error: ValidationError) -> str:
+def _words(kind: Any, error: ValidationError, forms: Mapping[str, str]) -> str:
     """The first thing that is wrong, and how many others are."""
     errors = error.errors(include_url=False)
     first = errors[0]
     place = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
     path, got = path_of(place), short(first["input"])
+    if place and place[0] in forms:
+        return f"expected {place[0]!r} to be {forms[str(place[0])]}, got {got}"
     more = f" ({len(errors) - 1} more like this)" if len(errors) > 1 else ""
     if first["type"] == "value_error":
         return f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])

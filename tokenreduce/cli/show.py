@@ -89,7 +89,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionError("--tuned has its own reducer; leave --reducer out")
     if arguments.sample is not None and arguments.sample < 0:
         raise OptionError(f"--sample counts from 0, got {arguments.sample}")
-    if arguments.image is not None and not arguments.image.is_file():
+    from ..tasks.records import is_file
+
+    if arguments.image is not None and not is_file(arguments.image):
         raise OptionError(f"there is no file {str(arguments.image)!r}; give a picture, or --sample 0")
     if arguments.out.suffix.lower() != ".png":
         raise OptionError(f"--out writes a PNG, so name it FILE.png; got {str(arguments.out)!r}")

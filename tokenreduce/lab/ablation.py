@@ -20,6 +20,7 @@ from ..measure.macs import DEFINITION, uncounted_operators
 from ..measure.memory import DEFINITION as MEMORY
 from ..registry.registry import default_registry
 from ..tasks.data import Batches
+from ..tasks.task import NO_GROUP
 from . import breakeven
 from .context import Context, attach_row
 from .control import smaller_input
@@ -161,16 +162,17 @@ def run_request(
         "processes": crew.size,
         "cells": {"kept": bench.store.hits, "worked out": bench.store.misses},
     }
-    result.setup["notes"] += [*data_notes(data), *depends.notes, *bench.store.notes]
+    result.setup["notes"] += [*data_notes(data, bench.groups), *depends.notes, *bench.store.notes]
     for key, value in (about or {}).items():
         known = result.setup.get(key)
         result.setup[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
     return result
 
 
-def data_notes(data: Any) -> list[str]:
-    """What a data set says was done to it, in one line, where it has ``notes()``."""
-    told: list[str] = []
+def data_notes(data: Any, groups: Sequence[str]) -> list[str]:
+    """What was done to the data, in one line; a data set says so itself, where it has ``notes()``."""
+    lone = sum(group == NO_GROUP for group in groups)
+    told = [f"{lone} of {len(groups)} samples have no group"] if lone else []
     notes = getattr(data, "notes", None)
     if callable(notes):
         with guard(lambda reason: told.append(f"its notes cannot be read: {reason}")):
