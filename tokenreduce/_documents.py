@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: no text, though JSON can hold it
 
 WANTED = {  # kind of pydantic's error -> what was expected
     "int_type": "a whole number",
@@ -102,7 +105,8 @@ def check_document(kind: type[T], given: Any, where: str = "", forms: Mapping[st
     """
     known: Any = kind
     with _saying(known, where, forms or {}):
-        found: T = _adapter(known).validate_json(json.dumps(given), strict=True)
+        text = HALF.sub("\ufffd", json.dumps(given, ensure_ascii=False))
+        found: T = _adapter(known).validate_json(text.encode(), strict=True)
         return found
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._documents import read_document
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -71,14 +72,12 @@ def read(path: Path) -> Result:
     """
     from ..lab.result import Result
 
+    wanted = "expected what 'tokenreduce ablate --json FILE' writes"
     try:
-        return Result.from_json(json.loads(path.read_text()))
-    except OSError as error:
-        raise OptionError(
-            f"cannot read {path}: {error.strerror}; 'tokenreduce ablate --json FILE' writes one"
-        ) from error
-    except ValueError as error:
-        wanted = "expected what 'tokenreduce ablate --json FILE' writes"
+        return Result.from_json(read_document(path, wanted))
+    except OptionError as error:
+        if str(error).startswith("cannot read"):
+            raise
         raise OptionError(f"{path}: {wanted}, got: {error}") from error
 
 
