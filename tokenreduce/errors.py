@@ -96,7 +96,9 @@ def reason_of(error: BaseException) -> str:
     """What went wrong: the message of an error of this package, name and message of any other."""
     try:
         return str(error) if isinstance(error, TokenReduceError) else f"{type(error).__name__}: {error}"
-    except Exception:  # an error of a plugin may fail at saying what it is
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an error of a plugin may fail at saying what it is
         return type(error).__name__
 
 
@@ -109,7 +111,7 @@ def guard(tell: Callable[[str], object]) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
         tell(reason_of(error))

@@ -15,6 +15,7 @@ from ..errors import (
     OptionError,
     UnfitReducerError,
     UnsupportedModelError,
+    guard,
 )
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
@@ -99,11 +100,10 @@ def acting_block(stack: Stack, level: Sequence[int], reducer: Reducer, guided: b
 
 def runs_on(registry: Registry, name: str, backbone: Backbone) -> bool:
     """Whether a registered reducer runs on the backbone with its default options."""
-    try:
+    failed: list[str] = []
+    with guard(failed.append):  # a reducer may raise anything; it is not recommended then
         registry.load("reducer", name)().bind(backbone)
-    except Exception:  # a stranger's reducer may raise anything; it is not recommended then
-        return False
-    return True
+    return not failed
 
 
 def check_layers(layers: Any, depth: int, stack: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from ..registry.registry import Registry, default_registry
 from ..registry.targets import names_from_file
-from .options import add_trust, device_of, move
+from .options import add_trust, device_of, move, own_variants
 from .request_flags import add_flags, build_request, check_overrides, parse_settings
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def evaluate(
 
     crew = process_group()
     device = device_of(arguments.device, crew.device)
-    own = own_variants(registry, request)  # all that can be refused is refused before anything is loaded
+    own = own_variants(registry, request.model)  # all that can be refused is refused before anything is loaded
     if request.variants is not None:
         check_overrides(overrides, list(request.variants))
     elif own is not None:
@@ -147,12 +147,6 @@ def evaluate(
             first = task.data(request.samples, min(request.batch, request.samples))[0]
             result.pictures = gallery(task, first, result, request.pictures)
     return result, task
-
-
-def own_variants(registry: Registry, request: Request) -> tuple[str, ...] | None:
-    """The variants that a task has of its own, as far as its spec says; None where only its settings do."""
-    entry = registry.tasks.get(request.model or "")
-    return () if entry is None else getattr(entry.spec, "variants", None)
 
 
 def _print(result: Result, name: str) -> None:

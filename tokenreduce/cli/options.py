@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..errors import OptionError
+from ..registry.registry import Registry
 
 
 def parse_options(settings: list[str]) -> dict[str, Any]:
@@ -43,6 +44,12 @@ def add_trust(parser: Any) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="import classes that files name by their module; without, none are"
     )
+
+
+def own_variants(registry: Registry, model: str | None) -> tuple[str, ...] | None:
+    """The variants that a task has of its own, as far as its spec says; None where only its settings do."""
+    entry = registry.tasks.get(model or "")
+    return () if entry is None else getattr(entry.spec, "variants", None)
 
 
 def device_of(named: str | None, own: Any = None) -> Any:

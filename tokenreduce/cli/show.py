@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..registry.registry import Entry, Registry, default_registry
-from .options import parse_layers, parse_options
+from ..registry.targets import names_from_file
+from .options import add_trust, own_variants, parse_layers, parse_options
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -31,6 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--tuned", metavar="FOLDER", help="fine-tuned weights and their reducer, in place of --reducer")
     parser.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option, VALUE as JSON")
     parser.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
+    add_trust(parser)
     parser.add_argument("--out", metavar="FILE.png", type=Path, default=Path("picture.png"), help="(picture.png)")
     parser.set_defaults(run=run)
 
@@ -38,6 +40,11 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw the picture, print answers and token counts."""
     check_arguments(arguments)
+    with names_from_file(arguments.tuned or "the command line", arguments.trust):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     registry = default_registry()
     options = parse_options(arguments.set)
     if arguments.layers is not None:
@@ -45,9 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None and not registry.tasks:
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
 
+    from ..lab.preflight import check_variants, import_named
     from ..tasks.loading import load_task
 
-    task = load_task(registry, arguments.model or next(iter(registry.tasks)), arguments.data)
+    model = arguments.model or next(iter(registry.tasks))
+    if arguments.reducer is not None:
+        check_variants(registry, {arguments.reducer: wanted(arguments.reducer, options)}, own_variants(registry, model))
+    task = load_task(registry, model, arguments.data)
+    import_named(task.settings)
     row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
 
     from ..lab.finetuned import tuned_task
@@ -104,6 +116,20 @@ def _ready(entry: Entry) -> bool:
     return getattr(entry.spec, "role", "") == "method" and not getattr(entry.spec, "learns", False)
 
 
+def wanted(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with what ``--reducer`` says, a mapping of stacks where it is JSON.
+
+    Raises:
+        OptionError: JSON that is not valid.
+    """
+    if not name.lstrip().startswith("{"):
+        return options
+    try:
+        return {"reducer": json.loads(name), **options}
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f'--reducer is a name, or JSON like {{"vision": "tome"}}: {error}') from error
+
+
 def choose(
     registry: Registry, task: Task, name: str | None, options: dict[str, Any], tuned: str | None = None
 ) -> tuple[str, dict[str, Any]]:
@@ -125,10 +151,7 @@ def choose(
             raise OptionError("no method is installed; name a reducer with --reducer (see 'tokenreduce list')")
         name = methods[0]
     if name.lstrip().startswith("{"):
-        try:
-            stacks = json.loads(name)
-        except json.JSONDecodeError as error:
-            raise OptionError(f'--reducer is a name, or JSON like {{"vision": "tome"}}: {error}') from error
+        stacks = wanted(name, {})["reducer"]
         label = " + ".join(str(part.get("reducer") if isinstance(part, dict) else part) for part in stacks.values())
         return label, {"reducer": stacks, **options}
     setting = dict(task.settings.get(name, {}))

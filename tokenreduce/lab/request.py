@@ -94,7 +94,10 @@ def request_from_mapping(given: Any, where: str) -> Request:
     values = dict(given)
     for name in ("ratios", "match_macs"):
         if isinstance(values.get(name), str):
-            values[name] = parse_ratios(values[name])
+            try:
+                values[name] = parse_ratios(values[name])
+            except OptionError as error:
+                raise OptionError(f"{where}: {name}: {error}") from error
         elif isinstance(values.get(name), (int, float)) and not isinstance(values[name], bool):
             values[name] = [values[name]]
     return check_document(Request, values, where)

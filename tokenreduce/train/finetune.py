@@ -16,6 +16,7 @@ from ..tasks.fingerprint import model_fingerprint
 from .loop import STRIDE, FinetuneResult, Loop, Watch
 from .recipe import Recipe
 from .run_folder import Folder
+from .run_lock import run_lock
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -43,7 +44,8 @@ def finetune(
         watch: called with every line of the log.
 
     Raises:
-        OptionError: the task cannot be trained, the folder holds another run, or the loss is no number any more.
+        OptionError: the task cannot be trained, the folder holds another run or has one at work in it, or the loss or
+            every accuracy is no number.
 
     And what attach raises. The model carries no attachment afterwards.
     """
@@ -58,7 +60,7 @@ def finetune(
     teacher = None if recipe.same_weights or not recipe.distillation else copy.deepcopy(model)
     torch.manual_seed(recipe.seed * STRIDE)
     was_training = model.training
-    with attach(model, **chosen) as handle:
+    with run_lock(folder.path), attach(model, **chosen) as handle:
         settings = {"task": task.name, "model": before, "attach": handle.config, "recipe": recipe.to_json()}
         folder.claim(settings)
         try:

@@ -102,6 +102,10 @@ class Loop:
                 self._report(judged)
             if judged or state.step % recipe.save_every == 0:
                 self._save()
+        if not state.best_step:
+            raise OptionError(
+                f"the metric of {self.task.name!r} gave no number in any evaluation; it must give a score per sample"
+            )
         return FinetuneResult(
             self.folder.best, state.best, state.best_step, state.start, state.unreduced, state.step, self._tired()
         )
