@@ -130,6 +130,8 @@ def _saying(kind: Any, where: str, forms: Mapping[str, str]) -> Iterator[None]:
 def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
+    if dataclasses.is_dataclass(kind) and not hasattr(kind, "__pydantic_config__"):
+        kind.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # of those inside as well
     return TypeAdapter(kind)
 
 

@@ -42,8 +42,6 @@ class Request:
         pictures: samples to draw.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     model: str | None = field(
         default=None, metadata=_flag("a task, or a hub id, folder or file (default: the first task)", "NAME")
     )

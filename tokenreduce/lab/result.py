@@ -209,8 +209,6 @@ class Result:
             fingerprint), ``"baseline"``, ``"versions"``, ``"plugins"``, ``"machine"`` and ``"definitions"``.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     rows: list[Row]
     setup: dict[str, Any]
     pictures: list[Picture] = field(default_factory=list)

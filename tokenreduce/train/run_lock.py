@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from ..errors import OptionError
 
 LOCK = ".lock"
+OF_TORCH = ("PytorchStreamWriter", "inline_container")  # where torch cannot write a file it raises a RuntimeError
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not isinstance(error, RuntimeError) or "PytorchStreamWriter" in str(error):  # torch's word for a full disk
+        if not isinstance(error, RuntimeError) or any(word in str(error) for word in OF_TORCH):
             raise OptionError(
                 f"the run in {folder} cannot be written ({error}); make room there and start it again: it goes on from "
                 "its last checkpoint"
