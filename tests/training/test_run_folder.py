@@ -108,3 +108,15 @@ def test_a_recipe_that_is_none_names_file_and_setting(text, words, tmp_path):
         read_recipe(tmp_path / "r.toml")
     with pytest.raises(OptionError, match="cannot read"):
         read_recipe(tmp_path / "gone.toml")
+
+
+def test_flags_are_over_the_recipe_of_a_file(tmp_path):
+    import argparse
+
+    from tokenreduce.cli import finetune
+
+    parser = argparse.ArgumentParser()
+    finetune.add_parser(parser.add_subparsers())
+    (tmp_path / "r.toml").write_text("samples = 64\nlr = 0.5\n")
+    given = ["finetune", "--reducer", "tome", "--recipe", str(tmp_path / "r.toml"), "--lr", "0.1", "--no-distillation"]
+    assert finetune.recipe_of(parser.parse_args(given)) == Recipe(samples=64, lr=0.1, distillation=False)
