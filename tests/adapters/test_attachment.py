@@ -40,7 +40,7 @@ def test_context_manager(setting, forwards):
     assert tokenreduce.attachment(model) is None
     assert forwards(model) == []
     handle.detach()  # again does nothing
-    assert handle.report()  # what was seen stays known
+    assert handle.last.sites  # what was seen stays known
 
 
 def test_detached_inside_the_context(setting, forwards):
@@ -61,7 +61,7 @@ def test_sites(setting):
     with tokenreduce.attach(model, "evit", layers=[3, 1, 1]) as handle:
         assert [(s.layer, s.index, s.total) for s in handle.sites] == [(1, 0, 2), (3, 1, 2)]
         run(model)
-        assert [row.layer for row in handle.report()] == [1, 3] if stack == "vision" else [1, 1, 3, 3]
+        assert [row.layer for row in handle.last.sites] == [1, 3] if stack == "vision" else [1, 1, 3, 3]
 
 
 def test_tuple_and_range_as_layers(setting):
@@ -76,16 +76,16 @@ def test_report(setting):
     model, run = setting
     with tokenreduce.attach(model, "tome", r=2) as handle:
         with pytest.raises(NoForwardError, match="forward"):
-            handle.report()
+            handle.last.sites
         with pytest.raises(NoForwardError, match="forward"):
-            handle.macs()
+            handle.last.macs
         assert "after the first forward" in str(handle)
         run(model)
-        image = [(row.layer, row.tokens_in, row.tokens_out) for row in handle.report() if row.stream == "image"]
+        image = [(row.layer, row.tokens_in, row.tokens_out) for row in handle.last.sites if row.stream == "image"]
         assert image == [(layer, 17 - 2 * layer, 15 - 2 * layer) for layer in range(4)]
-        text = [(row.tokens_in, row.tokens_out) for row in handle.report() if row.stream == "text"]
+        text = [(row.tokens_in, row.tokens_out) for row in handle.last.sites if row.stream == "text"]
         assert text == ([] if hasattr(model, "blocks") else [(7, 7)] * 4)
-        before, after = handle.macs()
+        before, after = handle.last.macs
         assert 0 < after < before
         for n in (17, 15, 13, 11, 9):
             assert str(n) in str(handle)
@@ -104,7 +104,7 @@ def test_report_of_a_run_that_failed_is_none(setting):
             run(model)
         hook.remove()
         with pytest.raises(NoForwardError):
-            handle.report()
+            handle.last.sites
 
 
 def test_macs_of_a_vit(tiny_vit, images):
@@ -112,7 +112,7 @@ def test_macs_of_a_vit(tiny_vit, images):
     model = tiny_vit()
     with tokenreduce.attach(model, "tome", r=4, layers=[1]) as handle:
         model(images())
-        before, after = handle.macs()
+        before, after = handle.last.macs
     width = 32
 
     def block(n, m):
@@ -130,12 +130,12 @@ def test_trace(setting, crossing):
     with tokenreduce.attach(model, name, **options) as handle:
         run(model)
         with pytest.raises(NoForwardError, match="trace=True"):
-            handle.trace()
+            handle.last.trace
     with tokenreduce.attach(model, name, trace=True, **options) as handle:
         with pytest.raises(NoForwardError, match="forward"):
-            handle.trace()
+            handle.last.trace
         run(model)
-        trace, rows = handle.trace(), handle.report()
+        trace, rows = handle.last.trace, handle.last.sites
     batch, total = (2, 17) if hasattr(model, "blocks") else (3, 24)
     assert len(trace) == batch
     assert trace.source.shape == (batch, total)
@@ -161,7 +161,7 @@ def test_trace_belongs_to_its_pass(setting):
     model, run = setting
     with tokenreduce.attach(model, "tome", r=3, trace=True) as handle:
         run(model)
-        trace = handle.trace()
+        trace = handle.last.trace
         source = trace.source.clone()
         run(model)
         assert torch.equal(trace.source, source)
@@ -172,7 +172,7 @@ def test_trace_of_another_stack(setting):
     with tokenreduce.attach(model, "tome", r=3, trace=True) as handle:
         run(model)
         with pytest.raises(UnsupportedCallError, match="nope"):
-            handle.trace("nope")
+            handle.stacks["nope"].last.trace
 
 
 CONFIGS = [
@@ -256,7 +256,7 @@ def test_a_reducer_per_stack(setting):
         assert config == handle.config
     with tokenreduce.attach(model, **config) as handle:
         assert torch.equal(run(model), expected)
-        assert handle.report()[0].stack == stack
+        assert handle.last.sites[0].stack == stack
     with tokenreduce.attach(model, {stack: "evit"}) as handle:
         run(model)
         assert handle.trace is not None
@@ -293,7 +293,7 @@ def test_replacing_nothing(setting):
     model, run = setting
     with tokenreduce.attach(model, "tome", r=3, replace=True) as handle:
         run(model)
-        assert handle.report()
+        assert handle.last.sites
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_vision_alone_is_the_default_and_cross_is_told_apart(case):
     model, inputs = case
     with tokenreduce.attach(model, "tome", r=3) as handle:
         model(**inputs)
-        assert {row.stack for row in handle.report()} == {"vision"}
+        assert {row.stack for row in handle.last.sites} == {"vision"}
     with pytest.raises(UnsupportedModelError, match="stack 'cross'"):
         tokenreduce.attach(model, {"text": "tome"})
     for kind in ("BlipModel", "BlipForConditionalGeneration"):
@@ -78,7 +78,7 @@ def test_pumer_prunes_what_the_text_looks_at_least():
     options = {"prune": 0.4, "merge": 0, "text_merge": 0, "layers": [1]}
     with tokenreduce.attach(model, {"cross": {"reducer": "pumer", **options}}, trace=True) as handle:
         model(**inputs)
-        trace = handle.trace("cross")
+        trace = handle.stacks["cross"].last.trace
     image = model.vision_model(inputs["pixel_values"]).last_hidden_state
     text = model.text_encoder.embeddings(input_ids=inputs["input_ids"])
     mask = torch.zeros(2, 6, dtype=torch.float64).masked_fill(~real, -1e30)[:, None, None]
@@ -104,7 +104,7 @@ def test_tome_is_the_same_as_text_that_sees_each_token_as_often_as_it_has_member
     inputs["pixel_values"] = inputs["pixel_values"].double()
     with tokenreduce.attach(model, {"cross": {"reducer": "tome", "r": 6, "layers": [0]}}, trace=True) as handle:
         got = question(model, inputs)[1]
-        ends = handle.trace("cross").stream("image") - 6
+        ends = handle.stacks["cross"].last.trace.stream("image") - 6
     image = model.vision_model(inputs["pixel_values"]).last_hidden_state
     layers = model.text_encoder.encoder.layer
     text = layers[0](model.text_encoder.embeddings(input_ids=inputs["input_ids"]), image)
@@ -196,7 +196,7 @@ def test_answers_are_generated(stacks):
         found = model.generate(**call)
         assert found.shape[0] == 2 and found.shape[1] >= 3
         assert torch.equal(model.generate(**call), found)
-        assert handle.tokens("cross")["image"] < 26
+        assert handle.stacks["cross"].last.tokens["image"] < 26
     assert torch.equal(model.generate(**call), plain)
 
 
@@ -205,9 +205,9 @@ def test_restore_false_hands_on_fewer_words_and_fewer_image_tokens():
     model, inputs = build()
     with tokenreduce.attach(model, plan("both", "pumer", {"text_merge": 0.4}), restore=False) as handle:
         output, text = question(model, inputs)
-        assert text.shape[1] == handle.tokens("cross")["text"] < 6
-        assert output.last_hidden_state.shape[1] == handle.tokens("vision")["image"] < 26
-        assert handle.report()[-1].tokens_out < handle.tokens("vision")["image"]
+        assert text.shape[1] == handle.stacks["cross"].last.tokens["text"] < 6
+        assert output.last_hidden_state.shape[1] == handle.stacks["vision"].last.tokens["image"] < 26
+        assert handle.last.sites[-1].tokens_out < handle.stacks["vision"].last.tokens["image"]
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ def test_layers_are_levels():
     model = example.model
     with tokenreduce.attach(model, "pumer", layers=[0, 3]) as handle:
         model(**example.inputs)
-        assert {row.layer for row in handle.report()} == {0, 3}
+        assert {row.layer for row in handle.last.sites} == {0, 3}
     with pytest.raises(LayerError, match=r"0\.\.3"):
         tokenreduce.attach(model, "pumer", layers=[4])
     for stack in ("text", "vision"):
@@ -199,7 +199,7 @@ def test_the_same_as_an_ordinary_loop_over_the_library_s_parts(method, levels, o
     ids = torch.randint(3, 60, (2, 11))
     pixels = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     with tokenreduce.attach(model, method, layers=levels, trace=True, **options) as handle:
-        got, trace = model(input_ids=ids, pixel_values=pixels), handle.trace()
+        got, trace = model(input_ids=ids, pixel_values=pixels), handle.last.trace
     for sample in range(2):
         one = slice(sample, sample + 1)
         text, image = loop(oracle, model, ids[one], pixels[one], levels, method, **options)
@@ -223,8 +223,8 @@ def test_every_text_token_has_a_place_where_each_is_read():
         plain = made.model(**made.inputs)[text]
         with tokenreduce.attach(made.model, "pumer", text_merge=0.4, trace=True) as handle:
             got = made.model(**made.inputs)[text]
-            assert handle.tokens()["text"] < 12
-            ends = handle.trace().stream("text")
+            assert handle.last.tokens["text"] < 12
+            ends = handle.last.trace.stream("text")
         assert got.shape == plain.shape
         for sample, row in enumerate(ends):  # tokens that were merged say the same
             for end in row[row >= 0].unique():
@@ -240,7 +240,7 @@ def test_restore_brings_both_sequences_back_or_leaves_both():
     assert (whole.text_features.shape[1], whole.image_features.shape[1]) == (12, 37)
     with tokenreduce.attach(made.model, "pumer", restore=False) as handle:
         short = made.model(**made.inputs)
-        assert (short.text_features.shape[1], short.image_features.shape[1]) == tuple(handle.tokens().values())
+        assert (short.text_features.shape[1], short.image_features.shape[1]) == tuple(handle.last.tokens.values())
     assert torch.equal(whole.pooler_output, short.pooler_output)
 
 
@@ -415,7 +415,7 @@ def test_a_head_of_your_own():
     model = Mine(made.model)
     with tokenreduce.attach(model, "pumer") as handle:
         assert model(**made.inputs).shape == (2, 12, 32)
-        assert handle.tokens()["image"] < 37
+        assert handle.last.tokens["image"] < 37
 
 
 @torch.no_grad()

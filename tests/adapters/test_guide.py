@@ -124,7 +124,7 @@ def test_the_shared_space_is_where_the_model_puts_its_image_vector():
 
 
 def kept(handle):
-    return [sorted(token for group in sample for token in group) for sample in handle.trace()]
+    return [sorted(token for group in sample for token in group) for sample in handle.last.trace]
 
 
 def test_a_guide_decides_which_tokens_stay(clip):

@@ -14,7 +14,7 @@ def final_tokens(model, x, *, norm=True, **attach):
     """Tokens after the last block as they are (restore=False), and the trace that tells what each stands for."""
     with tokenreduce.attach(model, trace=True, restore=False, **attach) as handle, torch.no_grad():
         tokens = model.forward_features(x) if norm else hooked(model, x)
-        return tokens, handle.trace()
+        return tokens, handle.last.trace
 
 
 def hooked(model, x):
@@ -129,7 +129,7 @@ def test_the_last_token_is_never_removed(arguments, options, tiny_vit, images):
     layers = [0, 1, 2, 3]
     with tokenreduce.attach(model, layers=layers, **options) as handle, torch.no_grad():
         assert model(images()).isfinite().all()
-        assert handle.report()[-1].tokens_out > model.num_prefix_tokens
+        assert handle.last.sites[-1].tokens_out > model.num_prefix_tokens
 
 
 def test_token_pooling_gets_the_short_sequence(tiny_vit, images):
@@ -183,7 +183,7 @@ def test_restore_on_vilt_gives_text_and_image_back(reducer, tiny_vilt, vilt_inpu
     with torch.no_grad():
         with tokenreduce.attach(model, reducer, trace=True, restore=False) as handle:
             tokens = model(**inputs).last_hidden_state
-            source = handle.trace().source
+            source = handle.last.trace.source
         with tokenreduce.attach(model, reducer, restore=True):
             restored = model(**inputs).last_hidden_state
     assert restored.shape[1] == 7 + 17
@@ -211,7 +211,7 @@ def test_evit_without_a_class_token_is_refused_and_says_what_works(tiny_vit, ima
     assert snapshot(model) == untouched
     with tokenreduce.attach(model, "evit", saliency="key-norm") as handle, torch.no_grad():
         assert model(images()).shape == (2, 7)
-        assert handle.report()[-1].tokens_out < 16
+        assert handle.last.sites[-1].tokens_out < 16
 
 
 @pytest.mark.parametrize("reducer", ["evit", "pumer"])
@@ -250,4 +250,4 @@ def test_pumer_without_a_class_token_can_merge_alone(tiny_vit, images):
         tokenreduce.attach(model, "pumer")
     with tokenreduce.attach(model, "pumer", prune=0) as handle, torch.no_grad():
         assert model(images()).shape == (2, 7)
-        assert handle.report()[-1].tokens_out < 16
+        assert handle.last.sites[-1].tokens_out < 16

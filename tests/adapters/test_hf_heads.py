@@ -36,7 +36,7 @@ def no_grad():
 def last_tokens(model, inputs, name, **options):
     """Tokens after the last block (B, K, C), and how many input tokens each stands for (B, K)."""
     with tokenreduce.attach(model, name, trace=True, restore=False, **options) as handle:
-        return model(**inputs, output_hidden_states=True).hidden_states[-1], handle.trace().size
+        return model(**inputs, output_hidden_states=True).hidden_states[-1], handle.last.trace.size
 
 
 @pytest.mark.parametrize("label", ["CLIPForImageClassification", "SiglipForImageClassification"])
@@ -106,7 +106,7 @@ def test_one_site_of_tome_in_clip_by_hand(assert_close):
     expected = expected + block.mlp(block.layer_norm2(expected))
     with tokenreduce.attach(model, "tome", r=r, layers=[0]) as handle:
         got = model(**inputs, output_hidden_states=True).hidden_states[1]
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(26, 22)]
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(26, 22)]
     line = torch.randn(32, generator=torch.Generator().manual_seed(0))
 
     def in_order(tokens):  # the order of the tokens is the engine's own affair
@@ -202,7 +202,7 @@ def test_a_tower_under_a_head_of_ones_own_gives_every_token(label, assert_close)
         assert_close(model(**inputs), expected)
     with tokenreduce.attach(model, "random", keep=0.6) as handle:
         assert model(**inputs).shape == (2, 5, 5, 3)
-        assert handle.report()[-1].tokens_out < 25
+        assert handle.last.sites[-1].tokens_out < 25
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="2 towers"):
         tokenreduce.attach(nn.ModuleList([tower, example(label)[0]]), "tome")
 
@@ -219,4 +219,4 @@ def test_a_dual_encoder_of_the_library_around_two_models(assert_close):
         assert_close(model(**inputs).logits_per_image, expected.logits_per_image)
     with tokenreduce.attach(model, "evit") as handle:
         assert model(**inputs).vision_model_output.last_hidden_state.shape == (2, 26, 32)
-        assert handle.report()[-1].tokens_out < 26
+        assert handle.last.sites[-1].tokens_out < 26

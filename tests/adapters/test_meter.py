@@ -21,7 +21,7 @@ def test_cross_is_the_default_stack_and_layers_are_levels(tiny_meter):
     model, inputs = tiny_meter()
     with tokenreduce.attach(model, "pumer", layers=[0, 3]) as handle:
         model(**inputs)
-        assert {(row.stack, row.layer) for row in handle.report()} == {("cross", 0), ("cross", 3)}
+        assert {(row.stack, row.layer) for row in handle.last.sites} == {("cross", 0), ("cross", 3)}
         assert [site.depth for site in handle.sites] == [4, 4]
     with pytest.raises(LayerError, match=r"0\.\.3"):
         tokenreduce.attach(model, "pumer", layers=[4])
@@ -112,7 +112,7 @@ def test_a_head_of_your_own(tiny_meter):
     model = Mine(meter)
     with tokenreduce.attach(model, "pumer", text_merge=0.4) as handle:
         assert model(**inputs).shape == (2, 32)
-        assert handle.tokens()["text"] < 12
+        assert handle.last.tokens["text"] < 12
         assert meter(**inputs).text_features.shape[1] == 12
 
 
@@ -136,7 +136,7 @@ class TestHeads:
             model(**{**inputs, "pixel_values": inputs["pixel_values"][:, 0]})
         with tokenreduce.attach(model, "pumer") as handle:
             model(**inputs)
-            assert handle.tokens()["image"] < 37
+            assert handle.last.tokens["image"] < 37
         with pytest.raises(UnsupportedCallError, match="token_types"):
             tiny_meter("MeterForImagesAndTextClassification", token_types=2)
 
@@ -167,7 +167,7 @@ def test_the_adapter_that_knows_most_of_the_model_takes_it(wrapped, tiny_meter):
     handle.detach()
     handle = tokenreduce.attach(outer, "tome", r=2, adapter="open-clip")
     model(**inputs)
-    assert {row.stack for row in handle.report()} == {"vision"}
+    assert {row.stack for row in handle.last.sites} == {"vision"}
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def final_tokens(visual, x, **attach):
             visual(x)
         finally:
             hook.remove()
-        return seen[0], handle.trace()
+        return seen[0], handle.last.trace
 
 
 @pytest.mark.parametrize("name", ["random", "tome", "evit", "pumer"])
@@ -77,8 +77,8 @@ def test_tokens_really_go(name, example, tensors_of, snapshot):
         seen.clear()
         with tokenreduce.attach(model, name, **fitted(model, name, OPTIONS[name])) as handle:
             reduced = tensors_of(model(**example.inputs))
-            rows = {row.layer: row.tokens_out for row in handle.report()}
-            before, after = handle.macs()
+            rows = {row.layer: row.tokens_out for row in handle.last.sites}
+            before, after = handle.last.macs
     for hook in hooks:
         hook.remove()
     assert [len(t.shape) for t in reduced] == [len(t.shape) for t in plain]
@@ -97,7 +97,7 @@ def test_macs_by_hand(build, images):
     visual, width = build(), 32
     with tokenreduce.attach(visual, "tome", r=4, layers=[1]) as handle, torch.no_grad():
         visual(images())
-        before, after = handle.macs()
+        before, after = handle.last.macs
 
     def block(n, m):
         return n * 4 * width**2 + 2 * n * n * width + m * 4 * width**2
@@ -191,7 +191,7 @@ def test_blocks_in_sequence_first_layout(build, images, assert_close):
             assert_close(turned(x), plain)
         with tokenreduce.attach(visual, "tome", r=3), tokenreduce.attach(turned, "tome", r=3) as handle:
             assert_close(turned(x), visual(x))
-            assert [row.tokens_out for row in handle.report()] == [14, 11, 8, 5]
+            assert [row.tokens_out for row in handle.last.sites] == [14, 11, 8, 5]
         assert torch.equal(turned(x), plain)
     assert shapes == [(17, 2, 32), (17, 2, 32), (14, 2, 32), (17, 2, 32)]  # as the block itself returns them
 
@@ -209,7 +209,7 @@ def test_torch_attention_does_not_pass_us_by(build, images, monkeypatch):
             calls.clear()  # the proof has run a block of its own
             visual(x)
         assert calls == []
-        assert [row.tokens_out for row in handle.report()] == [14, 11, 8, 5]
+        assert [row.tokens_out for row in handle.last.sites] == [14, 11, 8, 5]
 
 
 def gradients(model, inputs, tensors_of):
@@ -240,7 +240,7 @@ def test_patch_dropout_runs_before_the_stack(build, images, assert_close):
             assert_close(visual(x), plain)
         with tokenreduce.attach(visual, "tome", r=2) as handle:
             visual(x)
-            assert handle.report()[0].tokens_in == 1 + 8
+            assert handle.last.sites[0].tokens_in == 1 + 8
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -300,7 +300,7 @@ def test_two_towers_are_refused_and_one_inside_your_model_is_found(build, images
     model = nn.Sequential(visual, nn.Linear(16, 3))
     with tokenreduce.attach(model, "tome", r=3) as handle, torch.no_grad():
         assert model(images()).shape == (2, 3)
-        assert handle.report()[-1].tokens_out == 5
+        assert handle.last.sites[-1].tokens_out == 5
     assert forwards(model) == []
 
 
@@ -370,9 +370,9 @@ def test_one_graph(label, tensors_of, assert_close):
     visual, image = example.model.visual, example.inputs["image"]
     with tokenreduce.attach(example.model, "tome", r=3) as handle, torch.no_grad():
         expected = tensors_of(visual(image))
-        rows = handle.report()
+        rows = handle.last.sites
         got = tensors_of(torch.compile(visual, fullgraph=True, backend="eager")(image))
-        assert handle.report() == rows
+        assert handle.last.sites == rows
     for one, other in zip(got, expected, strict=True):
         assert_close(one, other)
     torch._dynamo.reset()
@@ -406,7 +406,7 @@ def test_half_precision_as_open_clip_sets_it(vision, scramble, images):
             assert (got.float() - exact).abs().max() <= 2 * error
             with tokenreduce.attach(half, "tome", r=3) as handle:
                 assert run().isfinite().all()
-                assert handle.report()[-1].tokens_out == 5
+                assert handle.last.sites[-1].tokens_out == 5
             assert torch.equal(run(), plain)
 
 

@@ -37,7 +37,7 @@ def image_tokens(model, inputs, reducer="none"):
     """Image tokens before the first site, and after the last, of the default stack."""
     with tokenreduce.attach(model, reducer) as handle:
         call(model, inputs)
-        counts = [(row.tokens_in, row.tokens_out) for row in handle.report() if row.stream == "image"]
+        counts = [(row.tokens_in, row.tokens_out) for row in handle.last.sites if row.stream == "image"]
     return counts[0][0], counts[-1][1]
 
 

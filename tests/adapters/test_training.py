@@ -112,7 +112,7 @@ def test_checkpointing_gives_the_same_loss_and_gradients(when, restore, use_reen
         enable(model, use_reentrant)
         handle = tokenreduce.attach(model, name, restore=restore, **options)
         got_loss, got = backward(model, run)
-        rows = handle.report()
+        rows = handle.last.sites
         (model.set_grad_checkpointing if hasattr(model, "patch_embed") else toggle(model))(False)
         expected_loss, expected = backward(model, run)
     else:
@@ -120,7 +120,7 @@ def test_checkpointing_gives_the_same_loss_and_gradients(when, restore, use_reen
         expected_loss, expected = backward(model, run)
         enable(model, use_reentrant)
         got_loss, got = backward(model, run)
-        rows = handle.report()
+        rows = handle.last.sites
     assert name == SOFT or sum(row.tokens_out for row in rows) < sum(row.tokens_in for row in rows)
     assert_close(got_loss, expected_loss)
     same_gradients(got, expected)
@@ -252,7 +252,7 @@ def test_bfloat16(crossing, case):
     with tokenreduce.attach(model, name, trace=True, **options) as handle:
         output = run_low(model, run)
         output.float().sum().backward()
-        trace = handle.trace()
+        trace = handle.last.trace
     assert output.dtype == torch.bfloat16
     assert output.isfinite().all()
     assert trace.size.dtype == torch.float32  # counts stay exact
@@ -268,10 +268,10 @@ def test_autocast(crossing, case, assert_close):
     with tokenreduce.attach(model, name, **options) as handle:
         with torch.autocast("cpu", torch.bfloat16):
             output = run(model)
-            low = handle.report()
+            low = handle.last.sites
         output.float().sum().backward()
         run(model)
-        assert handle.report() == low  # as many tokens as in full precision
+        assert handle.last.sites == low  # as many tokens as in full precision
     assert output.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 

@@ -88,7 +88,7 @@ def test_a_text_guides_the_wrapper(folder, data, load):
     batch = task.data(4, 4)[0]
     with tokenreduce.attach(task.model, "pumer", layers=[0, 1], guide=task.model.texts[:1]) as handle, torch.no_grad():
         task.model(**batch.inputs)
-        assert handle.report()[0].tokens_out < handle.report()[0].tokens_in
+        assert handle.last.sites[0].tokens_out < handle.last.sites[0].tokens_in
 
 
 def test_a_picture_and_a_text_without_a_file(folder, data, load):

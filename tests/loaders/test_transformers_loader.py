@@ -100,7 +100,7 @@ def test_one_picture_without_a_file(vilt, pictures, load, tmp_path):
     assert "pixel_mask" not in inputs  # one picture needs none
     with tokenreduce.attach(task.model, "tome", r=3) as handle, torch.no_grad():
         assert task.answers(task.model(**inputs))[0] in ANSWERS
-        image_site = next(site for site in handle.report() if site.stream == "image")
+        image_site = next(site for site in handle.last.sites if site.stream == "image")
         assert image_site.tokens_out == image_site.tokens_in - 3
     with pytest.raises(OptionError, match="--data"):
         task.data(1, 1)

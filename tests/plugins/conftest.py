@@ -55,10 +55,10 @@ def shapes():
 
 @pytest.fixture(scope="session")
 def flow():
-    """Token counts of one stream through ``handle.report()``: the first count, then the count after each site."""
+    """Token counts of one stream through ``handle.last.sites``: the first count, then the count after each site."""
 
     def of(handle, stream="image"):
-        rows = [row for row in handle.report() if row.stream == stream]
+        rows = [row for row in handle.last.sites if row.stream == stream]
         for before, after in itertools.pairwise(rows):
             assert before.tokens_out == after.tokens_in
         return [rows[0].tokens_in, *(row.tokens_out for row in rows)]

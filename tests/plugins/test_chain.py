@@ -46,7 +46,7 @@ class Either(Reducer):
 def outcome(model, run, reducer, **options):
     with torch.no_grad(), tokenreduce.attach(model, reducer, trace=True, **options) as handle:
         output = run(model)
-        return output, handle.trace().source, [(r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.report()]
+        return output, handle.last.trace.source, [(r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.last.sites]
 
 
 def same(one, two):
@@ -83,7 +83,7 @@ def test_trace_and_report_are_those_of_one_reducer(example, parts):
     model, run = example
     with torch.no_grad(), tokenreduce.attach(model, chain(*parts), trace=True) as handle:
         assert run(model).isfinite().all()
-        rows, source, left = handle.report(), handle.trace().source, handle.tokens()
+        rows, source, left = handle.last.sites, handle.last.trace.source, handle.last.tokens
         assert len({(row.layer, row.stream) for row in rows}) == len(rows)
         assert rows[-1].tokens_out < rows[0].tokens_in
         total = sum(left.values())
@@ -91,13 +91,13 @@ def test_trace_and_report_are_those_of_one_reducer(example, parts):
             ends = row[row >= 0]
             assert int(ends.max()) < total
         for sample in range(len(source)):
-            members = [token for place in handle.trace()[sample] for token in place]
+            members = [token for place in handle.last.trace[sample] for token in place]
             assert len(members) == len(set(members))  # a partition of what was not dropped
             assert set(members) == {token for token, end in enumerate(source[sample].tolist()) if end >= 0}
         first, place, token = handle.bindings[0].last.first, 0, 0
         for name, count in left.items():  # protected tokens stay in front, each on its own
             for number in range(handle.bindings[0].stack.prefix[name]):
-                assert handle.trace()[0][place + number] == [token + number]
+                assert handle.last.trace[0][place + number] == [token + number]
             place, token = place + count, token + first[name]
 
 
@@ -126,7 +126,7 @@ def test_scale_of_zero_changes_nothing(example):
         configured = run(model)
         handle.scale(0)
         torch.testing.assert_close(run(model), plain, rtol=1e-5, atol=1e-5)
-        assert all(row.tokens_in == row.tokens_out for row in handle.report())
+        assert all(row.tokens_in == row.tokens_out for row in handle.last.sites)
         handle.scale(1)
         assert torch.equal(run(model), configured)
 
@@ -235,7 +235,7 @@ def test_layers_of_parts(tiny_vit, images):
     inner = chain("random", {"reducer": "tome", "r": 1})
     with tokenreduce.attach(model, chain({"reducer": inner, "layers": [2]}, {"reducer": "tome", "r": 1})) as handle:
         model(x)
-        assert [row.tokens_in - row.tokens_out for row in handle.report()] == [1, 1, 6, 1]
+        assert [row.tokens_in - row.tokens_out for row in handle.last.sites] == [1, 1, 6, 1]
         config = json.loads(json.dumps(handle.config))
     with tokenreduce.attach(model, **config) as handle:
         assert handle.config == config
@@ -283,7 +283,7 @@ def test_text_and_image_as_one_sequence(tiny_vilt, vilt_inputs):
 
     with torch.no_grad(), tokenreduce.attach(model, chain("random", joint), layers=[1, 2], trace=True) as handle:
         assert model(**inputs).logits.isfinite().all()
-        assert handle.trace()[0][0] == [0]
+        assert handle.last.trace[0][0] == [0]
     for parts, says in (
         ((joint, "random"), "random comes after"),
         ((text, joint), "after text alone was"),
@@ -314,7 +314,7 @@ def test_classes_without_a_name_of_their_own_are_scaled_too(tiny_vit, images):
     with tokenreduce.attach(model, chain(Local(keep=0.5), "tome"), layers=[1]) as handle:
         handle.scale(0.5)
         model(x)
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 7)]
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(17, 7)]
         with pytest.raises(OptionError, match="cannot be saved"):
             handle.save("unused")
 

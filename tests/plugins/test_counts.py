@@ -46,7 +46,7 @@ def test_evit_of_197_tokens(vit, shapes, flow, fuse, keep, counts):
         model(image)
         assert handle.config["layers"] == [3, 6, 9]
         assert flow(handle) == [197, *counts]
-        assert handle.tokens() == {"image": counts[-1]}
+        assert handle.last.tokens == {"image": counts[-1]}
     assert seen == [197] * 3 + [n for n in counts for _ in range(3)]
 
 
@@ -110,7 +110,7 @@ def test_pumer_on_vilt_of_145_tokens(tiny_vilt, vilt_inputs, shapes, flow):
         model(**inputs)
         assert flow(handle) == [145, 87, 52, 31]
         assert flow(handle, "text") == [40, 32, 26, 21]
-        assert handle.tokens() == {"text": 21, "image": 31}
+        assert handle.last.tokens == {"text": 21, "image": 31}
     assert seen == [185, 185] + [119] * 3 + [78] * 3 + [52] * 4
 
 

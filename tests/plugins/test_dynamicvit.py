@@ -104,8 +104,8 @@ def test_evaluation_is_the_oracles(pair, images, keep):
     torch.testing.assert_close(model(x), logits, rtol=1e-9, atol=1e-9)
     with tokenreduce.attach(copy.deepcopy(oracle.model), "none") as other:
         assert other.model(x).shape == logits.shape
-    assert handle.tokens() == {"image": tokens.shape[1]} == {"image": 1 + int(16 * keep**3)}
-    assert handle.losses() == {}
+    assert handle.last.tokens == {"image": tokens.shape[1]} == {"image": 1 + int(16 * keep**3)}
+    assert handle.last.losses == {}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -123,8 +123,8 @@ def test_training_is_the_oracles_for_kept_tokens(pair, images, seed):
     assert kept[:, 0].all() and not kept.all()
     torch.testing.assert_close(got, logits, rtol=1e-3, atol=1e-4)  # 1e-6 for what is dropped, 12 layers long
     torch.testing.assert_close(seen[0][kept], tokens[kept], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(handle.losses()["ratio"], loss)
-    assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(65, 65)] * 3
+    torch.testing.assert_close(handle.last.losses["ratio"], loss)
+    assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(65, 65)] * 3
 
 
 @pytest.mark.parametrize(("diagonal", "least"), [(False, 1 - 1e-6), (True, 0.95)])
@@ -135,7 +135,7 @@ def test_gradients_are_the_oracles(pair, images, diagonal, least):
     model.train()
     x = images(2, 64, 64).double()
     torch.manual_seed(0)
-    (model(x).square().sum() + handle.losses()["ratio"]).backward()
+    (model(x).square().sum() + handle.last.losses["ratio"]).backward()
     torch.manual_seed(0)
     logits, _, _, loss = oracle(x, training=True)
     (logits.square().sum() + loss).backward()
@@ -155,8 +155,8 @@ def test_published_counts_of_196_patches(tiny_vit, images):
     with tokenreduce.attach(model, "dynamicvit") as handle:
         model(images(1, 112, 112))
         assert handle.config["layers"] == [3, 6, 9]
-        assert [row.tokens_out - 1 for row in handle.report()] == [137, 96, 67]
-        before, after = handle.macs()
+        assert [row.tokens_out - 1 for row in handle.last.sites] == [137, 96, 67]
+        before, after = handle.last.macs
         counts = [197] * 3 + [138] * 3 + [97] * 3 + [68] * 3  # the block of a site sees the tokens that are left
         weights = sum(p.numel() for p in model.blocks[0].parameters() if p.ndim == 2)
         assert after == sum(n * weights + 2 * n * n * 32 for n in counts)
@@ -266,7 +266,7 @@ def test_on_a_vilt_the_image_alone_is_gated(tiny_vilt, vilt_inputs, flow):
         assert flow(handle) == [17, 11, 8]
         assert flow(handle, "text") == [7, 7, 7]
         model.train()
-        (model(**inputs).logits.sum() + handle.losses()["ratio"]).backward()
+        (model(**inputs).logits.sum() + handle.last.losses["ratio"]).backward()
         assert flow(handle) == [17, 17, 17]
         for name, parameter in handle.reducers["encoder"].named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -278,10 +278,10 @@ def test_on_a_clip_tower(label):
     with tokenreduce.attach(example.model, {"vision": "dynamicvit"}) as handle:
         example.model.train()
         example.model(**example.inputs)
-        handle.losses()["ratio"].backward()
+        handle.last.losses["ratio"].backward()
         assert all(p.grad is not None for p in handle.reducers["vision"].parameters())
         example.model.eval()
         with torch.no_grad():
             example.model(**example.inputs)
-        rows = handle.report()
+        rows = handle.last.sites
         assert rows[-1].tokens_out == 1 + int((rows[0].tokens_in - 1) * 0.7 ** len(rows))

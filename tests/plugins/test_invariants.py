@@ -52,8 +52,8 @@ def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
         plain = model(x)
     with tokenreduce.attach(model, case[0], trace=True, **case[1]) as handle:
         assert torch.equal(model(x), plain)
-        assert all(row.tokens_in == row.tokens_out == 17 for row in handle.report())
-        assert handle.trace()[0] == [[token] for token in range(17)]
+        assert all(row.tokens_in == row.tokens_out == 17 for row in handle.last.sites)
+        assert handle.last.trace[0] == [[token] for token in range(17)]
     torch.testing.assert_close(plain, base, rtol=1e-5, atol=1e-5)
 
 
@@ -63,7 +63,7 @@ def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
         reduced = model.forward_features(x)
-        source = handle.trace().source
+        source = handle.last.trace.source
     with tokenreduce.attach(model, case[0], restore=True, **case[1]):
         full = model.forward_features(x)
     assert full.shape == (2, 37, 32)
@@ -79,7 +79,7 @@ def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
 def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48, global_pool="avg", fc_norm=False), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
-        reduced, size = model.forward_features(x)[:, 1:], handle.trace().size[:, 1:, None]
+        reduced, size = model.forward_features(x)[:, 1:], handle.last.trace.size[:, 1:, None]
         wanted = (reduced * size).sum(dim=1) / size.sum(dim=1)
     if "pumer" in str(case):  # merges and drops: every token back at its place, dropped ones with their last value
         with tokenreduce.attach(model, case[0], restore=True, **case[1]):
@@ -95,7 +95,7 @@ def test_restore_puts_tokens_back_when_one_is_replaced_by_the_fused_one(tiny_vit
     model, x = tiny_vit(img_size=56), images(2, 56, 56)  # 49 patches: one goes, the fused token comes, 50 stay 50
     with tokenreduce.attach(model, case[0], layers=[1], restore=False, trace=True, **case[1]) as handle:
         reduced = model.forward_features(x)
-        source = handle.trace().source
+        source = handle.last.trace.source
     assert reduced.shape == (2, 50, 32)
     assert not torch.equal(source, torch.arange(50).expand(2, -1))
     with tokenreduce.attach(model, case[0], layers=[1], restore=True, **case[1]):
@@ -128,7 +128,7 @@ def test_taking_padding_alone_changes_nothing(tiny_vilt, vilt_inputs, case):
     base = model(**inputs).logits
     with tokenreduce.attach(model, case[0], layers=[0], **case[1]) as handle:
         got = model(**inputs).logits
-        assert handle.tokens()["image"] < 17
+        assert handle.last.tokens["image"] < 17
     torch.testing.assert_close(got[1:], base[1:])
     assert (got[0] - base[0]).abs().max() > 1e-4  # the sample without padding had to give
 

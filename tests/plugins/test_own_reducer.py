@@ -63,7 +63,7 @@ def test_the_ten_line_reducer(oracle, tiny_vit, images, flow):
         for sample, image in enumerate(x):
             keys, _ = oracle.first_signals(model, image)
             wanted = sorted(oracle.falling(keys[1:].norm(dim=-1))[:18])
-            assert handle.trace()[sample] == [[0], *([place + 1] for place in wanted)]
+            assert handle.last.trace[sample] == [[0], *([place + 1] for place in wanted)]
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def test_other_ways_to_drop_are_the_same_drop(tiny_vit, images, kind):
 
     def output(reducer):
         with tokenreduce.attach(model, reducer, layers=[0, 2], trace=True) as handle:
-            return model(x), handle.trace().source
+            return model(x), handle.last.trace.source
 
     (wanted, source), (got, same) = output(KeyNorm(keep=0.5)), output(kind(keep=0.5))
     assert torch.equal(source, same)

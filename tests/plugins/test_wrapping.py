@@ -65,10 +65,10 @@ def test_it_is_the_other_in_its_layers(tiny_vit, images, tiny_meter, inner):
     ):
         own = tokenreduce.chain("random", {"reducer": "tome", "r": 2}) if inner == "chain" else inner
         with tokenreduce.attach(model, tokenreduce.methods.make(own), layers=layers, trace=True) as handle:
-            wanted, source = run(model), handle.trace().source
+            wanted, source = run(model), handle.last.trace.source
         with tokenreduce.attach(model, Late(inner=own), layers=layers, trace=True) as handle:
             assert torch.equal(run(model), wanted)
-            assert torch.equal(handle.trace().source, source)
+            assert torch.equal(handle.last.trace.source, source)
         with tokenreduce.attach(model, Late(inner=own)) as handle:
             run(model)
             assert min(site.layer for site in handle.sites) >= 2
@@ -80,7 +80,7 @@ def test_it_comes_back_from_json_and_goes_into_a_chain(tiny_vit, images):
     inner = {"reducer": "tome", "r": 3}
     with tokenreduce.attach(model, tokenreduce.chain("evit", Late(inner=inner))) as handle:
         model(x)
-        assert [row.layer for row in handle.report()] == [1, 2, 3]
+        assert [row.layer for row in handle.last.sites] == [1, 2, 3]
         config = json.loads(json.dumps(handle.config))
     assert config["parts"][1]["inner"] == inner
     assert config["parts"][1]["layers"] == [2, 3]

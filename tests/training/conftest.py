@@ -83,7 +83,7 @@ def case(request, tiny_vit, tiny_vilt, images, vilt_inputs):
 @pytest.fixture(scope="session")
 def total():
     """The sum of a handle's losses."""
-    return lambda handle: torch.stack(list(handle.losses().values())).sum()
+    return lambda handle: torch.stack(list(handle.last.losses.values())).sum()
 
 
 @pytest.fixture(scope="session")

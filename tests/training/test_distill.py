@@ -93,7 +93,7 @@ def test_the_same_weights_teach(case):
         assert not taught.logits.requires_grad
         assert {name: module.training for name, module in model.named_modules()} == modes
         with pytest.raises(NoForwardError):
-            handle.report()  # the teacher's pass leaves no record
+            handle.last.sites  # the teacher's pass leaves no record
         output = run(model)
         terms = distillation.compare(output, taught, output.square().mean())
         assert terms["logits"] > 0
@@ -148,8 +148,8 @@ def test_hidden_states_by_hand(vilt):
         with pytest.raises(NoForwardError, match="listening"):
             distillation.compare(output, taught)
         value = distillation(inputs).terms["hidden"]
-        source = handle.trace().source
-        mask = (source >= 0) & (handle.trace().size > 0).gather(1, source.clamp(min=0))
+        source = handle.last.trace.source
+        mask = (source >= 0) & (handle.last.trace.size > 0).gather(1, source.clamp(min=0))
         tokens = ends[0][0] if isinstance(ends[0], tuple) else ends[0]
         found = tokens.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, tokens.shape[-1]))
         apart = (found - taught.hidden[name]).square().mean(-1)[mask].mean()
@@ -160,7 +160,7 @@ def test_own_losses_are_among_the_terms(vilt):
     model, teacher, inputs = vilt
     with tokenreduce.attach(model, "dynamicvit") as handle:
         lesson = tokenreduce.distill(handle, teacher, own=0.5)(inputs)
-        torch.testing.assert_close(lesson.terms["ratio"], 0.5 * handle.losses()["ratio"])
+        torch.testing.assert_close(lesson.terms["ratio"], 0.5 * handle.last.losses["ratio"])
         assert "ratio" not in tokenreduce.distill(handle, teacher, own=0)(inputs).terms
 
 

@@ -51,11 +51,11 @@ def test_attention_weighs_keys_by_the_gate(position, hard, tiny_vit, images):
     reducer.position = position
     with tokenreduce.attach(model, reducer, layers=[1, 3], trace=True) as handle:
         got = model(x)
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 17)] * 2
-        assert handle.trace()[0] == [[token] for token in range(17)]
-        before, after = handle.macs()
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(17, 17)] * 2
+        assert handle.last.trace[0] == [[token] for token in range(17)]
+        before, after = handle.last.macs
         assert before == after
-        ends = handle.gates()
+        ends = handle.last.gates
     other = values.detach().clone().requires_grad_()
     gate = torch.cat([torch.ones(2, 1, dtype=torch.float64), other[:, 1:]], dim=1)  # the class token is protected
     tokens, first = model._pos_embed(model.patch_embed(x)), 1 if position == "before_block" else 2
@@ -100,14 +100,14 @@ def test_gates_of_the_last_pass(tiny_vit, images):
     model = tiny_vit()
     with tokenreduce.attach(model, "dynamicvit") as handle:
         with pytest.raises(NoForwardError, match="call model"):
-            handle.gates()
+            handle.last.gates
         model.train()
         model(images())
-        assert set(handle.gates()["image"].round(decimals=5).unique().tolist()) == {0.0, 1.0}
+        assert set(handle.last.gates["image"].round(decimals=5).unique().tolist()) == {0.0, 1.0}
         copy.deepcopy(model)
         model.eval()
         model(images())
-        assert handle.gates() == {}
+        assert handle.last.gates == {}
 
 
 def test_padding_counts_as_0_and_protected_tokens_as_1():
@@ -129,7 +129,7 @@ def test_a_gate_goes_along_with_the_tokens_that_are_kept(tiny_vit, images):
     reducer = Fixed(values=values, late=take)
     with torch.no_grad(), tokenreduce.attach(tiny_vit(), reducer, layers=[0, 1, 2]) as handle:
         handle.model(images())
-        assert handle.tokens() == {"image": 4}
+        assert handle.last.tokens == {"image": 4}
     gate = values.clone()
     gate[:, 0] = 1
     assert torch.equal(reducer.found[2], gate.gather(1, keep))  # a merged token counts as its destination
@@ -160,7 +160,7 @@ def test_in_two_streams_of_one_sequence_each_has_its_own(tiny_vilt, vilt_inputs)
 
     with torch.no_grad(), tokenreduce.attach(tiny_vilt(), Text(keep=0.5), layers=[0, 1]) as handle:
         handle.model(**vilt_inputs(2))
-        assert [(r.stream, r.tokens_in, r.tokens_out) for r in handle.report()] == 2 * [
+        assert [(r.stream, r.tokens_in, r.tokens_out) for r in handle.last.sites] == 2 * [
             ("text", 7, 7),
             ("image", 17, 17),
         ]

@@ -36,7 +36,7 @@ def test_weights_are_a_part_of_the_model_while_attached(kind, case, snapshot):
     assert names == [f"{prefix(model)}scores.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")]
     assert {id(p) for p in made.parameters()} <= {id(p) for p in model.parameters()}
     run(model)
-    assert [row.tokens_out < row.tokens_in for row in handle.report() if row.stream == "image"] == [True, True]
+    assert [row.tokens_out < row.tokens_in for row in handle.last.sites if row.stream == "image"] == [True, True]
     handle.detach()
     assert snapshot(model) == untouched
     assert not hasattr(home(model), "tokenreduce")
@@ -106,12 +106,12 @@ def test_copies_have_one_reducer_of_their_own(duplicate, ran, case):
     if ran:
         model.train()
         run(model)
-        assert handle.losses()
+        assert handle.last.losses
         model.eval()
     twin = duplicate(model)
     own = tokenreduce.attachment(twin)
     assert home(twin).tokenreduce is own.bindings[0].reducer is not home(model).tokenreduce
-    assert not ran or own.losses() == {}  # tensors with a history cannot be copied
+    assert not ran or own.last.losses == {}  # tensors with a history cannot be copied
     with torch.no_grad():
         assert torch.equal(run(twin), run(model))
         for parameter in home(twin).tokenreduce.parameters():
@@ -183,12 +183,12 @@ def test_a_reducer_per_stack():
         with torch.no_grad():
             model(**inputs)
         rows = {
-            stack: [r for r in handle.report() if r.stack == stack and r.stream == "image"] for stack in handle.stacks
+            stack: [r for r in handle.last.sites if r.stack == stack and r.stream == "image"] for stack in handle.stacks
         }
         assert all(row[-1].tokens_out < row[0].tokens_in for row in rows.values())
         model.train()
         model(**inputs).logits.sum().backward()
-        assert set(handle.losses()) == {"ratio"}
+        assert set(handle.last.losses) == {"ratio"}
         assert all(p.grad is not None for p in [*one.parameters(), *other.parameters()])
 
 
@@ -210,10 +210,10 @@ def test_the_start_of_a_block_in_two_sequences(tiny_meter):
     hook = model.cross_modal_image_layers[1].register_forward_pre_hook(lambda m, args: given.append(args[0].clone()))
     with tokenreduce.attach(model, reducer, layers=[1], trace=True) as handle:
         model(**inputs)
-        rows = [row for row in handle.report() if row.stream == "image"]
+        rows = [row for row in handle.last.sites if row.stream == "image"]
         between = handle.bindings[0].last.between
-        before, after = handle.macs()
-        source = handle.trace().stream("image")
+        before, after = handle.last.macs
+        source = handle.last.trace.stream("image")
     hook.remove()
     assert torch.equal(seen[0], given[-1])  # the block's input, before any of it ran
     (row,) = rows
@@ -248,10 +248,10 @@ def test_the_start_of_a_block_is_the_middle_of_none(tiny_vit, images, restore):
     expected = model.norm(short)
     with tokenreduce.attach(model, Norm(keep=0.5), layers=[2], restore=restore, trace=True) as handle:
         got = model.forward_features(x)
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 9)]
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(17, 9)]
         weights = sum(p.numel() for p in model.blocks[0].parameters() if p.ndim == 2)
-        assert handle.macs()[1] == sum(n * weights + 2 * n * n * 32 for n in (17, 17, 9, 9))
-        source = handle.trace().source
+        assert handle.last.macs[1] == sum(n * weights + 2 * n * n * 32 for n in (17, 17, 9, 9))
+        source = handle.last.trace.source
     if restore:
         dropped = source < 0
         assert torch.equal(got[dropped], model.norm(tokens)[dropped])  # the last value they had

@@ -30,9 +30,9 @@ def test_summed_over_sites_by_name(tiny_vit, images):
     value = torch.tensor([2.0], requires_grad=True)
     with tokenreduce.attach(model, Adds(value=value), layers=[0, 2]) as handle:
         with pytest.raises(NoForwardError, match="call model"):
-            handle.losses()
+            handle.last.losses
         model(images())
-        losses = handle.losses()
+        losses = handle.last.losses
     assert {name: tuple(loss.shape) for name, loss in losses.items()} == {"given": (), "site 0": (), "site 1": ()}
     assert losses["given"] == 6
     losses["given"].backward()
@@ -45,14 +45,14 @@ def test_none_in_evaluation_and_none_from_other_reducers(tiny_vit, images):
     with tokenreduce.attach(model, Adds(value=torch.tensor(1.0))) as handle:
         model.train()
         model(images())
-        assert handle.losses()
+        assert handle.last.losses
         model.eval()
         model(images())
-        assert handle.losses() == {}
+        assert handle.last.losses == {}
     model.train()
     with tokenreduce.attach(model, "tome", r=1) as handle:
         model(images())
-        assert handle.losses() == {}
+        assert handle.last.losses == {}
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), 1.0, None])
@@ -95,9 +95,9 @@ def test_a_block_that_is_run_again_adds_its_loss_once(tiny_vit, images, early_sc
     model.set_grad_checkpointing()
     handle = tokenreduce.attach(model, early_scorer(), layers=[1, 2])
     output = model(images())
-    before = handle.losses()["share"].detach().clone()
-    (output.sum() + handle.losses()["share"]).backward()
-    assert torch.equal(handle.losses()["share"], before)
+    before = handle.last.losses["share"].detach().clone()
+    (output.sum() + handle.last.losses["share"]).backward()
+    assert torch.equal(handle.last.losses["share"], before)
 
 
 @pytest.mark.parametrize("name", ["dynamicvit", "scorer"])
@@ -121,4 +121,4 @@ def test_a_stack_of_each_name_is_summed(tiny_meter, early_scorer):
     with tokenreduce.attach(model.train(), reducers) as handle:
         model(**inputs)
         each = [bound.last.losses["share"] for bound in handle.bindings]
-        torch.testing.assert_close(handle.losses()["share"], each[0] + each[1])
+        torch.testing.assert_close(handle.last.losses["share"], each[0] + each[1])

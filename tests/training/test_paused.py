@@ -25,7 +25,7 @@ def attached(request, case):
 def test_the_model_computes_what_it_did(attached, assert_close):
     model, run, plain, handle = attached
     reduced = run(model)
-    rows = handle.report()
+    rows = handle.last.sites
     assert not torch.allclose(reduced, plain, rtol=1e-3, atol=1e-3)
     with handle.paused():
         assert_close(run(model), plain)
@@ -33,7 +33,7 @@ def test_the_model_computes_what_it_did(attached, assert_close):
             assert_close(run(model), plain)
         assert_close(run(model), plain)
     assert torch.equal(run(model), reduced)
-    assert handle.report() == rows
+    assert handle.last.sites == rows
     with pytest.raises(ZeroDivisionError), handle.paused():
         raise ZeroDivisionError
     assert torch.equal(run(model), reduced)
@@ -48,12 +48,12 @@ def test_report_trace_and_losses_stay_those_of_the_student(case):
         with handle.paused():
             run(model)
         with pytest.raises(NoForwardError):
-            handle.report()
+            handle.last.sites
         run(model)
-        losses, rows = handle.losses(), handle.report()
+        losses, rows = handle.last.losses, handle.last.sites
         with handle.paused(), torch.no_grad():
             run(model)
-        assert handle.losses() == losses and handle.report() == rows
+        assert handle.last.losses == losses and handle.last.sites == rows
         losses["ratio"].backward()
 
 

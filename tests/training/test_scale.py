@@ -15,7 +15,7 @@ from tokenreduce.train.warmup import warmup
 
 
 def removed(handle):
-    rows = handle.report()
+    rows = handle.last.sites
     return sum(row.tokens_in - row.tokens_out for row in rows)
 
 
@@ -58,7 +58,7 @@ def test_learned_weights_stay_the_same_objects(case, scorer):
         handle.scale(factor)
         assert made.keep == 1 - 0.5 * factor
         assert made.training and made.scores is made._modules["scores"]
-        (run(model).sum() + handle.losses()["share"]).backward()
+        (run(model).sum() + handle.last.losses["share"]).backward()
         optimizer.step()
     assert next(iter(handle.reducers.values())) is made
     assert [id(p) for p in made.parameters()] == weights
@@ -72,7 +72,7 @@ def test_a_stack_of_its_own(tiny_meter):
     with tokenreduce.attach(model, {"cross": "pumer", "vision": {"reducer": "tome", "r": 2}}) as handle:
         handle.scale(0, "vision")
         model(**inputs)
-        gone = {stack: sum(r.tokens_in - r.tokens_out for r in handle.report() if r.stack == stack)
+        gone = {stack: sum(r.tokens_in - r.tokens_out for r in handle.last.sites if r.stack == stack)
                 for stack in handle.stacks}  # fmt: skip
         assert gone["vision"] == 0 < gone["cross"]
         handle.scale(0)
@@ -182,6 +182,6 @@ def test_a_warmup_of_learned_predictors_trains_them_from_the_first_step(tiny_vit
     schedule = tokenreduce.Warmup(handle, length=3)
     for _ in range(4):
         model.zero_grad()
-        (model(images()).sum() + handle.losses()["ratio"]).backward()
+        (model(images()).sum() + handle.last.losses["ratio"]).backward()
         assert all(p.grad is not None for p in model.parameters())  # no process of several waits for one in vain
         schedule.step()

@@ -57,7 +57,7 @@ def test_train_and_evaluate(name, task, trainer):
         made = trainer(model, data)
         assert made.train().training_loss > 0
         assert made.evaluate()["eval_loss"] > 0
-        rows = [row for row in handle.report() if row.stream == "image"]
+        rows = [row for row in handle.last.sites if row.stream == "image"]
         assert rows[-1].tokens_out < rows[0].tokens_in
         moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
         assert {key for key in before if "tokenreduce." in key} <= moved  # the optimizer has them
@@ -122,7 +122,7 @@ def test_distillation_trainer_begins_gently(tiny_vilt, vilt_inputs, trainer):
 
     class Count(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            seen.append(handle.tokens()["image"])
+            seen.append(handle.last.tokens["image"])
 
     with tokenreduce.attach(model, "evit", keep=0.5) as handle:
         made = trainer(model, data, 4, cls=DistillationTrainer, distillation=tokenreduce.distill(handle),
@@ -189,7 +189,7 @@ def test_options_of_the_trainer(name, option, task, trainer):
         options = {"bf16": True}
     handle = tokenreduce.attach(model, name)
     assert trainer(model, data, steps=2, **options).train().training_loss > 0
-    assert handle.report()
+    assert handle.last.sites
 
 
 def test_what_save_pretrained_writes(task, tmp_path):

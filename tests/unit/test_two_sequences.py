@@ -306,7 +306,7 @@ def test_the_engine_does_what_is_done_by_hand(order, stream, needs, acts, plan, 
     reducer = Fixed(PLANS[plan], weighted, streams=(stream,), needs=needs)
     with tokenreduce.attach(model, reducer, trace=True) as handle:
         short = model(text, image)
-        trace, tokens = handle.trace(), handle.tokens()
+        trace, tokens = handle.last.trace, handle.last.tokens
     with tokenreduce.attach(model, reducer, restore=True):
         whole = model(text, image)
     assert trace.first == {"text": WORDS, "image": PATCHES}
@@ -335,7 +335,7 @@ def test_without_reduction_and_detached(order):
         got = model(text, image, real)
         torch.testing.assert_close(got[0][real], expected[0][real], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(got[1], expected[1], rtol=1e-9, atol=1e-9)
-        assert handle.trace().size.tolist() == [[1.0] * 15, [1.0] * 4 + [0.0] * 2 + [1.0] * 9]
+        assert handle.last.trace.size.tolist() == [[1.0] * 15, [1.0] * 4 + [0.0] * 2 + [1.0] * 9]
     assert all(torch.equal(a, b) for a, b in zip(model(text, image, real), expected, strict=True))
 
 
@@ -411,8 +411,8 @@ def test_report_and_macs():
     model, text, image = build()
     with tokenreduce.attach(model, Fixed(BOTH, needs=("text_attention",))) as handle:
         model(text, image)
-        rows = [(row.layer, row.stream, row.tokens_in, row.tokens_out) for row in handle.report()]
-        macs = handle.macs()
+        rows = [(row.layer, row.stream, row.tokens_in, row.tokens_out) for row in handle.last.sites]
+        macs = handle.last.macs
     assert [row for row in rows if row[2] != row[3]] == [
         (0, "text", 6, 4),
         (0, "image", 9, 4),
@@ -551,7 +551,7 @@ def test_the_registered_reducers_run_on_a_stranger_s_model(name, order):
         words, patches = model(text, image, real)
         assert words.shape == text.shape and patches.shape == image.shape
         assert words[real].isfinite().all() and patches.isfinite().all()
-        assert (handle.tokens()["image"] < PATCHES) == (name != "none")
+        assert (handle.last.tokens["image"] < PATCHES) == (name != "none")
         twin = copy.deepcopy(model)
         again = twin(text, image, real)
         assert torch.equal(again[0][real], words[real]) and torch.equal(again[1], patches)

@@ -38,7 +38,7 @@ def test_owners_agree_with_the_trace(task, name, reducer):
     options = {k: v for k, v in made.settings.get(reducer, {}).items() if k != "layers"}
     layers = made.settings.get(reducer, {}).get("layers")
     handle, found = owners_of(made, reducer, layers=layers, **options)
-    trace = handle.trace()
+    trace = handle.last.trace
     for sample, (_, owner) in enumerate(found):
         assert len(owner) == 144 and all(-1 <= token < trace.tokens for token in owner)
         begin = sum(length for stream, length in trace.first.items() if stream != "image") + 1

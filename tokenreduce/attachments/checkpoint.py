@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..errors import OptionError, TokenReduceError, UnfitReducerError
 from ..methods.factory import check_config
-from ..methods.reducer import Reducer
+from ..methods.site_reducer import SiteReducer
 from ..registry.registry import default_registry
 
 CONFIG, WEIGHTS, FORMAT = "tokenreduce.json", "reducer.safetensors", 1
 
 
-def save(given: dict[str, Any], factors: Mapping[str, float], reducers: Mapping[str, Reducer], folder: Path) -> None:
+def save(
+    given: dict[str, Any], factors: Mapping[str, float], reducers: Mapping[str, SiteReducer], folder: Path
+) -> None:
     """See :meth:`Attachment.save`."""
     try:
         config = json.loads(json.dumps(given, allow_nan=False))
@@ -52,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(read_document(folder)["config"])
 
 
-def weights(reducers: Mapping[str, Reducer]) -> dict[str, Tensor]:
+def weights(reducers: Mapping[str, SiteReducer]) -> dict[str, Tensor]:
     """Weights and buffers of the learnable reducers, on the CPU, as ``"stack.name"``; gathered from all processes."""
     found: dict[str, Tensor] = {}
     for stack, reducer in reducers.items():
@@ -122,7 +124,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fill(reducers: Mapping[str, Reducer], folder: Path, model: str) -> None:
+def fill(reducers: Mapping[str, SiteReducer], folder: Path, model: str) -> None:
     """Copy the weights of a folder into the learnable reducers of a model of this class name.
 
     Raises:

@@ -58,7 +58,7 @@ def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
     made = registry.load("reducer", spec.name)
     print(f"  source    {spec.source or '-'}")
     print(f"  needs     {', '.join(spec.needs) or 'nothing'} (with default options)")
-    print(f"  layers    {made().layers(12)} of 12 by default")
+    print(f"  layers    {made().usual_layers(12)} of 12 by default")
     print("  options")
     for name, default in made.option_defaults().items():
         print(f"    {name} = {default!r}")

@@ -117,6 +117,6 @@ def tokens_at(bench: Context, row: Row, size: Size) -> int:
     with bench.put(row, size) as handle, torch.inference_mode():
         call(handle.model, bench.inputs(1, size))
         tokens_left(handle)
-        first = handle.bindings[0].last
-        assert first is not None
-        return int(first.first.get("image", sum(first.first.values())))
+        first = next(iter(handle.stacks.values()))
+        assert first.last is not None
+        return first.last.initial[first.stack.main_stream]

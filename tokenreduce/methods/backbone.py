@@ -14,9 +14,11 @@ class Backbone:
         depth: number of layers.
         streams: names of its streams.
         provides: the signals it can give.
-        joint: whether text and image stand in one sequence.
+        joint: whether its streams form one sequence, if there are several.
         model: class name of the model, for messages.
         guidable: whether text features can guide it (``handle.guide``).
+        width: C of the tokens that are reduced, 0 before it is known.
+        sites: number of places where the reducer acts, 0 before that is known.
     """
 
     stack: str
@@ -26,3 +28,5 @@ class Backbone:
     joint: bool
     model: str
     guidable: bool = False
+    width: int = 0
+    sites: int = 0

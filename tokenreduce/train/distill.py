@@ -40,7 +40,7 @@ def distill(
         hidden: weight of the mean squared difference between each of the teacher's final tokens and the student's
             that stands for it, dropped tokens and padding left out; needs ``attach(..., trace=True)`` and a teacher
             of the same family.
-        own: weight of what a learnable reducer adds (``handle.losses()``).
+        own: weight of what a learnable reducer adds (``handle.last.losses``).
         read: ``read(output)`` gives the logits; by default the output itself where it is a tensor, its ``logits``,
             or its ``logits_per_image``.
 

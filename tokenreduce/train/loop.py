@@ -21,6 +21,7 @@ from .distill import distill
 from .losses import total
 from .recipe import Recipe, adamw, parameters_of, rate, set_rate
 from .run_folder import Folder
+from .teacher import reducer_losses
 from .warmup import warmup
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Loop:
             lesson = self.distillation(batch.inputs, lambda output: loss(output, batch.targets))
             return lesson.loss, lesson.terms
         terms = {"task": recipe.task * loss(call(self.model, batch.inputs), batch.targets)}
-        terms |= {name: recipe.own * value for name, value in self.handle.losses().items()}
+        terms |= {name: recipe.own * value for name, value in reducer_losses(self.handle).items()}
         return total(terms), terms
 
     def _report(self, judged: bool) -> None:

@@ -72,8 +72,8 @@ class Distillation:
         self._heard: states.Tokens = {}
         self._stacks: dict[str, Stack] = {}
         if weights["hidden"]:
-            taught = (plain or handle).bindings if teacher is None or plain is not None else []
-            self._stacks = {bound.stack.name: bound.stack for bound in taught if bound.stack.name in handle.stacks}
+            taught = (plain or handle).stacks if teacher is None or plain is not None else {}
+            self._stacks = {name: one.stack for name, one in taught.items() if name in handle.stacks}
             self._check_hidden()
 
     def __call__(
@@ -109,7 +109,7 @@ class Distillation:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Around the student's call and :meth:`compare`, where hidden states are compared; else without effect."""
-        own = {bound.stack.name: bound.stack for bound in self.handle.bindings if bound.stack.name in self._stacks}
+        own = {name: one.stack for name, one in self.handle.stacks.items() if name in self._stacks}
         with states.listen(own) as self._heard:
             yield
 
@@ -134,7 +134,7 @@ class Distillation:
         if weights["hidden"]:
             terms["hidden"] = weights["hidden"] * self._hidden(taught)
         if weights["own"]:
-            terms |= {name: weights["own"] * value for name, value in self.handle.losses().items()}
+            terms |= {name: weights["own"] * value for name, value in reducer_losses(self.handle).items()}
         return terms
 
     def to(self, device: torch.device | str) -> Distillation:
@@ -173,8 +173,19 @@ class Distillation:
                 "stack that can be listened to; give a teacher of the same family without an attachment, or leave "
                 "hidden=0"
             )
-        if not all(bound.trace for bound in self.handle.bindings):
+        if not all(one.traced for one in self.handle.stacks.values()):
             raise OptionError("hidden states are compared token by token; attach with trace=True, or leave hidden=0")
+
+
+def reducer_losses(handle: Attachment) -> dict[str, Tensor]:
+    """What the reducers added to the loss in the last forward pass.
+
+    Raises:
+        NoForwardError: no forward pass yet.
+    """
+    if handle.last is None:
+        raise NoForwardError("no forward pass yet; call model(...) once before the terms of its loss are asked for")
+    return handle.last.losses
 
 
 def logits_of(output: Any) -> Tensor:
