@@ -8,7 +8,8 @@ import tokenreduce
 from tokenreduce import Reducer
 from tokenreduce.backbones import Adapter
 from tokenreduce.errors import OptionError, PluginError, UnsupportedModelError
-from tokenreduce.registry import AdapterSpec, Entry, ReducerSpec, default_registry
+from tokenreduce.methods import BoundReducer
+from tokenreduce.registry import AdapterSpec, Entry, ReducerSpec
 
 
 class Failing(Adapter):
@@ -25,9 +26,10 @@ class Refusing(Adapter):
 
 
 class AtOnce(Reducer):
-    def __init__(self, *, where="init"):
-        super().__init__()
-        self.where = where
+    where: str = "init"
+
+    def __post_init__(self):
+        super().__post_init__()
         self.fail("init")
 
     def fail(self, where):
@@ -38,7 +40,7 @@ class AtOnce(Reducer):
         self.fail("bind")
         return super().bind(backbone)
 
-    def layers(self, depth):
+    def layers(self, backbone):
         self.fail("layers")
         return [1]
 
@@ -46,32 +48,36 @@ class AtOnce(Reducer):
         return tokens.identity()
 
 
-class Learning(Reducer, nn.Module):
-    def build(self, width, sites):
-        raise RuntimeError("fails in build")
+class Learning(Reducer):
+    def bind(self, backbone):
+        return Weights(self, backbone.width)
 
     def reduce(self, tokens, signals, remove):
         return tokens.identity()
 
 
-@pytest.fixture
-def offer(monkeypatch):
-    """Put a class among the registered ones, as of the distribution 'stranger 1.0'."""
+class Weights(BoundReducer, nn.Module):
+    def __init__(self, reducer, width):
+        super().__init__(reducer)
+        raise RuntimeError("fails in build")
 
-    def put(kind, cls):
-        spec = (AdapterSpec if kind == "adapter" else ReducerSpec)("odd", f"{__name__}:{cls.__name__}", "a stranger's")
-        table = {"odd": Entry(spec, "stranger", "stranger", "1.0"), **getattr(default_registry(), f"{kind}s")}
-        monkeypatch.setattr(default_registry(), f"{kind}s", table)
+
+@pytest.fixture
+def offer(fresh_registry):
+    """Put a class, or another target, in front of the registered ones, as of the distribution 'stranger 1.0'."""
+
+    def put(kind, target):
+        target = target if isinstance(target, str) else f"{__name__}:{target.__name__}"
+        spec = (AdapterSpec if kind == "adapter" else ReducerSpec)("odd", target, "a stranger's")
+        table = fresh_registry.tables[kind]
+        fresh_registry.tables[kind] = {"odd": Entry(spec, "stranger", "stranger", "1.0"), **table}
 
     return put
 
 
 @pytest.mark.parametrize(("adapter", "says"), [(Failing, "ZeroDivisionError"), (None, "cannot load")])
-def test_a_broken_adapter_keeps_no_other_from_its_models(offer, monkeypatch, tiny_vit, images, adapter, says):
-    offer("adapter", adapter or Failing)
-    if adapter is None:
-        spec = AdapterSpec("odd", "no_such_module:Odd", "cannot be imported")
-        monkeypatch.setitem(default_registry().adapters, "odd", Entry(spec, "stranger", "stranger", "1.0"))
+def test_a_broken_adapter_keeps_no_other_from_its_models(offer, tiny_vit, images, adapter, says):
+    offer("adapter", adapter or "no_such_module:Odd")
     model = tiny_vit()
     with pytest.warns(RuntimeWarning, match=f"{says}.*stranger 1.0"):
         handle = tokenreduce.attach(model, "tome", r=2)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tokenreduce
+from tokenreduce import testing
 from tokenreduce.methods import Streams
 from tokenreduce.registry import default_registry
 
@@ -118,13 +119,15 @@ def test_pumer_on_vilt_of_145_tokens(tiny_vilt, vilt_inputs, shapes, flow):
 @pytest.mark.parametrize("texts", [[32, 26, 21, 17, 14], [40, 32, 26, 21, 17]])
 def test_pumer_by_hand(stream, site, prune, merge, counts, texts):
     method = default_registry().load("reducer", "pumer")(prune=prune, merge=merge, saliency="text")
+    method = method.bind(testing.synthetic_backbone())
     for before, after, text, text_after in zip(counts, counts[1:], texts, texts[1:], strict=False):
         x, words = torch.randn(2, before, 4), torch.randn(2, text, 4)
         streams = Streams(
             {
                 "text": stream(words, prefix=1, keys=words),
                 "image": stream(x, keys=x, text_attention=torch.rand(2, before)),
-            }
+            },
+            main="image",
         )
         chosen = method.reduce_streams(streams, site())
         assert chosen["image"].apply(x).shape == (2, after, 4)

@@ -6,6 +6,7 @@ Axes: B batch, N tokens, n without the class token, C width, H heads.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import tokenreduce
 from tokenreduce.errors import OptionError
 from tokenreduce.methods import Gate, Reduction, Streams
+from tokenreduce.testing import synthetic_backbone
 from tokenreduce_methods.dynamicvit.method import DynamicViT
 from tokenreduce_models.transformers.clip import Clip
 
@@ -89,7 +91,7 @@ def pair(tiny_vit, scramble):
         model = tiny_vit(depth=12, **arguments).double()
         plain = copy.deepcopy(model)
         handle = tokenreduce.attach(model, "dynamicvit", keep=keep)
-        scramble(handle.reducers["vision"], 3)  # new ones hardly tell tokens apart
+        scramble(model.tokenreduce, 3)  # new ones hardly tell tokens apart
         return model, handle, Oracle(plain, copy.deepcopy(model.tokenreduce.predictors), keep)
 
     return build
@@ -165,8 +167,7 @@ def test_published_counts_of_196_patches(tiny_vit, images):
 
 def made(keep=0.7, width=4, sites=3, seed=0, **options):
     torch.manual_seed(seed)
-    method = DynamicViT(keep=keep, **options)
-    method.build(width, sites)
+    method = DynamicViT(keep=keep, **options).bind(synthetic_backbone(width=width, sites=sites))
     for parameter in method.parameters():
         parameter.data.normal_()
     return method
@@ -210,9 +211,8 @@ def test_padding_counts_for_nothing(stream, site, training):
 def test_what_is_gone_stays_gone(stream, site):
     method, x = made().train(), torch.randn(4, 30, 4)
     gone = torch.rand(4, 30) < 0.5
-    streams = Streams({"image": tokenreduce.methods.Stream(*vars(stream(x, training=True)).values())})
     before = (~gone).float()
-    object.__setattr__(streams["image"], "gate", before)
+    streams = Streams({"image": replace(stream(x, training=True), gate=before)})
     gate = method.reduce_streams(streams, site(index=1, total=3))["image"]
     assert isinstance(gate, Gate)
     assert not gate.values[gone].any()
@@ -239,8 +239,8 @@ def test_shares(site):
     assert [DynamicViT(keep=0.7).shares(site(index=i, total=3))[1] for i in range(3)] == [0.7, 0.7**2, 0.7**3]
     listed = DynamicViT(keep=[0.9, 0.5])
     assert [listed.shares(site(index=i, total=3)) for i in range(3)] == [(0.9, 0.9), (0.5, 0.45), (1.0, 0.45)]
-    assert DynamicViT(keep=0.7).scaled(0.5, 3) == {"keep": 0.85}
-    assert DynamicViT(keep=[0.9, 0.5]).layers(24) == [6, 12, 18]
+    assert DynamicViT(keep=0.7).scaled(0.5, 3).options()["keep"] == 0.85
+    assert DynamicViT(keep=[0.9, 0.5]).usual_layers(24) == [6, 12, 18]
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,11 @@ def test_options_out_of_range(options):
 
 
 def test_as_many_predictors_as_layers(tiny_vit):
-    method, model = made(width=32), tiny_vit()
-    with pytest.raises(OptionError, match="predictors for 3 layers, got 4"):
-        tokenreduce.attach(model, method, layers=[0, 1, 2, 3])
+    model = tiny_vit()
+    with pytest.raises(OptionError, match="keep has 3 entries for 2 sites"):
+        tokenreduce.attach(model, DynamicViT(keep=[0.9, 0.8, 0.7]), layers=[1, 2])
+    with tokenreduce.attach(model, "dynamicvit", layers=[0, 1, 2, 3]):
+        assert len(model.tokenreduce.predictors) == 4
     assert tokenreduce.attachment(model) is None
 
 
@@ -268,7 +270,7 @@ def test_on_a_vilt_the_image_alone_is_gated(tiny_vilt, vilt_inputs, flow):
         model.train()
         (model(**inputs).logits.sum() + handle.last.losses["ratio"]).backward()
         assert flow(handle) == [17, 17, 17]
-        for name, parameter in handle.reducers["encoder"].named_parameters():
+        for name, parameter in handle.stacks["encoder"].reducer.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
@@ -279,7 +281,7 @@ def test_on_a_clip_tower(label):
         example.model.train()
         example.model(**example.inputs)
         handle.last.losses["ratio"].backward()
-        assert all(p.grad is not None for p in handle.reducers["vision"].parameters())
+        assert all(p.grad is not None for p in handle.stacks["vision"].reducer.parameters())
         example.model.eval()
         with torch.no_grad():
             example.model(**example.inputs)

@@ -93,8 +93,8 @@ def check_blocks(stack: Stack, model: str) -> None:
 def describe_stack(stack: Stack, depth: int, model: str) -> Backbone:
     """What a reducer may know of a stack before it is known where it acts."""
     provides = frozenset[str]().union(*(stack.provides(index) for index in range(len(stack.blocks))))
-    joint = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
-    return Backbone(stack.name, depth, tuple(stack.prefix), provides, joint, model, stack.guidable)
+    one_sequence = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
+    return Backbone(stack.name, depth, tuple(stack.prefix), provides, one_sequence, model, stack.guidable)
 
 
 def stream_width(stack: Stack, views: Sequence[BlockView], level: Sequence[int]) -> int:
@@ -116,9 +116,11 @@ def acting_block(stack: Stack, level: Sequence[int], active: SiteReducer, layer:
     given = frozenset({"text_attention"}) if guided and stack.guidable else frozenset[str]()
     fits = [index for index in level if frozenset(there.needs) <= stack.provides(index) | given]
     if not fits:
+        offers = " or ".join(", ".join(sorted(stack.provides(index) | given)) for index in level)
         raise UnfitReducerError(
-            f"{type(active.reducer).__name__} needs {', '.join(sorted(there.needs))} at one place; no block of a layer "
-            f"of stack {stack.name!r} gives all of them"
+            f"{type(active.reducer).__name__} needs {', '.join(sorted(there.needs))} at one place; a block of layer "
+            f"{layer} of stack {stack.name!r} gives {offers}. Choose another saliency, or let the parts of a chain act "
+            "in different layers"
         )
     return next((index for index in fits if there.streams[0] in stack.role(index).own.split("+")), fits[0])
 

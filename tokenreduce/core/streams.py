@@ -80,6 +80,9 @@ class Streams(Mapping[str, Stream]):
             )
         return self._parts[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
 

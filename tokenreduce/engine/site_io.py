@@ -86,7 +86,9 @@ class SiteReader:
         if len(layout.streams) > 1:
             whole = partial(self._stream, own, attentions[0][1], layout.name)
         initial = {name: n for seen, _ in attentions for name, n in seen.state.initial.lengths.items()}
-        main = self.stack.main_stream if self.stack.main_stream in parts else None
+        main = self.stack.main_stream
+        if main not in parts and not layout.mixed:
+            main = next(iter(parts))
         return Streams(parts, main, whole, layout, initial, losses)
 
     def _seen(self, seen: BlockTokens, is_own: bool, text: TextRows | None) -> SeenAttention | None:

@@ -14,7 +14,7 @@ class Backbone:
         depth: number of layers.
         streams: names of its streams.
         provides: the signals it can give.
-        joint: whether its streams form one sequence, if there are several.
+        one_sequence: whether its streams form one sequence, if there are several.
         model: class name of the model, for messages.
         guidable: whether text features can guide it (``handle.guide``).
         width: C of the tokens that are reduced, 0 before it is known.
@@ -25,7 +25,7 @@ class Backbone:
     depth: int
     streams: tuple[str, ...]
     provides: frozenset[str]
-    joint: bool
+    one_sequence: bool
     model: str
     guidable: bool = False
     width: int = 0

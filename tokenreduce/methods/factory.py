@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import OptionError, UnknownOptionError, nearest
 from ..registry.registry import Registry, default_registry
 from ..registry.spec import Spec
-from .reducer import BaseReducer
+from .reducer import BaseReducer, reducer_name
 
 ReducerPlan = dict[str | None, tuple[BaseReducer, str, Sequence[int] | None]]
 """Reducers by stack (None: the default stack), each with its name and layers."""
@@ -59,9 +59,7 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     if isinstance(reducer, BaseReducer):
         if options:
             raise UnknownOptionError(f"{', '.join(options)}: give options to {type(reducer).__name__}(...) itself")
-        target = f"{type(reducer).__module__}:{type(reducer).__qualname__}"
-        names = [name for name, entry in registry.reducers.items() if entry.spec.target == target]
-        return reducer, names[0] if names else target
+        return reducer, reducer_name(reducer, registry)
     if not isinstance(reducer, str):
         got = f"the class {reducer.__name__}; call it" if inspect.isclass(reducer) else type(reducer).__name__
         raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {got}")

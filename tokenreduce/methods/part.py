@@ -60,7 +60,10 @@ class Part:
 
     def placed(self, backbone: Backbone) -> tuple[int, ...]:
         """The layers where it acts on a backbone."""
-        return self.layers if self.layers is not None else layer_tuple(self.reducer.layers(backbone))
+        if self.layers is not None:
+            return self.layers
+        with default_registry().blame("reducer", self.name):
+            return layer_tuple(self.reducer.layers(backbone))
 
     def site(self, site: Site) -> Site | None:
         """Its own count of a site: the index among the layers where it acts; None where it does not."""

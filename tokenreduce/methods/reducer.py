@@ -32,6 +32,7 @@ from ..core.site import Site
 from ..core.streams import Streams
 from ..core.tokens import Tokens
 from ..errors import OptionError, UnfitReducerError
+from ..registry.registry import Registry, default_registry
 from .backbone import Backbone
 from .site_reducer import SiteReducer
 
@@ -46,7 +47,16 @@ def _plain(value: Any) -> Any:
     """An option as JSON has it."""
     if isinstance(value, Budget):
         return value.to_json()
+    if isinstance(value, BaseReducer):
+        return {"reducer": reducer_name(value), **value.options()}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def reducer_name(reducer: BaseReducer, registry: Registry | None = None) -> str:
+    """The name that stands for a reducer in a config: the registered one, or ``"module:Class"``."""
+    target = f"{type(reducer).__module__}:{type(reducer).__qualname__}"
+    known = (registry or default_registry()).reducers
+    return next((name for name, entry in known.items() if entry.spec.target == target), target)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -21,7 +21,10 @@ class _Around(SiteReducer):
 
     @property
     def needs(self) -> Collection[str]:
-        return frozenset[str]().union(*(other.needs for other in self.inside))
+        needs: set[str] = set()
+        for other in self.inside:
+            needs.update(other.needs)
+        return needs
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -39,9 +39,11 @@ def site(layer: int = 0, index: int = 0, total: int = 1, depth: int = DEPTH) -> 
     return Site("encoder", layer, index, total, depth)
 
 
-def synthetic_backbone(streams: tuple[str, ...] = ("text", "image"), joint: bool = True) -> Backbone:
+def synthetic_backbone(
+    streams: tuple[str, ...] = ("text", "image"), one_sequence: bool = True, width: int = WIDTH, sites: int = 1
+) -> Backbone:
     """What a reducer is told of the stack that these streams could come from: every signal is there."""
-    return Backbone("encoder", DEPTH, streams, frozenset(SIGNALS), joint, "synthetic streams")
+    return Backbone("encoder", DEPTH, streams, frozenset(SIGNALS), one_sequence, "synthetic streams", False, width, sites)
 
 
 @dataclass(frozen=True)

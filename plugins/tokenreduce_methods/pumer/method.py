@@ -75,8 +75,6 @@ class PuMer(BaseReducer):
         seed: for ``saliency="random"``.
     """
 
-    streams = ("text", "image")
-
     prune: Share | None = None
     merge: Share | None = None
     text_merge: Share | None = None
@@ -124,7 +122,7 @@ class PuMer(BaseReducer):
         published = published_for(backbone)
         ratios = {name: getattr(published if getattr(self, name) is None else self, name) for name in RATIOS}
         kind, notes = self._measure(backbone, prunes=ratios["prune"] != 0)
-        if not self.modality_aware and not backbone.joint:
+        if not self.modality_aware and not backbone.one_sequence:
             raise UnfitReducerError(
                 f"modality_aware=False needs text and image in one sequence, {backbone.model} has only "
                 f"{', '.join(backbone.streams)} in its stack {backbone.stack!r}; leave it True."
@@ -136,7 +134,7 @@ class PuMer(BaseReducer):
     def _measure(self, backbone: Backbone, prunes: bool) -> tuple[str | None, tuple[str, ...]]:
         """What pruning goes by on a backbone, and what is to be said of it."""
         if self.saliency is not None:
-            crosses = len(backbone.streams) > 1 and not backbone.joint  # there it acts where text attends to the image
+            crosses = len(backbone.streams) > 1 and not backbone.one_sequence  # there it acts where text attends to the image
             return "readout" if self.saliency == "class" and crosses else resolve(self.saliency, backbone.provides), ()
         fallback = [kind for kind in ("text", "class") if NEEDS[resolve(kind, backbone.provides)] <= backbone.provides]
         if not fallback:
@@ -156,7 +154,7 @@ class PuMer(BaseReducer):
 
 def published_for(backbone: Backbone) -> Published:
     """The published setting for text and image in one sequence (and for an image alone), or in two."""
-    return TWO_SEQUENCES if len(backbone.streams) > 1 and not backbone.joint else ONE_SEQUENCE
+    return TWO_SEQUENCES if len(backbone.streams) > 1 and not backbone.one_sequence else ONE_SEQUENCE
 
 
 def shares(value: Share) -> float | list[float]:

@@ -34,7 +34,7 @@ class BoundPuMer(BoundReducer):
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         share, merge_share, text_share = self.ratios_at(site)
         if not self.reducer.modality_aware:
-            return self._joint(streams, site, share, merge_share, text_share)
+            return self._whole(streams, site, share, merge_share, text_share)
         main = streams.main
         image = streams[main].tokens
         counts = self._counts(share, merge_share, image.count, self._prefix(streams[main]))
@@ -75,7 +75,7 @@ class BoundPuMer(BoundReducer):
         )
         return first.then(Reduction(keep, source, target, length=first.count, partial=real is not None))
 
-    def _joint(
+    def _whole(
         self, streams: Streams, site: Site, share: float, merge_share: float, text_share: float
     ) -> dict[str, Reduction]:
         """Prune image tokens, then merge over text and image as one set; text tokens stay in front.
