@@ -17,7 +17,10 @@ CHAINS = [
     ("evit", "tome"),
     ("tome", "evit"),
     ("random", {"reducer": "tome", "r": 2}),
-    ({"reducer": "evit", "fuse": False, "saliency": "readout", "layers": [0, 2]}, {"reducer": "pumer", "layers": [2, 3]}),
+    (
+        {"reducer": "evit", "fuse": False, "saliency": "readout", "layers": [0, 2]},
+        {"reducer": "pumer", "layers": [2, 3]},
+    ),
     ({"reducer": "pumer", "layers": [1]}, {"reducer": "pumer", "layers": [1, 2]}, {"reducer": "tome", "r": 1}),
 ]
 
@@ -48,7 +51,11 @@ class Either(Reducer):
 def outcome(model, run, reducer, **options):
     with torch.no_grad(), tokenreduce.attach(model, reducer, trace=True, **options) as handle:
         output = run(model)
-        return output, handle.last.trace.source, [(r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.last.sites]
+        return (
+            output,
+            handle.last.trace.source,
+            [(r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.last.sites],
+        )
 
 
 def same(one, two):
@@ -291,7 +298,12 @@ def test_text_and_image_as_one_sequence(tiny_vilt, vilt_inputs):
         def reduce_streams(self, streams, site):
             return {"image": tokenreduce.methods.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
 
-    with torch.no_grad(), tokenreduce.attach(model, chain({"reducer": "random", "layers": [1]}, both), layers=[1, 2], trace=True) as handle:
+    with (
+        torch.no_grad(),
+        tokenreduce.attach(
+            model, chain({"reducer": "random", "layers": [1]}, both), layers=[1, 2], trace=True
+        ) as handle,
+    ):
         assert model(**inputs).logits.isfinite().all()
         assert handle.last.trace[0][0] == [0]
     for parts, says in (

@@ -299,7 +299,9 @@ WHERE = [(order, *key, acts) for order, table in PLACES.items() for key, acts in
 def test_the_place_of_a_reducer(order, stream, needs, acts):
     stack = Cross(build(order)[0])
     reducer = Fixed(plan={}, streams=(stream,), needs=needs)
-    assert [acting_block(stack, level, reducer, layer) for layer, level in enumerate(stack.levels)] == [level[acts] for level in stack.levels]
+    assert [acting_block(stack, level, reducer, layer) for layer, level in enumerate(stack.levels)] == [
+        level[acts] for level in stack.levels
+    ]
 
 
 @torch.no_grad()
@@ -531,7 +533,9 @@ class Wrong(Fixed):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("how", "message"), [("whole", r"'text\+image'"), ("length", "is for 9 tokens, the stream has 6")])
+@pytest.mark.parametrize(
+    ("how", "message"), [("whole", r"'text\+image'"), ("length", "is for 9 tokens, the stream has 6")]
+)
 def test_reductions_that_do_not_fit(how, message):
     model, text, image = build()
     reducer = Wrong(plan={0: {}}, how=how)

@@ -170,7 +170,9 @@ class Attachment:
         self.detach()
 
     def __str__(self) -> str:
-        lines = [f"{type(self.model).__name__} with {', '.join(repr(one.reducer.reducer) for one in self.stacks.values())}"]
+        lines = [
+            f"{type(self.model).__name__} with {', '.join(repr(one.reducer.reducer) for one in self.stacks.values())}"
+        ]
         lines += [f"  note: {note}" for note in self.notes]
         last = self.last
         if last is None:

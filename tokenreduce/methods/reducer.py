@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -74,6 +73,11 @@ class BaseReducer(SiteReducer):
 
     version: ClassVar[int] = 1
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
+    _budgets: ClassVar[Mapping[str, Budget] | None] = None  # of the class none; each reducer has its own
+
+    def __post_init__(self) -> None:
+        """Check the options; a subclass calls this too, for its budgets."""
+        object.__setattr__(self, "_budgets", self.budgets())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -87,7 +91,13 @@ class BaseReducer(SiteReducer):
                 f"{cls.__name__} defines __init__; write its options as annotated fields (seed: int = 0) and check "
                 "them in __post_init__"
             )
-        dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        try:
+            dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        except ValueError as error:  # a list or a dict as a default
+            raise UnfitReducerError(
+                f"an option of {cls.__name__} has a {error}; options do not change once they are given: take a tuple, or "
+                "None and fill it in a property"
+            ) from error
         for name, default in _defaults(cls).items():
             if default is MISSING:
                 raise UnfitReducerError(f"option {name!r} of {cls.__name__} needs a default, such as {name}: int = 0")
@@ -111,10 +121,10 @@ class BaseReducer(SiteReducer):
         """How many tokens go, by the option that says it; :meth:`scaled` and the check of lists go by these."""
         return {}
 
-    @cached_property
+    @property
     def budget(self) -> Budget:
         """The only budget."""
-        (budget,) = self.budgets().values()
+        (budget,) = (self._budgets or self.budgets()).values()
         return budget
 
     def within(self: R, layers: Sequence[int]) -> R:
@@ -136,9 +146,14 @@ class BaseReducer(SiteReducer):
         return self.layers(Backbone("vision", depth, ("image",), frozenset(SIGNALS), False, "a model"))
 
     def check_sites(self, sites: int) -> None:
-        """Raise :class:`OptionError` when a list per site does not fit the number of acting sites."""
+        """Raise :class:`OptionError` when a budget does not fit: a list with more entries than there are acting sites."""
         for name, budget in self.budgets().items():
             budget.check(sites, name)
+            if budget.rule is not None:
+                raise OptionError(
+                    f"{name} of {type(self).__name__} is a rule, by which samples keep different numbers of tokens; it "
+                    "takes the same number from all: give a share or a number"
+                )
 
     def bind(self, backbone: Backbone) -> SiteReducer:
         """What runs on this backbone: the reducer itself, one with open options resolved, or something made for it.
@@ -237,7 +252,7 @@ class Reducer(BaseReducer):
             raise OptionError("give 'keep' or 'remove', not both")
         if self.keep is None and self.remove is None:
             object.__setattr__(self, "keep", 0.7)
-        self.budgets()  # checks the values
+        super().__post_init__()
 
     def budgets(self) -> dict[str, Budget]:
         if self.keep is not None:

@@ -43,7 +43,9 @@ def synthetic_backbone(
     streams: tuple[str, ...] = ("text", "image"), one_sequence: bool = True, width: int = WIDTH, sites: int = 1
 ) -> Backbone:
     """What a reducer is told of the stack that these streams could come from: every signal is there."""
-    return Backbone("encoder", DEPTH, streams, frozenset(SIGNALS), one_sequence, "synthetic streams", False, width, sites)
+    return Backbone(
+        "encoder", DEPTH, streams, frozenset(SIGNALS), one_sequence, "synthetic streams", False, width, sites
+    )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class DynamicViT(BaseReducer):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < low:
                 raise OptionError(f"{name} must be a {'positive' if low else 'non-negative'} number, got {value!r}")
+        super().__post_init__()
 
     def budgets(self) -> dict[str, Budget]:
         keep = self.keep if isinstance(self.keep, (list, tuple)) else [self.keep]

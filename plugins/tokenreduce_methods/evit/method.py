@@ -50,7 +50,7 @@ class EViT(BaseReducer):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.budgets()  # checks keep
+        super().__post_init__()
         if self.saliency not in NEEDS:
             raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))}, got {self.saliency!r}")
         if not isinstance(self.fuse, bool):

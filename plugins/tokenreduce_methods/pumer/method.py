@@ -97,6 +97,7 @@ class PuMer(BaseReducer):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r}")
         check_seed(self.seed)
+        super().__post_init__()
 
     @property
     def needs(self) -> Collection[str]:
@@ -134,7 +135,9 @@ class PuMer(BaseReducer):
     def _measure(self, backbone: Backbone, prunes: bool) -> tuple[str | None, tuple[str, ...]]:
         """What pruning goes by on a backbone, and what is to be said of it."""
         if self.saliency is not None:
-            crosses = len(backbone.streams) > 1 and not backbone.one_sequence  # there it acts where text attends to the image
+            crosses = (
+                len(backbone.streams) > 1 and not backbone.one_sequence
+            )  # there it acts where text attends to the image
             return "readout" if self.saliency == "class" and crosses else resolve(self.saliency, backbone.provides), ()
         fallback = [kind for kind in ("text", "class") if NEEDS[resolve(kind, backbone.provides)] <= backbone.provides]
         if not fallback:

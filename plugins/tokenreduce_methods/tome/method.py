@@ -28,7 +28,7 @@ class ToMe(BaseReducer):
     needs = frozenset({"keys"})
 
     def __post_init__(self) -> None:
-        self.budgets()  # checks r
+        super().__post_init__()
         if not isinstance(self.proportional_attention, bool):
             raise OptionError(f"proportional_attention must be True or False, got {self.proportional_attention!r}")
 
