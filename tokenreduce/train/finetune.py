@@ -1,4 +1,4 @@
-"""Fine-tuning a model with a reducer attached: resumable, watched, the best kept."""
+"""Fine-tuning a model with a reducer attached: resumable, evaluated on the way, the best weights kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..attachments.attach import attach
 from ..errors import OptionError
 from ..tasks.fingerprint import model_fingerprint
-from .loop import STRIDE, FinetuneResult, Loop, Watch
+from .finetune_run import FinetuneResult, FinetuneRun, Watch
+from .loop import seed_draws
 from .recipe import Recipe
-from .run_folder import Folder
+from .run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -32,7 +31,7 @@ def finetune(
 ) -> FinetuneResult:
     """Train a task's model with a reducer attached, the unreduced model teaching; its weights are those of the end.
 
-    Started again with the same arguments it goes on from the last checkpoint; as every step's samples and draws
+    Started again with the same arguments it resumes from the last checkpoint; as every step's samples and draws
     follow from the seed and the step, the result is that of a run that was never interrupted.
 
     Args:
@@ -43,26 +42,26 @@ def finetune(
         watch: called with every line of the log.
 
     Raises:
-        OptionError: the task cannot be trained, the folder holds another run, or the loss is no number any more.
+        OptionError: the task cannot be trained, the folder holds another run, or the loss is not finite.
 
     And what attach raises. The model carries no attachment afterwards.
     """
     recipe = recipe or Recipe()
     check_trainable(task)
-    model, folder = task.model, Folder(Path(out))
+    model, folder = task.model, RunFolder(Path(out))
     chosen = dict(options or (task.settings.get(reducer, {}) if isinstance(reducer, str) else {}))
     chosen.setdefault("reducer", reducer)
     if recipe.hidden:
         chosen["trace"] = True
     before = model_fingerprint(model)
     teacher = None if recipe.same_weights or not recipe.distillation else copy.deepcopy(model)
-    torch.manual_seed(recipe.seed * STRIDE)
+    seed_draws(recipe.seed)
     was_training = model.training
     with attach(model, **chosen) as handle:
         settings = {"task": task.name, "model": before, "attach": handle.config, "recipe": recipe.to_json()}
         folder.claim(settings)
         try:
-            return Loop(task, handle, folder, recipe, teacher, watch or (lambda line: None)).run()
+            return FinetuneRun(task, handle, folder, recipe, teacher, watch or (lambda line: None)).result()
         finally:
             model.train(was_training)
 

@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: the settings, the learning rate's course, the optimizer."""
+"""How a model is fine-tuned: the settings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from ..attachments.learnable import SUBMODULE
 from ..errors import OptionError
 
 LEAST = {"samples": 1, "batch": 1, "save_every": 1, "validate_every": 1, "validation_samples": 1, "patience": 0}
@@ -30,7 +26,7 @@ class Recipe:
         distillation: whether the unreduced model teaches; without, ``task`` and ``own`` alone count.
         temperature, task, logits, hidden, own: see :func:`tokenreduce.distill`.
         same_weights: the student's own weights teach with reduction off, instead of a copy made before.
-        gentle: share of the steps over which the reduction rises from nothing to what is configured (cosine).
+        reduction_warmup: share of the steps over which the reduction rises from nothing to what is configured (cosine).
         max_grad_norm: greatest norm of the gradient, 0 for any.
         bf16: mixed precision.
         save_every: steps between checkpoints: what a killed run loses at most.
@@ -58,7 +54,7 @@ class Recipe:
     hidden: float = 0.0
     own: float = 1.0
     same_weights: bool = False
-    gentle: float = 0.0
+    reduction_warmup: float = 0.0
     max_grad_norm: float = 0.0
     bf16: bool = False
     save_every: int = 100
@@ -82,7 +78,7 @@ class Recipe:
                 raise OptionError(f"{name} must be {wanted}{least}, got {value!r}")
         if self.samples < self.batch:
             raise OptionError(f"samples ({self.samples}) must be a batch ({self.batch}) or more")
-        for name in ("warmup", "gentle"):
+        for name in ("warmup", "reduction_warmup"):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is a share of the steps, 0 to 1, got {getattr(self, name)!r}")
         if not self.lr or not self.temperature:
@@ -96,42 +92,3 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """JSON-able; ``Recipe(**document)`` takes it back."""
         return asdict(self)
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at a step, from 0 on: a linear rise, then a linear fall towards 0."""
-    rise = warmup * steps
-    return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / max(steps - rise, 1.0))
-
-
-def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW, betas 0.9 and 0.98: matrices decay, vectors do not, and new weights of reducers learn faster.
-
-    Every group holds its own highest rate as ``"most"``.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((SUBMODULE in name.split("."), parameter.ndim > 1), []).append(parameter)
-    settings = [
-        {
-            "params": parameters,
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-            "most": recipe.lr * (recipe.reducer_lr if new else 1.0),
-        }
-        for (new, decays), parameters in sorted(groups.items())
-    ]
-    if not settings:
-        raise OptionError("the model has no parameter that takes gradients; undo requires_grad_(False) first")
-    return torch.optim.AdamW(settings, lr=recipe.lr, betas=(0.9, 0.98))
-
-
-def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Every group at this share of its highest learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = share * group["most"]
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All parameters that an optimizer holds."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
