@@ -66,7 +66,8 @@ def loss(output: Any, answer: Tensor) -> Tensor:
 
 def right(output: Any, answer: Tensor) -> Tensor:
     """(S,) 1 where the most likely answer is right."""
-    return (output.logits.argmax(dim=-1) == answer.to(output.logits.device)).float()
+    score: Tensor = (output.logits.argmax(dim=-1) == answer.to(output.logits.device)).float()
+    return score
 
 
 def prepare(images: Sequence[Image], texts: Sequence[str]) -> dict[str, Tensor]:
