@@ -139,6 +139,9 @@ def test_bad_input(task, tmp_path, monkeypatch):
         finetune(dataclasses.replace(task, train=None, loss=None), tmp_path, fresh(task))
     with pytest.raises(OptionError, match="lower lr"):
         finetune(task, tmp_path, fresh(task), dataclasses.replace(SHORT, lr=1e30))
+    unscored = dataclasses.replace(task, metric=lambda output, targets: output.mean(-1) * float("nan"))
+    with pytest.raises(OptionError, match="no number in any evaluation"):
+        finetune(unscored, tmp_path / "unscored", fresh(task))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(OptionError, match="one process"):
         finetune(task, tmp_path, fresh(task))

@@ -199,4 +199,4 @@ def test_trapezoid():
     shares = [trapezoid(step, 1000) for step in range(1000)]
     assert shares[0] == 1 / 200 and shares[199:801] == [1.0] * 602
     assert shares[900] == pytest.approx(0.5) and shares[-1] == 0.01
-    assert all(a > b for a, b in itertools.pairwise(shares[801:]))
+    assert all(a > b for a, b in itertools.pairwise(shares[801:998]))
