@@ -77,7 +77,18 @@ def train(args: argparse.Namespace, recipe: ScriptRecipe) -> None:
     """
     modules = {"model": recipe.model, "heads": recipe.heads}
     trained = nn.ModuleList(modules.values())
-    batch, steps = args.batch, args.scenes // max(args.batch, 1)
+    settings = LoopSettings(
+        samples=args.scenes,
+        batch=args.batch,
+        lr=args.lr,
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        bf16=args.bf16,
+        save_every=args.save_every,
+        validate_every=500,
+        seed=args.seed,
+    )
+    batch, steps = settings.batch, settings.steps
 
     def losses(numbered: tuple[int, list[Any]]) -> tuple[Tensor, dict[str, Tensor]]:
         step, scenes = numbered
@@ -92,8 +103,8 @@ def train(args: argparse.Namespace, recipe: ScriptRecipe) -> None:
 
     loop = Loop(
         modules,
-        adamw(trained, args.lr, weight_decay=0.05),
-        LoopSettings(steps, batch, args.seed, args.save_every, evaluate_every=500, max_grad_norm=1.0, bf16=args.bf16),
+        adamw(trained, settings),
+        settings,
         args.out / "checkpoint.pt",
         schedule=lambda step: trapezoid(step, steps),
         batch=lambda step: (step, [recipe.scene(step * batch + i) for i in range(batch)]),

@@ -67,7 +67,7 @@ def test_on_a_gpu(name, tmp_path):
     ("flags", "said"),
     [
         (["--device", "nonsense"], "expected a device"),
-        (["--batch", "0"], "positive integer"),
+        (["--batch", "0"], "batch must be an integer of 1 or more"),
         (["--lr", "1e30"], "lower lr"),
     ],
 )

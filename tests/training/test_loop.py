@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tokenreduce import Recipe
 from tokenreduce.errors import OptionError
 from tokenreduce.train import Loop, LoopSettings, adamw, linear_decay, progress_text, trapezoid
 from tokenreduce.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 
-SETTINGS = LoopSettings(steps=6, batch=4, seed=5, save_every=3, evaluate_every=4, report_every=2)
+SETTINGS = LoopSettings(samples=24, batch=4, lr=1e-2, weight_decay=0.1, save_every=3, validate_every=4, seed=5)
 
 
 class Killed(Exception):
@@ -51,7 +53,7 @@ def make(tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         callbacks = {"batch": batch, "losses": losses, "evaluate": evaluate, "report": lines.append}
         callbacks |= {"schedule": lambda step: linear_decay(step, settings.steps, 0.2), **more}
-        optimizer = (optimizer or (lambda m: adamw(m, 1e-2, 0.1)))(both)
+        optimizer = (optimizer or (lambda m: adamw(m, settings)))(both)
         loop = Loop(parts, optimizer, settings, tmp_path / folder / "checkpoint.pt", **callbacks)
         loop.lines, loop.evaluated = lines, evaluated
         return loop
@@ -65,7 +67,7 @@ def weights(loop):
 
 @pytest.mark.parametrize("changes", [{}, {"bf16": True}, {"max_grad_norm": 0.1}])
 def test_interrupted_or_not_it_is_the_same(changes, make):
-    settings = LoopSettings(**{**vars(SETTINGS), **changes})
+    settings = dataclasses.replace(SETTINGS, **changes)
     whole = make("whole", settings)
     assert not whole.resume()
     whole.run()
@@ -91,12 +93,12 @@ def test_reports_evaluations_and_learning_rates(make):
     loop = make()
     loop.run()
     assert loop.evaluated == [4, 6]
-    assert [line["step"] for line in loop.lines] == [2, 4, 6]
-    assert [line.get("accuracy") for line in loop.lines] == [None, 0.4, 0.6]
-    assert [line["lr"] for line in loop.lines] == [1e-2 * linear_decay(step, 6, 0.2) for step in (1, 3, 5)]
+    assert [line["step"] for line in loop.lines] == [4, 6]
+    assert [line.get("accuracy") for line in loop.lines] == [0.4, 0.6]
+    assert [line["lr"] for line in loop.lines] == [1e-2 * linear_decay(step, 6, 0.2) for step in (3, 5)]
     assert {"task", "norm", "seconds", "samples_per_second"} <= loop.lines[0].keys()
     text = progress_text({key: value for key, value in loop.lines[0].items() if key != "accuracy"})
-    assert text.startswith("step 2/6  task ") and " norm " in text and text.endswith("min left")
+    assert text.startswith("step 4/6  task ") and " norm " in text and text.endswith("min left")
 
 
 def test_it_stops_early(make):
@@ -112,7 +114,7 @@ def test_it_stops_early(make):
 def test_the_gradient_is_clipped(make):
     steps = []
     for norm in (0.0, 1e-3):
-        settings = LoopSettings(steps=1, batch=4, max_grad_norm=norm)
+        settings = dataclasses.replace(SETTINGS, samples=4, max_grad_norm=norm)
         loop = make(
             f"norm-{norm}",
             settings,
@@ -129,7 +131,7 @@ def test_the_gradient_is_clipped(make):
 def test_the_learning_rate_of_the_resumed_run_counts(make):
     with pytest.raises(Killed):
         make(dies_at=4).run()
-    loop = make(optimizer=lambda m: adamw(m, 5e-2, 0.1))
+    loop = make(settings=dataclasses.replace(SETTINGS, lr=5e-2))
     assert loop.resume()
     loop.run()
     assert loop.lines[-1]["lr"] == 5e-2 * linear_decay(5, 6, 0.2)
@@ -146,11 +148,11 @@ def test_a_loss_that_is_not_finite_is_refused(make):
 
 
 def test_bad_input(make):
-    for wrong in ({"steps": 0}, {"batch": 0}, {"save_every": -1}, {"steps": 1.5}):
-        with pytest.raises(OptionError, match="positive integer"):
-            LoopSettings(**{**vars(SETTINGS), **wrong})
+    for wrong in ({"samples": 3}, {"batch": 0}, {"save_every": -1}, {"validate_every": 1.5}, {"bf16": 1}, {"lr": 0.0}):
+        with pytest.raises(OptionError, match=next(iter(wrong))):
+            dataclasses.replace(SETTINGS, **wrong)
     with pytest.raises(OptionError, match="takes gradients"):
-        adamw(nn.Linear(2, 2).requires_grad_(False), 1e-3, 0.0)
+        adamw(nn.Linear(2, 2).requires_grad_(False), SETTINGS)
     loop = make()
     save_checkpoint(loop.checkpoint, {"modules": {"model": {}}})
     with pytest.raises(OptionError, match="does not fit"):
@@ -186,7 +188,7 @@ def test_groups_of_the_optimizer():
             super().__init__()
             self.layer, self.tokenreduce = nn.Linear(3, 3), nn.Linear(3, 2)
 
-    groups = adamw(WithReducer(), 1e-3, 0.05, reducer_lr=10).param_groups
+    groups = adamw(WithReducer(), Recipe(lr=1e-3, weight_decay=0.05, reducer_lr=10)).param_groups
     assert [(group["weight_decay"], group["lr"], group["params"][0].ndim) for group in groups] == [
         (0.0, 1e-3, 1),
         (0.05, 1e-3, 2),

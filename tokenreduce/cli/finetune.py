@@ -14,7 +14,7 @@ from .options import device_of, parse_layers, parse_options
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
-    from ..train.finetune_run import FinetuneResult
+    from ..train.finetune import FinetuneResult
     from ..train.recipe import Recipe
 
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..measure.calibrate import options_for_share
     from ..tasks.loading import load_task
-    from ..train.finetune import check_trainable, summary
+    from ..train.finetune import check_trainable
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
@@ -98,7 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{task.name} with {_words(chosen)}, into {folder}", flush=True)
         found.append(train(task, chosen, folder, dataclasses.replace(recipe, seed=recipe.seed + turn)))
     if len(found) > 1:
-        print(f"best of each run: {summary(found)}")
+        best = sorted(100 * one.accuracy for one in found)
+        mean = sum(best) / len(best)
+        print(f"best of each run: {mean:.1f} % ({best[0]:.1f} to {best[-1]:.1f}, {len(best)} seeds)")
     folders = " ".join(f"--tuned {one.folder}" for one in found)
     own = "" if arguments.model is None else f" --model {name}"
     print(f"compare it with others: tokenreduce ablate{own} {folders}")
@@ -150,7 +152,7 @@ def report(line: Mapping[str, Any]) -> str:
         return (
             f"validation accuracy {_percent(line['accuracy'])} before training, {_percent(line['unreduced'])} unreduced"
         )
-    from ..train.progress import progress_text
+    from ..train.loop import progress_text
 
     evaluated = f"  accuracy {_percent(line['accuracy'])}" if "accuracy" in line else ""
     return progress_text({name: value for name, value in line.items() if name != "accuracy"}) + evaluated

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,44 +15,31 @@ from torch import Tensor, nn
 
 from ..errors import OptionError, TokenReduceError
 from .checkpoint import load_checkpoint, save_checkpoint
-from .progress import Progress
+from .recipe import LoopSettings
 
 B = TypeVar("B")
+REPORT_EVERY = 50  # steps
 SEED_STRIDE = 1_000_003  # between the seeds of runs
+NOT_TERMS = ("step", "steps", "lr", "samples_per_second", "seconds")
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """How a loop runs.
+@dataclass
+class Progress:
+    """What changes during a run, beside weights and optimizer; JSON-able. A subclass adds what its owner needs.
 
-    Args:
-        steps: in all.
-        batch: samples per step, for the reported speed.
-        seed: of all random draws.
-        save_every: steps between checkpoints: what a killed run loses at most.
-        evaluate_every: steps between evaluations; there is one after the last step, and a checkpoint after each.
-        report_every: steps between reports; there is one with every evaluation.
-        max_grad_norm: the gradient is clipped to this norm; 0 for no clipping.
-        bf16: losses are computed under autocast to bfloat16.
-
-    Raises:
-        OptionError: a count below 1.
+    Attributes:
+        step: steps behind it.
+        means: running means of the loss's terms and of ``"seconds"`` per step.
     """
 
-    steps: int
-    batch: int
-    seed: int = 0
-    save_every: int = 100
-    evaluate_every: int = 100
-    report_every: int = 50
-    max_grad_norm: float = 0.0
-    bf16: bool = False
+    step: int = 0
+    means: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every", "evaluate_every", "report_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} must be a positive integer, got {value!r}")
+    def advance(self, values: Mapping[str, float]) -> None:
+        """Count a step, with its terms."""
+        for name, value in values.items():
+            self.means[name] = 0.95 * self.means.get(name, value) + 0.05 * value
+        self.step += 1
 
 
 class Loop(Generic[B]):
@@ -64,7 +51,7 @@ class Loop(Generic[B]):
     Args:
         modules: what is trained, by name, on one device; in training mode during each step.
         optimizer: the learning rate of each group is its highest one.
-        settings: see :class:`LoopSettings`.
+        settings: batch, clipping, precision, seed, and when to save and to evaluate.
         checkpoint: file of the last checkpoint.
         schedule: ``schedule(step)`` gives the share of the highest learning rate, steps counted from 0.
         batch: ``batch(step)`` gives what a step trains on; random draws in it are seeded.
@@ -111,8 +98,8 @@ class Loop(Generic[B]):
         settings, progress = self.settings, self.progress
         while progress.step < settings.steps and not self.stop():
             self._step()
-            evaluated = progress.step == settings.steps or progress.step % settings.evaluate_every == 0
-            if evaluated or progress.step % settings.report_every == 0:
+            evaluated = progress.step == settings.steps or progress.step % settings.validate_every == 0
+            if evaluated or progress.step % REPORT_EVERY == 0:
                 self._report(evaluated)
             if evaluated or progress.step % settings.save_every == 0:
                 self.save()
@@ -185,3 +172,11 @@ class Loop(Generic[B]):
 def seed_draws(seed: int, step: int = -1) -> None:
     """Seed torch's random numbers for a step, or for what comes before the first one."""
     torch.manual_seed(seed * SEED_STRIDE + step + 1)
+
+
+def progress_text(line: Mapping[str, Any]) -> str:
+    """A report of the loop for people: step, terms of the loss, speed, minutes left."""
+    terms = " ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in NOT_TERMS)
+    left = (line["steps"] - line["step"]) * line["seconds"] / 60
+    speed = f"{line['samples_per_second']:.0f} samples/s"
+    return f"step {line['step']}/{line['steps']}  {terms}  {speed}  {left:.0f} min left"

@@ -7,16 +7,11 @@ from torch import nn
 
 from ..attachments.learnable import SUBMODULE
 from ..errors import OptionError
+from .recipe import LoopSettings
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float, reducer_lr: float = 1.0) -> torch.optim.AdamW:
+def adamw(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
     """AdamW with betas 0.9 and 0.98: matrices decay, vectors do not, and a reducer's new weights learn faster.
-
-    Args:
-        model: parameters that take no gradients are left out.
-        lr: highest learning rate.
-        weight_decay: of matrices.
-        reducer_lr: times ``lr`` for the weights of learnable reducers.
 
     Raises:
         OptionError: no parameter takes gradients.
@@ -27,15 +22,15 @@ def adamw(model: nn.Module, lr: float, weight_decay: float, reducer_lr: float = 
             groups.setdefault((SUBMODULE in name.split("."), parameter.ndim > 1), []).append(parameter)
     if not groups:
         raise OptionError("the model has no parameter that takes gradients; undo requires_grad_(False) first")
-    settings = [
+    options = [
         {
             "params": parameters,
-            "weight_decay": weight_decay if matrices else 0.0,
-            "lr": lr * (reducer_lr if new else 1.0),
+            "weight_decay": settings.weight_decay if matrices else 0.0,
+            "lr": settings.lr * (getattr(settings, "reducer_lr", 1.0) if new else 1.0),
         }
         for (new, matrices), parameters in sorted(groups.items())
     ]
-    return torch.optim.AdamW(settings, lr=lr, betas=(0.9, 0.98))
+    return torch.optim.AdamW(options, lr=settings.lr, betas=(0.9, 0.98))
 
 
 def linear_decay(step: int, steps: int, warmup: float) -> float:
