@@ -112,7 +112,7 @@ def test_gates_of_the_last_pass(tiny_vit, images):
 
 def test_padding_counts_as_0_and_protected_tokens_as_1():
     real = torch.tensor([[True, True, False]])
-    gate = Gate(torch.tensor([[0.0, 0.5, 0.7]], dtype=torch.bfloat16)).settled(1, real)
+    gate = Gate(torch.tensor([[0.0, 0.5, 0.7]], dtype=torch.bfloat16)).effective(1, real)
     assert gate.dtype == torch.float32
     assert gate.tolist() == [[1.0, 0.5, 0.0]]
 

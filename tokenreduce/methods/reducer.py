@@ -95,8 +95,8 @@ class BaseReducer(SiteReducer):
             dataclass(frozen=True, kw_only=True, repr=False)(cls)
         except ValueError as error:  # a list or a dict as a default
             raise UnfitReducerError(
-                f"an option of {cls.__name__} has a {error}; options do not change once they are given: take a tuple, or "
-                "None and fill it in a property"
+                f"an option of {cls.__name__} has a {error}; options do not change once they are given: use a tuple, "
+                "or None"
             ) from error
         for name, default in _defaults(cls).items():
             if default is MISSING:
@@ -146,7 +146,7 @@ class BaseReducer(SiteReducer):
         return self.layers(Backbone("vision", depth, ("image",), frozenset(SIGNALS), False, "a model"))
 
     def check_sites(self, sites: int) -> None:
-        """Raise :class:`OptionError` when a budget does not fit: a list with more entries than there are acting sites."""
+        """Raise :class:`OptionError` when a budget does not fit the acting sites: a list with more entries, a rule."""
         for name, budget in self.budgets().items():
             budget.check(sites, name)
             if budget.rule is not None:

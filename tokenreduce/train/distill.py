@@ -61,11 +61,11 @@ def distill(
     if teacher is not None:
         _check_apart(handle.model, teacher)
         teacher.requires_grad_(False).eval()
-    plain = None if teacher is None else _unreducing(teacher)
+    plain = None if teacher is None else _identity_attachment(teacher)
     return Distillation(handle, teacher, weights, float(temperature), read, plain)
 
 
-def _unreducing(teacher: nn.Module) -> Attachment | None:
+def _identity_attachment(teacher: nn.Module) -> Attachment | None:
     """An attachment that reduces nothing, not on the model yet; None for one that no adapter takes, or that has one."""
     registry = default_registry()
     baseline = [name for name, e in registry.reducers.items() if getattr(e.spec, "role", "") == "baseline"]
@@ -85,6 +85,6 @@ def _check_apart(student: nn.Module, teacher: nn.Module) -> None:
     own = {id(p) for p in student.parameters()}
     if any(id(p) in own for p in teacher.parameters()):
         raise OptionError(
-            "the teacher shares weights with the student, which would be frozen with it; leave teacher out to be "
-            "taught by the same weights without reduction, or pass copy.deepcopy(model), made before attach"
+            "the teacher shares weights with the student, which would be frozen with it; leave teacher out to learn "
+            "from the same weights without reduction, or pass copy.deepcopy(model), made before attach"
         )
