@@ -37,7 +37,7 @@ def render_report(result: Result) -> str:
     environment = _environment()
     table = columns(result)
     drawn = lines(result)
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         headline=headline(result),
         facts=facts(result.setup),
         command=command(result.setup),
