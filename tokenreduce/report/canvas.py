@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 INK, SOFT, RULE, PAPER = "#1b1d22", "#5d626d", "#d9dbe0", "#ffffff"
 LINES = ("#0b62a8", "#c04a00", "#00795a", "#9a3d8d", "#8f6a00", "#b8324f", "#3a7f92", "#6150c4")
 # Drawn in the colours of a bright page; in a page each one is a variable that a dark page sets otherwise.
-VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--line", PAPER: "--paper"} | {c: f"--c{i}" for i, c in enumerate(LINES)}
+VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--line", PAPER: "--paper"}
+VARIABLES |= {colour: f"--c{place}" for place, colour in enumerate(LINES)}
 FONT = "DejaVu Sans"  # comes with matplotlib
 STYLE = {
     "figure.dpi": 72,  # a point is a pixel
@@ -85,7 +86,8 @@ def inline_svg(figure: Figure, words: str, key: str, class_: str = "chart", imag
     with rc_context({"svg.hashsalt": key}):
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     made = ET.fromstring(stream.getvalue())
-    used = set(re.findall(r"#([\w-]+)", " ".join(v for e in made.iter() for k, v in e.items() if k not in ("id", "style"))))
+    named = " ".join(value for part in made.iter() for name, value in part.items() if name != "id")
+    used = set(re.findall(r"#([\w-]+)", named))
     seen = {"role": "img", "aria-label": clean(words)} if words else {"aria-hidden": "true"}
     root = ET.Element(f"{{{SVG}}}svg", {"class": class_, "viewBox": made.attrib["viewBox"], **seen})
     if image:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 1e12  # beyond it a number is drawn no more
+MOST = 1e12  # larger numbers are left out
+HEIGHT = 190.0  # of a drawing of tokens by layer
 
 
 def against_throughput(result: Result) -> str:
@@ -41,7 +42,7 @@ def tokens_by_layer(result: Result) -> list[tuple[str, str]]:
     sites = [site for row in result.rows if row.failed is None for site in row.sites]
     depth = {stack: 1 + max(s.layer for s in sites if s.stack == stack) for stack in {site.stack for site in sites}}
     most = max((site.tokens_in for site in sites), default=0)
-    drawings = []
+    drawings: list[tuple[str, str]] = []
     for line in lines(result):
         stacks = list(dict.fromkeys(site.stack for row in line.rows for site in row.sites))
         for stack in stacks if line.rows[0].role != "baseline" else []:
@@ -57,7 +58,7 @@ def swatch(line: Line, key: str) -> str:
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 30), ylim=(0, 14))
         axes.set_axis_off()
         axes.plot([1, 29], [7, 7], color=line.colour, linestyle=line.dash, linewidth=1.8)
-        axes.plot([15], [7], marker=line.marker, color=line.colour, markersize=line.size, markeredgecolor=PAPER)
+        axes.plot([15], [7], **_marker(line))
         return inline_svg(figure, "", key, class_="swatch")
 
 
@@ -79,30 +80,33 @@ def courses(row: Row, stack: str, depth: int) -> dict[str, list[tuple[float, flo
 def _accuracy(
     result: Result, key: str, across: Callable[[Row], float | None], name: str, better: Callable[[float, float], bool]
 ) -> str:
-    drawn: list[tuple[Line, list[tuple[Row, float, float]]]] = []
-    for line in lines(result):
-        known = [(row, across(row), finite(row.accuracy)) for row in line.rows]
-        found = [(row, x, 100 * y) for row, x, y in known if x is not None and y is not None and abs(x) < MOST and abs(y) < MOST]
-        if found:
-            drawn.append((line, found))
+    drawn = [(line, found) for line in lines(result) if (found := _points(line, across))]
     points = [(x, y) for _, found in drawn for _, x, y in found]
     if not points:
         return ""
     with look():
         figure, axes = _axes(410, 330, name, "accuracy (%)")
         axes.margins(0.07, 0.1)
-        front = pareto(points, better)
-        axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=INK, alpha=0.17, linewidth=7, solid_capstyle="round")
+        style: dict[str, Any] = {
+            "drawstyle": "steps-post",
+            "color": INK,
+            "alpha": 0.17,
+            "linewidth": 7,
+            "solid_capstyle": "round",
+        }
+        axes.plot(*zip(*pareto(points, better), strict=True), **style)
         for line, found in drawn:
-            axes.plot([x for _, x, _ in found], [y for *_, y in found], color=line.colour, linestyle=line.dash, linewidth=1.7)
+            axes.plot(
+                [x for _, x, _ in found], [y for *_, y in found], color=line.colour, linestyle=line.dash, linewidth=1.7
+            )
             for row, x, _ in found:
-                if interval(row.interval):
-                    axes.plot([x, x], [100 * end for end in row.interval or ()], color=line.colour, alpha=0.45, linewidth=1.2)
-        for line, found in drawn:  # markers lie above every line
+                ends = [100 * end for end in row.interval or ()] if interval(row.interval) else []
+                axes.plot([x] * len(ends), ends, color=line.colour, alpha=0.45, linewidth=1.2)
+        for line, found in drawn:  # after every line, so that none crosses a marker
             for row, x, y in found:
-                axes.plot([x], [y], marker=line.marker, markersize=line.size, color=line.colour, markeredgecolor=PAPER, gid=say(_said(row)))
+                axes.plot([x], [y], gid=say(_said(row)), **_marker(line))
         names = [(one_line(line.name, 24), line.colour, [(x, y) for _, x, y in found[::-1]]) for line, found in drawn]
-        write_names(axes, names, points)
+        write_names(figure, axes, names, points)
         return inline_svg(figure, f"accuracy against {name}, {len(points)} rows", key)
 
 
@@ -110,28 +114,40 @@ def _steps(line: Line, stack: str, depth: int, most: int, key: str) -> str:
     """The rows of a variant in one stack, the more is gone the stronger the line."""
     rows = [row for row in line.rows if any(site.stack == stack for site in row.sites)]
     with look():
-        figure, axes = _axes(280, 190, "layer", "tokens")
+        figure, axes = _axes(280, HEIGHT, "layer", "tokens")
         ends = []
-        for index, row in enumerate(rows):
-            strength = 1.0 if len(rows) == 1 else 0.4 + 0.6 * index / (len(rows) - 1)
+        for place, row in enumerate(rows):
+            strength = 1.0 if len(rows) == 1 else 0.4 + 0.6 * place / (len(rows) - 1)
             for stream, course in courses(row, stack, depth).items():
-                image = "image" in stream
                 x, y = zip(*course, strict=True)
                 words = f"{one_line(row.name)}, {one_line(stream)}: {number(y[0])} to {number(y[-1])} tokens"
-                axes.plot(x, y, color=line.colour, alpha=strength, linestyle="-" if image else ":", linewidth=1.8, gid=say(words))
-                ends += [y[-1]] if image else []
+                dash = "-" if "image" in stream else ":"
+                axes.plot(x, y, gid=say(words), color=line.colour, alpha=strength, linestyle=dash, linewidth=1.8)
+                ends += [y[-1]] if "image" in stream else []
         axes.set(xlim=(0, depth), ylim=(0, 1.08 * most or 1))
-        _write_ends(axes, depth, ends, 1.08 * most / 190)
+        _write_ends(axes, depth, ends)
         return inline_svg(figure, f"tokens after each layer of {one_line(stack)}: {one_line(line.name)}", key)
 
 
-def _write_ends(axes: Axes, depth: int, ends: Sequence[float], pixel: float) -> None:
+def _write_ends(axes: Axes, depth: int, ends: Sequence[float]) -> None:
     """Counts at the right ends of the lines, those that would lie on another one left out."""
-    last = float("-inf")
+    last, room = float("-inf"), 15 / HEIGHT * axes.get_ylim()[1]
+    style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": SOFT, "fontsize": 10}
     for y in sorted(ends):
-        if y - last >= 15 * pixel:
-            axes.annotate(number(y), (depth, y), (5, 0), textcoords="offset points", va="center", color=SOFT, fontsize=10)
+        if y - last >= room:
+            axes.annotate(number(y), (depth, y), (5, 0), **style)
             last = y
+
+
+def _points(line: Line, across: Callable[[Row], float | None]) -> list[tuple[Row, float, float]]:
+    """Those rows of a line that have a place in a chart."""
+    known = [(row, across(row), finite(row.accuracy)) for row in line.rows]
+    return [(row, x, 100 * y) for row, x, y in known if x is not None and y is not None and max(abs(x), abs(y)) < MOST]
+
+
+def _marker(line: Line) -> dict[str, Any]:
+    size = {"*": 12.0, "D": 6.5, "s": 7.0}.get(line.marker, 8.0)  # so that all look alike in size
+    return {"marker": line.marker, "markersize": size, "color": line.colour, "markeredgecolor": PAPER}
 
 
 def _axes(width: float, height: float, across: str, up: str) -> tuple[Figure, Axes]:
@@ -140,8 +156,8 @@ def _axes(width: float, height: float, across: str, up: str) -> tuple[Figure, Ax
     axes.set_xlabel(across)
     axes.set_title(up, loc="left")
     axes.ticklabel_format(style="plain", useOffset=False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(nbins=5, integer=across == "layer")
+    axes.locator_params(nbins=5)
+    axes.locator_params("x", integer=across == "layer")
     return figure, axes
 
 
@@ -153,6 +169,6 @@ def _said(row: Row) -> str:
     """A point in words."""
     between = f" ({interval(row.interval)})" if interval(row.interval) else ""
     speed, work = throughput(_throughput(row)), macs(row.macs)
-    parts: list[Any] = [f"{one_line(row.name)}: {percent(row.accuracy)}{between}", level(row)]
+    parts = [f"{one_line(row.name)}: {percent(row.accuracy)}{between}", level(row)]
     parts += ["" if speed == NONE else f"{speed} samples/s", "" if work == NONE else f"{work} multiply-adds"]
     return ", ".join(part for part in parts if part)

@@ -9,7 +9,7 @@ from ..lab.result import Picture
 from .canvas import INK, PAPER, SOFT, look, new_figure
 from .fonts import families
 from .formatting import mark, one_line, wrapped
-from .patch_view import GREY, draw_patches
+from .patch_view import GREY, decode, draw_patches
 from .regions import PALETTE, Regions, regions
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class _Text:
 
     def write(self, x: float, y: float, words: str, size: float, weight: str = "normal", colour: str = INK) -> float:
         """Returns where the words end."""
-        look = {"fontsize": size, "fontweight": weight, "fontfamily": self.fonts, "color": colour}
-        made = self.figure.text(*self.share(x, y), words, va="baseline", **look)
+        style: dict[str, Any] = {"fontsize": size, "fontweight": weight, "fontfamily": self.fonts, "color": colour}
+        made = self.figure.text(*self.share(x, y), words, va="baseline", **style)
         return float(made.get_window_extent().x1 * 72 / self.figure.dpi)
 
     def share(self, x: float, y: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from .canvas import FONT
 
 
 def families(text: str) -> list[str]:
-    """Names of fonts that between them have the letters of a text, as far as any installed one does; the usual first."""
+    """Names of fonts that between them have the letters of a text, as far as installed ones do; the usual one first."""
     from matplotlib import font_manager
 
     manager, found = font_manager.fontManager, [FONT]

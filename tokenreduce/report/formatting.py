@@ -77,7 +77,7 @@ def size(value: Any) -> str:
     """Bytes: ``41 MiB``, ``1.3 GiB``."""
     known = finite(value)
     unit, name = next(((unit, name) for unit, name in _BYTES if (known or 0) >= unit), (1, "B"))
-    return NONE if known is None else f"{number(known / unit, int(1 < unit and known < 10 * unit))} {name}"
+    return NONE if known is None else f"{number(known / unit, int(unit > 1 and known < 10 * unit))} {name}"
 
 
 def macs(value: Any) -> str:

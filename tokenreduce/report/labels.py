@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
 Point = tuple[float, float]
 
 
 def write_names(
-    axes: Axes, wanted: Sequence[tuple[str, str, Sequence[Point]]], taken: Sequence[Point], clear: float = 5
+    figure: Figure,
+    axes: Axes,
+    wanted: Sequence[tuple[str, str, Sequence[Point]]],
+    taken: Sequence[Point],
+    clear: float = 5,
 ) -> list[Annotation | None]:
     """Write names beside points; one that would hide a marker or another name at every place is left out.
 
@@ -26,20 +31,19 @@ def write_names(
     """
     from matplotlib.transforms import Bbox
 
-    axes.figure.draw_without_rendering()  # so that it is known where everything is
+    figure.draw_without_rendering()  # so that it is known where everything is
     room = axes.get_window_extent()
     boxes = [Bbox.from_extents(x, y, x, y).padded(clear) for x, y in axes.transData.transform(list(taken))]
     written: list[Annotation | None] = []
     for name, colour, points in wanted:
         found = None
-        for place in _places(points):
-            point, offset, across, up = place
-            made = axes.annotate(
-                name, point, offset, textcoords="offset points", ha=across, va=up, color=colour, weight="bold"
-            )
+        for point, offset, across, up in _places(points):
+            look: dict[str, Any] = {"ha": across, "va": up, "color": colour, "weight": "bold"}
+            made = axes.annotate(name, point, offset, textcoords="offset points", **look)
             made.set_in_layout(False)
             box = made.get_window_extent()
-            if room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1 and not box.count_overlaps(boxes):
+            inside = all(room.contains(*corner) for corner in (box.p0, box.p1))
+            if inside and not box.count_overlaps(boxes):
                 boxes.append(box)
                 found = made
                 break

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 
-from ..lab.result import BatchTiming, Result, Row
+from ..lab.result import Result, Row
 from .formatting import NONE, finite, interval, macs, number, p_value, percent, points, seconds, size, throughput
 from .series import level, measure
 
@@ -78,8 +79,8 @@ def _columns(rows: list[Row]) -> list[tuple[str, str, Callable[[Row], Cell]]]:
         ("", "change", _change),
         ("", "to control", _to_control),
         ("", "tokens left", _tokens),
-        ("", "MACs", lambda row: Cell(macs(row.macs), "" if finite(row.macs_share) is None else percent(row.macs_share, 0))),
-        *(("Speed-up", f"batch {batch}", lambda row, batch=batch: _speed(row.pace(batch))) for batch in batches),  # type: ignore[misc]
+        ("", "MACs", _macs),
+        *(("Speed-up", f"batch {batch}", partial(_speed, batch=batch)) for batch in batches),
         (of_batch, "inference", lambda row: Cell(size(row.peak_memory_bytes))),
         (of_batch, "training", lambda row: Cell(size(row.training_memory_bytes))),
         ("", "overhead", lambda row: Cell(percent(row.overhead))),
@@ -120,8 +121,13 @@ def _tokens(row: Row) -> Cell:
     return Cell(number(row.tokens), apart if len(row.tokens_by_stream) > 1 else "")
 
 
-def _speed(pace: BatchTiming | None) -> Cell:
+def _macs(row: Row) -> Cell:
+    return Cell(macs(row.macs), "" if finite(row.macs_share) is None else percent(row.macs_share, 0))
+
+
+def _speed(row: Row, batch: int) -> Cell:
     """Speed-up and its spread; below it the time of one sample, or samples per second."""
+    pace = row.pace(batch)
     ratio = measure(pace, "speedup")
     if pace is None or ratio is None:
         return Cell(NONE)

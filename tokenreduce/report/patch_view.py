@@ -56,16 +56,16 @@ def draw_patches(axes: Axes, picture: Picture, found: Regions, width: float) -> 
     _fill(axes, found.gone, GREY, VEIL)
     strokes = [(column + 0.3, row + 0.7, column + 0.7, row + 0.3) for row, column in found.gone]
     _stroke(axes, strokes, SOFT, max(0.5, thin), 0.55)
-    for colour, strength, alpha in (("#000000", 2.6, 0.45), ("#ffffff", 1.2, 0.9)):
-        _add(axes, _squares(found.kept, 0.04), facecolor="none", edgecolor=colour, linewidth=strength * thin, alpha=alpha)
+    for colour, strength, alpha in (("#000000", 2.6 * thin, 0.45), ("#ffffff", 1.2 * thin, 0.9)):
+        _add(axes, _squares(found.kept, 0.04), facecolor="none", edgecolor=colour, linewidth=strength, alpha=alpha)
 
     cells: dict[str, list[Cell]] = {}
     borders: dict[str, list[Segment]] = {}
     for members, number in zip(found.merged, colours(found.merged), strict=True):
         cells.setdefault(PALETTE[number], []).extend(members)
         borders.setdefault(PALETTE[number], []).extend(outline(members, 0.75 * thick / unit))
-    for colour, members in cells.items():
-        _fill(axes, members, colour, TINT)
+    for colour, of_colour in cells.items():
+        _fill(axes, of_colour, colour, TINT)
     _stroke(axes, [piece for pieces in borders.values() for piece in pieces], DARK, 1.6 * thick)
     for colour, pieces in borders.items():
         _stroke(axes, pieces, colour, thick)

@@ -30,11 +30,6 @@ class Line:
     marker: str
     dash: Any
 
-    @property
-    def size(self) -> float:
-        """Of the marker, so that all look alike in size."""
-        return {"*": 12.0, "D": 6.5, "s": 7.0}.get(self.marker, 8.0)
-
 
 def lines(result: Result) -> list[Line]:
     """A line per variant in the order of the result; rows that failed are left out, a line without rows too.
