@@ -34,7 +34,7 @@ def test_tables(run, files):
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
         "100.0 % → 40.0 %",
-        "-60.0 [",
+        "−60.0 [",
         "< 0.001",
         "[bold]gone (only in A)",
         "new (only in B)",

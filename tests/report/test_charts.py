@@ -1,5 +1,6 @@
-"""What charts are made of: scales, the Pareto front, labels, numbers in words."""
+"""What charts are made of: lines, the Pareto front, names that hide nothing, SVG that a page can hold."""
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -7,15 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenreduce.lab.result import Result
-from tokenreduce.report.charts import against_macs, against_throughput
-from tokenreduce.report.formatting import macs, number, one_line, p_value, percent, points, seconds, size
-from tokenreduce.report.label_layout import place_labels
+from tokenreduce.report.canvas import LINES, VARIABLES, inline_svg, look, new_figure, say
+from tokenreduce.report.charts import against_macs, against_throughput, courses, swatch, tokens_by_layer
+from tokenreduce.report.labels import write_names
 from tokenreduce.report.series import lines, pareto
-from tokenreduce.report.svg import round_step, scale, tick_words
-from tokenreduce.report.token_steps import courses, tokens_by_layer
 
 LAWS = settings(deadline=None, database=None, derandomize=True, max_examples=60)
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20)
+
+
+def all_drawings(result):
+    swatches = [swatch(line, f"swatch-{i}") for i, line in enumerate(lines(result))]
+    return [against_throughput(result), against_macs(result), *swatches, *(svg for _, svg in tokens_by_layer(result))]
 
 
 @LAWS
@@ -31,56 +35,93 @@ def test_nothing_beats_a_point_of_the_front_and_every_other_is_beaten(drawn):
     assert [y for _, y in front] == sorted(y for _, y in front)
 
 
-@LAWS
-@given(st.lists(st.floats(-1e9, 1e9), max_size=8))
-def test_a_scale_holds_its_values(values):
-    made = scale(values, 10, 110)
-    assert all(10 - 1e-6 <= made(value) <= 110 + 1e-6 for value in values)
-    assert 2 <= len(made.ticks) <= 12 and len(set(tick_words(made.ticks))) == len(made.ticks)
+@settings(LAWS, max_examples=12)
+@given(POINTS)
+def test_names_hide_no_marker_and_no_other_name(points):
+    with look():
+        figure = new_figure(400, 300, layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(*zip(*points, strict=True), "o")
+        wanted = [(f"name {i}", "#000000", [point]) for i, point in enumerate(points)]
+        written = write_names(figure, axes, wanted, points)
+        assert len(written) == len(points) and written[0] is not None
+        figure.draw_without_rendering()
+        boxes = [name.get_window_extent() for name in written if name is not None]
+        room = axes.get_window_extent()
+        for place, box in enumerate(boxes):
+            assert not box.count_overlaps(boxes[:place])
+            assert room.x0 <= box.x0 < box.x1 <= room.x1 and room.y0 <= box.y0 < box.y1 <= room.y1
+            assert not any(box.contains(*point) for point in axes.transData.transform(points))
+        assert write_names(figure, axes, [("x" * 200, "#000000", points)], points) == [None]
 
 
-def test_round_steps():
-    assert [round_step(value) for value in (0.9, 1, 1.1, 3, 7, 0.03)] == [1, 1, 2, 5, 10, pytest.approx(0.05)]
-    assert tick_words((0.0, 0.05, 0.1)) == ["0.00", "0.05", "0.10"]
-    assert tick_words((-20.0, 0.0, 20.0)) == ["−20", "0", "20"]
-
-
-def test_labels_keep_clear_of_each_other():
-    room = (0.0, 0.0, 400.0, 300.0)
-    spots = [(200.0, 150.0 + 3 * i) for i in range(12)]
-    labels = place_labels([(f"name {i}", [spot]) for i, spot in enumerate(spots)], spots, room, 12)
-    assert sum(label is not None for label in labels) >= 2
-    rows = [(round(label.x), round(label.y)) for label in labels if label is not None]
-    assert len(rows) == len(set(rows))
-    assert place_labels([("x" * 200, [(10.0, 10.0)])], [], room, 12) == [None]
-
-
-def test_charts_have_a_sign_per_row(full):
+def test_charts_have_a_marker_per_row_and_say_what_it_is(full):
     for chart in (against_throughput(full), against_macs(full)):
         root = ET.fromstring(chart)
-        signs = [e for e in root.iter() if e.tag.endswith("path") and "transform" in e.attrib]
-        assert len(signs) == len(full.rows) - 1  # one failed
-        assert root.attrib["role"] == "img" and root.attrib["viewBox"]
+        said = [e.text for e in root.iter("{http://www.w3.org/2000/svg}title")]
+        assert len(said) == len(full.rows) - 1  # one failed
+        assert "first @ 0.2: 86.0 % (84.0 to 88.0), 20 % gone, 80.0 samples/s, 270 M multiply-adds" in said
+        assert root.attrib["role"] == "img" and root.attrib["viewBox"] and root.attrib["aria-label"]
+        names = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"none", "random", "accuracy (%)"} <= set(names)  # text is text
     assert against_macs(Result([], {})) == ""
+
+
+def test_drawings_can_stand_in_one_page(full):
+    drawings = all_drawings(full)
+    assert drawings == all_drawings(full)  # no date, no draw
+    ids = [found for svg in drawings for found in re.findall(r' id="([^"]*)"', svg)]
+    assert ids and len(ids) == len(set(ids))
+    for svg in drawings:
+        own = set(re.findall(r' id="([^"]*)"', svg))
+        assert set(re.findall(r'(?:href="|url\()#([\w-]+)', svg)) == own
+        assert "<style" not in svg and "metadata" not in svg and "DOCTYPE" not in svg and "DejaVu" not in svg
+
+
+def test_every_colour_follows_the_page(full):
+    for svg in all_drawings(full):
+        bare = re.sub(r"var\(--[\w-]+, #[0-9a-f]{6}\)", "", svg)
+        assert not re.search(r"#[0-9a-f]{6}\b(?!\d)", re.sub(r'(href="|url\(|id=")#?\w+', "", bare))
+    assert len(set(VARIABLES.values())) == len(VARIABLES) == len(LINES) + 4
+
+
+def test_words_of_a_result_stay_words():
+    nasty = "<b>&\"' $x_1$ #0b62a8 \x1b[31m \ud800 </title></svg>"
+    with look():
+        figure = new_figure(100, 100)
+        figure.text(0, 0, "$\\frac{1 #0b62a8 </text>")
+        figure.add_subplot().plot([1, 2], gid=say(nasty))
+        root = ET.fromstring(inline_svg(figure, nasty, "key"))
+    texts = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "$\\frac{1 #0b62a8 </text>" in texts
+    title = next(e.text for e in root.iter("{http://www.w3.org/2000/svg}title"))
+    assert title == root.attrib["aria-label"] == "<b>&\"' $x_1$ #0b62a8 \ufffd[31m \ufffd </title></svg>"
+
+
+def test_the_users_own_settings_change_nothing(full):
+    import matplotlib
+
+    before = against_macs(full)
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black", "svg.fonttype": "path"}):
+        assert against_macs(full) == before
+        assert matplotlib.rcParams["text.usetex"]
+
+
+@pytest.mark.parametrize("odd", [1e300, 1e-300, -5.0, float("nan"), 10**400])
+def test_numbers_that_no_chart_can_hold_are_left_out(row, odd):
+    rows = [row("plain", variant="plain"), row("odd", variant="odd", accuracy=0.5, macs=odd, interval=(odd, odd))]
+    for chart in (against_macs(Result(rows, {})), against_throughput(Result(rows, {}))):
+        assert "plain: 90.0 %" in chart
 
 
 def test_lines_are_told_apart_by_more_than_colour(row):
     found = lines(Result([row(f"r{i}") for i in range(24)], {}))
-    assert len({(line.colour, line.sign, line.dash) for line in found}) == 24
+    assert len({(line.colour, line.marker, str(line.dash)) for line in found}) == 24
 
 
 def test_steps_follow_the_sites(full, row):
-    names = [name for name, _ in tokens_by_layer(full)]
-    assert names == ["random", "first", "second"]
+    drawings = dict(tokens_by_layer(full))
+    assert list(drawings) == ["random", "first", "second"]
+    assert "first @ 0.6, image: 32 to 16 tokens" in drawings["first"]
     course = courses(row("x"), "encoder", 4)
     assert course == {"image": [(0.0, 32.0), (1.5, 32.0), (1.5, 16.0), (4.0, 16.0)]}
-
-
-def test_numbers_in_words():
-    assert number(-0.04, 1, sign=True) == "+0.0" and number(-1234.5, 1) == "−1,234.5" and number(None) == "–"
-    assert percent(0.978) == "97.8 %" and points(-0.032) == "−3.2" and percent(float("nan")) == "–"
-    assert macs(374_000_000) == "374 M" and macs(8.71e9) == "8.71 G" and macs(12) == "12"
-    assert size(41 * 2**20) == "41 MiB" and size(3 * 2**30) == "3.0 GiB" and size(5) == "5 B"
-    assert seconds(0.0123) == "12.3 ms" and seconds(2) == "2.00 s" and seconds(0.5) == "500 ms"
-    assert p_value(0.0001) == "p < 0.001" and p_value(0.0123) == "p = 0.012" and p_value(None) == ""
-    assert one_line(" a\n b\x00", 0) == "a b\ufffd" and one_line("abcdef", 4) == "abc…"
