@@ -58,6 +58,20 @@ def test_json(run, files):
     assert any("machine" in line for line in document["differences"])
 
 
+def test_json_on_standard_output_is_alone_there(run, files):
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), "--json", "-")
+    assert done.returncode == 0 and "[bold]gone" in done.stderr
+    assert [change["name"] for change in json.loads(done.stdout)["changes"]] == ["a", "[bold]gone", "new"]
+
+
+@pytest.mark.parametrize("width", ["50", "80"])
+def test_narrow_terminals_cut_nothing(run, files, width):
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), COLUMNS=width)
+    assert "…" not in done.stdout
+    for words in ("100.0 % → 40.0 %", "−60.0 [", "< 0.001", "1.00 G", "4.00 ± 0.00"):
+        assert words in done.stdout
+
+
 def test_the_same_twice(run, files):
     done = run("compare", str(files / "a.json"), str(files / "a.json"))
     assert (done.returncode, done.stderr) == (0, "")
