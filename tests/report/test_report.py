@@ -214,6 +214,7 @@ def test_each_part_of_the_setup_may_be_missing(full, missing):
         {"sites": [SiteTokens("a", 0, "text+image", 0, 0)], "macs": 0, "tokens": 0},
         {"accuracy": 0.0, "interval": (0.0, 0.0), "macs": 10**15},
         {"ratio": 0.5, "target_macs": 0.5, "input_size": (24, 32)},
+        {"sites": [SiteTokens("a", 0, "image", 10**400, 3)], "ratio": 1e308, "interval": (-1e308, 1e308)},
         {"role": "baseline"},
         {"role": "control"},
         {"name": "", "variant": ""},

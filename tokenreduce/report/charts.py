@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..lab.result import Result, Row
+from ..lab.result import Result, Row, SiteTokens
 from .canvas import INK, PAPER, SOFT, inline_svg, look, new_figure, say
 from .formatting import NONE, finite, interval, macs, number, one_line, percent, throughput
 from .labels import write_names
@@ -39,12 +39,12 @@ def against_macs(result: Result) -> str:
 
 def tokens_by_layer(result: Result) -> list[tuple[str, str]]:
     """Steps of the token counts, one drawing per variant and stack: (name, SVG); rows without sites are left out."""
-    sites = [site for row in result.rows if row.failed is None for site in row.sites]
+    sites = [site for row in result.rows if row.failed is None for site in _sites(row)]
     depth = {stack: 1 + max(s.layer for s in sites if s.stack == stack) for stack in {site.stack for site in sites}}
     most = max((site.tokens_in for site in sites), default=0)
     drawings: list[tuple[str, str]] = []
     for line in lines(result):
-        stacks = list(dict.fromkeys(site.stack for row in line.rows for site in row.sites))
+        stacks = list(dict.fromkeys(site.stack for row in line.rows for site in _sites(row)))
         for stack in stacks if line.rows[0].role != "baseline" else []:
             name = f"{line.name}, {stack}" if len(stacks) > 1 else line.name
             drawings.append((name, _steps(line, stack, depth[stack], most, f"steps-{len(drawings)}")))
@@ -65,7 +65,7 @@ def swatch(line: Line, key: str) -> str:
 def courses(row: Row, stack: str, depth: int) -> dict[str, list[tuple[float, float]]]:
     """Corners (layer, tokens) of each stream of a row that changes; the image stream in any case."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for site in sorted((site for site in row.sites if site.stack == stack), key=lambda site: site.layer):
+    for site in sorted(_sites(row, stack), key=lambda site: site.layer):
         course = found.setdefault(site.stream, [(0.0, float(site.tokens_in))])
         course += [(site.layer + 0.5, course[-1][1]), (site.layer + 0.5, float(site.tokens_out))]
     for course in found.values():
@@ -100,7 +100,7 @@ def _accuracy(
                 [x for _, x, _ in found], [y for *_, y in found], color=line.colour, linestyle=line.dash, linewidth=1.7
             )
             for row, x, _ in found:
-                ends = [100 * end for end in row.interval or ()] if interval(row.interval) else []
+                ends = [100 * end for end in row.interval or () if _fits(end)]
                 axes.plot([x] * len(ends), ends, color=line.colour, alpha=0.45, linewidth=1.2)
         for line, found in drawn:  # after every line, so that none crosses a marker
             for row, x, y in found:
@@ -112,7 +112,7 @@ def _accuracy(
 
 def _steps(line: Line, stack: str, depth: int, most: int, key: str) -> str:
     """The rows of a variant in one stack, the more is gone the stronger the line."""
-    rows = [row for row in line.rows if any(site.stack == stack for site in row.sites)]
+    rows = [row for row in line.rows if _sites(row, stack)]
     with look():
         figure, axes = _axes(280, HEIGHT, "layer", "tokens")
         ends = []
@@ -141,8 +141,19 @@ def _write_ends(axes: Axes, depth: int, ends: Sequence[float]) -> None:
 
 def _points(line: Line, across: Callable[[Row], float | None]) -> list[tuple[Row, float, float]]:
     """Those rows of a line that have a place in a chart."""
-    known = [(row, across(row), finite(row.accuracy)) for row in line.rows]
-    return [(row, x, 100 * y) for row, x, y in known if x is not None and y is not None and max(abs(x), abs(y)) < MOST]
+    known = [(row, across(row), row.accuracy) for row in line.rows]
+    return [(row, x, 100 * y) for row, x, y in known if x is not None and y is not None and _fits(x, y)]
+
+
+def _sites(row: Row, stack: str | None = None) -> list[SiteTokens]:
+    """The row's sites, or those of one stack."""
+    known = [site for site in row.sites if _fits(site.layer, site.tokens_in, site.tokens_out)]
+    return [site for site in known if stack is None or site.stack == stack]
+
+
+def _fits(*values: float) -> bool:
+    """Whether a chart can hold these numbers."""
+    return all((known := finite(value)) is not None and abs(known) < MOST for value in values)
 
 
 def _marker(line: Line) -> dict[str, Any]:

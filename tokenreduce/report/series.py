@@ -8,7 +8,7 @@ from typing import Any
 
 from ..lab.result import BatchTiming, Result, Row
 from .canvas import INK, LINES, SOFT
-from .formatting import finite, percent
+from .formatting import finite
 
 DASHES: tuple[Any, ...] = ("-", (0, (4.5, 2)), (0, (1.5, 2)), (0, (6, 2, 1.5, 2)))
 MARKERS = "os^DvP"
@@ -67,7 +67,7 @@ def level(row: Row) -> str:
     """The row's level in words, "" where it has none."""
     for value, words in ((row.ratio, "gone"), (row.target_macs, "of MACs")):
         if (share := finite(value)) is not None:
-            return f"{percent(share, 0 if abs(100 * share - round(100 * share)) < 1e-6 else 1)} {words}"
+            return f"{100 * share:.3g} % {words}"
     return ""
 
 
