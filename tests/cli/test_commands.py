@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,9 @@ def test_info_of_an_adapter_and_a_task(run):
         (["ablate", "--set", "tomme.r=3"], ["tomme"]),
         (["ablate", "--json", "no/such/folder/x.json"], ["folder"]),
         (["ablate", "--report", "no/such/folder/x.html"], ["--report", "folder"]),
+        (["ablate", "--json", "/"], ["--json", "cannot be written", "Is a directory"]),
+        (["ablate", "--report", "/"], ["--report", "cannot be written", "Is a directory"]),
+        (["ablate", "--json", "-", "--report", "-"], ["--json - and --report -"]),
         (["ablate", "--ratios", "much"], ["0.1:0.6:0.1"]),
         (["ablate", "--match-macs", "1.5"], ["match_macs", "between 0 and 1"]),
         (["ablate", "--batch-sizes", "x"], ["--batch-sizes", "1,8,50"]),
@@ -87,7 +91,18 @@ def test_ablate_writes_table_and_json(run, tmp_path):
     args = ["--samples", "20", "--batch", "10", "--rounds", "1", "--store", str(tmp_path / "store")]
     done = run("ablate", *args, "--json", str(out))
     assert done.returncode == 0, done.stderr
-    for word in ("accuracy", "95 %", "tokens", "MACs", "samples", "speed-up", "own", "training", "pays from", "random"):
+    for word in (
+        "accuracy",
+        "95 %",
+        "tokens",
+        "MACs",
+        "samples",
+        "speed-up",
+        "overhead",
+        "training",
+        "pays from",
+        "random",
+    ):
         assert word in done.stdout
     document = json.loads(out.read_text())
     rows = {row["name"]: row for row in document["rows"]}
@@ -178,3 +193,34 @@ def test_a_report_is_written(run, tmp_path):
     for word in ("vilt-digits", "pumer", "data:image/png;base64", "<svg", "not counted"):
         assert word in text
     assert not re.search(r"""(src|href)=["']?https?:""", text)
+    assert done.stderr == ""
+
+
+ONE = (*QUICK, "--model", "clip-digits", "--reducers", "tome")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_json_is_alone_on_standard_output_and_a_full_disk_loses_nothing_else(run, tmp_path):
+    done = run("ablate", *ONE, "--json", "-", "--report", "/dev/full", "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    names = [row["name"] for row in json.loads(done.stdout)["rows"]]
+    assert names[0] == "none" and names[1].startswith("smaller input ") and names[2:] == ["random", "tome"]
+    assert "accuracy" in done.stderr and all(name in done.stderr for name in names)
+    assert "--report: /dev/full cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_trying_a_file_leaves_no_trace(tmp_path):
+    from tokenreduce.cli.output import check_writable
+
+    new, known = tmp_path / "new.json", tmp_path / "known.json"
+    known.write_text("kept")
+    for path in (new, known, Path("-"), None):
+        check_writable("--json", path)
+    assert not new.exists() and known.read_text() == "kept"
+
+
+def test_bars_of_other_libraries_are_quiet():
+    pytest.importorskip("tqdm")
+    code = "from tokenreduce.cli.output import quiet_progress_bars as quiet; quiet(); import tqdm; list(tqdm.tqdm([1]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -53,6 +53,7 @@ def test_a_picture_of_ones_own_and_a_reducer_per_stack(run, tmp_path):
         (["--sample", "0", "--set", "r"], ["OPTION=VALUE"]),
         (["--sample", "0", "--layers", "two"], ["2,5,8"]),
         (["--sample", "0", "--model", "vilt-digit"], ["'vilt-digits'"]),
+        (["--sample", "0", "--set", "reducer=evit"], ["--reducer"]),
     ],
 )
 def test_wrong_use_says_what_to_type(run, args, words):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..registry.registry import Entry, Registry, default_registry
+from ..report.formatting import clean, one_line
 from .options import parse_layers, parse_options
+from .output import check_writable, quiet_progress_bars, write
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -38,8 +40,11 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw the picture, print answers and token counts."""
     check_arguments(arguments)
+    quiet_progress_bars()
     registry = default_registry()
     options = parse_options(arguments.set)
+    if "reducer" in options:
+        raise OptionError("--set takes options of the reducer; name the reducer itself with --reducer")
     if arguments.layers is not None:
         options["layers"] = parse_layers(arguments.layers)
     if arguments.model is None and not registry.tasks:
@@ -66,16 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
     with attach_traced(tuned, chosen.pop("reducer"), chosen, weights) as handle:
         picture = pictures(tuned, inputs, [sample], row, handle, before)[0]
         table = str(handle)
-    try:
-        arguments.out.write_bytes(draw(picture))
-    except OSError as error:
-        raise OptionError(f"--out: {arguments.out} cannot be written ({error}); name another file") from error
     for name, words in (("text", picture.text), ("right answer", picture.expected)):
         if words:
-            print(f"{name}: {words}")
-    print(f"before: {picture.before or '(no words)'}\nafter: {picture.after or '(no words)'}\n{table}")
+            print(f"{name}: {one_line(words)}")
+    for name, words in (("before", picture.before), ("after", picture.after)):
+        print(f"{name}: {one_line(words) or '(no words)'}")
     found = regions(picture.grid, picture.owner)
-    print(f"patches: {len(picture.owner)} to {found.left} tokens ({found})\nwritten: {arguments.out}")
+    print(f"{clean(table)}\npatches: {len(picture.owner)} to {found.left} tokens ({found})")
+    write("--out", arguments.out, draw(picture))
+    print(f"written: {arguments.out}")
     return 0
 
 
@@ -93,8 +97,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionError(f"there is no file {str(arguments.image)!r}; give a picture, or --sample 0")
     if arguments.out.suffix.lower() != ".png":
         raise OptionError(f"--out writes a PNG, so name it FILE.png; got {str(arguments.out)!r}")
-    if not arguments.out.resolve().parent.is_dir():
-        raise OptionError(f"--out: the folder {arguments.out.parent} does not exist; make it first")
+    check_writable("--out", arguments.out)
 
 
 def _ready(entry: Entry) -> bool:

@@ -36,7 +36,7 @@ def smaller_input(bench: Context, baseline: Row, *, ratio: float | None = None, 
     )
     height, width = size
     return Row(
-        f"input {height}x{width}",
+        f"smaller input {height}x{width}",
         baseline.reducer,
         dict(baseline.options),
         "smaller input",
