@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -101,7 +100,7 @@ class BaseReducer(SiteReducer):
         """How many tokens go, by the option that says it; :meth:`scaled` and the check of lists go by these."""
         return {}
 
-    @cached_property
+    @property
     def budget(self) -> Budget:
         """The only budget."""
         (budget,) = self.budgets().values()
