@@ -144,7 +144,7 @@ def endings() -> None:
     ]
     rows = [
         ("reduced", ["C", "1", "2", "3", "4"], ["C", "1 3", "4"], ["C", "1 3", "4"], "the head reads C only"),
-        ("repeated", ["1", "2", "3", "4"], ["1 3", "2", "4"], ["1 3", "2", "1 3", "4"], "the head takes the mean of all"),
+        ("repeated", ["1", "2", "3", "4"], ["1 3", "2", "4"], ["1 3", "2", "1 3", "4"], "the head averages all tokens"),
         (
             "text",
             ["C", "a", "b", "1", "2", "3"],
@@ -205,7 +205,7 @@ def attach() -> None:
         box(204, 330, 532, 44, PLAIN, "delete the replacements: the class's forward is in force again"),
     ]
     desc = (
-        "Attach finds an adapter, which gives stacks and views, binds the reducer to a stack and its layers, and proves "
+        "Attach finds an adapter, which gives stacks and views, binds the reducer to a stack and layers, and proves "
         "that each view computes what its block computes. If not, it raises an error and the model is untouched. If "
         "so, it replaces forward on this instance. Each pass then makes its own state. Detach deletes the replacements."
     )

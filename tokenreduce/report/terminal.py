@@ -36,7 +36,7 @@ def cost(result: Result) -> Table:
         ("ms at\nbatch 1", lambda row: "-" if (pace := row.pace(1)) is None else f"{1000 * pace.median:.1f}"),
         (f"samples/s\nat {sizes[-1] if sizes else '-'}", _throughput),
         *((f"speed-up\nat {size}", partial(_speedup, size=size)) for size in sizes),
-        ("own\ntime", lambda row: percent(row.overhead)),
+        ("overhead", lambda row: percent(row.overhead)),
         ("peak\n(MiB)", lambda row: _mebibytes(row.peak_memory_bytes)),
         ("training\n(MiB)", lambda row: _mebibytes(row.training_memory_bytes)),
     ]
