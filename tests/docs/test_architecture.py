@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 import tokenreduce
 
 if sys.version_info >= (3, 11):
