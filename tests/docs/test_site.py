@@ -67,9 +67,7 @@ class Mine(tokenreduce.Reducer):
             it.
     """
 
-    def __init__(self, *, much=0.5):
-        super().__init__(keep=much)
-        self.much = much
+    much: float = 0.5
 
     def reduce(self, tokens, signals, remove):
         return tokens.keep_top(-signals.keys.norm(dim=-1), remove=remove)

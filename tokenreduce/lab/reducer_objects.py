@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
 
-Classes = dict[str, type[Reducer]]
+Classes = dict[str, type[BaseReducer]]
 
 
 def name_objects(reducer: Any, classes: Classes) -> tuple[Any, dict[str, Any]]:
@@ -26,11 +26,11 @@ def name_objects(reducer: Any, classes: Classes) -> tuple[Any, dict[str, Any]]:
             parts[stack] = {"reducer": name, **options, **given}
         return parts, {}
     kind = reducer if inspect.isclass(reducer) else type(reducer)
-    if not issubclass(kind, Reducer):
+    if not issubclass(kind, BaseReducer):
         return reducer, {}
     name = f"{kind.__module__}:{kind.__qualname__}"
     classes[name] = kind
-    return name, reducer.options() if isinstance(reducer, Reducer) else {}
+    return name, reducer.options() if isinstance(reducer, BaseReducer) else {}
 
 
 def make_objects(arguments: Mapping[str, Any], classes: Classes) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class PuMer(BaseReducer):
 
     All ratios are relative to the stream's length on entry to the site, class tokens counted; counts are
     rounded half to even. Survivors stand in falling order of saliency, the two merges are plain means
-    (sizes are not carried into them), and what stands first never merges, all as published: the
+    (sizes are not carried into them), and the first token is never merged, all as published: the
     highest-scored survivor, or the class token where one is protected.
 
     Source: Cao, Paranjape, Hajishirzi, PuMer: Pruning and Merging Tokens for Efficient Vision Language
@@ -70,7 +70,7 @@ class PuMer(BaseReducer):
             elsewhere; of the token that the head reads where there is no class token), ``"readout"``, ``"key-norm"`` or
             ``"random"``.
         protect_class: keep the image's class token in front where the head reads it (METER, CLIP, ViT). False is
-            the published behaviour: an ordinary token, and the head reads what stands first in PuMer's order.
+            the published behaviour: an ordinary token, and the head reads whichever token comes first in PuMer's order.
         modality_aware: merge within each modality; False merges the same number of tokens over both together.
         seed: for ``saliency="random"``.
     """
