@@ -45,7 +45,8 @@ def test_two_processes_give_the_numbers_of_one(alone: list[dict], tmp_path: Path
     extra = ["--json", str(out), "--store", str(tmp_path / "store")]
     done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("cost (memory") == 1  # one process speaks
+    titles = [line.strip() for line in done.stdout.splitlines()]
+    assert titles.count("cost (memory of a batch of 4)") == titles.count(f"written: {out}") == 1  # one process speaks
     document = json.loads(out.read_text())
     same(document["rows"], alone)
     assert document["setup"]["processes"] == 2

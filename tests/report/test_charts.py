@@ -39,11 +39,11 @@ def test_nothing_beats_a_point_of_the_front_and_every_other_is_beaten(drawn):
 @given(POINTS)
 def test_names_hide_no_marker_and_no_other_name(points):
     with look():
-        figure = new_figure(400, 300, layout="constrained")
+        figure = new_figure(400, 300)
         axes = figure.add_subplot()
         axes.plot(*zip(*points, strict=True), "o")
         wanted = [(f"name {i}", "#000000", [point]) for i, point in enumerate(points)]
-        written = write_names(figure, axes, wanted, points)
+        written = write_names(axes, wanted, points)
         assert len(written) == len(points) and written[0] is not None
         figure.draw_without_rendering()
         boxes = [name.get_window_extent() for name in written if name is not None]
@@ -52,7 +52,7 @@ def test_names_hide_no_marker_and_no_other_name(points):
             assert not box.count_overlaps(boxes[:place])
             assert room.x0 <= box.x0 < box.x1 <= room.x1 and room.y0 <= box.y0 < box.y1 <= room.y1
             assert not any(box.contains(*point) for point in axes.transData.transform(points))
-        assert write_names(figure, axes, [("x" * 200, "#000000", points)], points) == [None]
+        assert write_names(axes, [("x" * 200, "#000000", points)], points) == [None]
 
 
 def test_charts_have_a_marker_per_row_and_say_what_it_is(full):
@@ -60,7 +60,7 @@ def test_charts_have_a_marker_per_row_and_say_what_it_is(full):
         root = ET.fromstring(chart)
         said = [e.text for e in root.iter("{http://www.w3.org/2000/svg}title")]
         assert len(said) == len(full.rows) - 1  # one failed
-        assert "first @ 0.2: 86.0 % (84.0 to 88.0), 20 % gone, 80.0 samples/s, 270 M multiply-adds" in said
+        assert "first @ 0.2: 86.0 % 84.0 to 88.0" in said
         assert root.attrib["role"] == "img" and root.attrib["viewBox"] and root.attrib["aria-label"]
         names = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
         assert {"none", "random", "accuracy (%)"} <= set(names)  # text is text

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from ..errors import PluginError
@@ -124,8 +124,8 @@ def _variable(colour: str) -> str:
     return f"var({VARIABLES[colour]}, {colour})" if colour in VARIABLES else colour
 
 
-def new_figure(width: float, height: float, **arguments: Any) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of so many pixels of a page."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / 72, height / 72), **arguments)
+    return Figure(figsize=(width / 72, height / 72))

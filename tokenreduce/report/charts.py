@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..lab.result import Result, Row, SiteTokens
-from .canvas import INK, PAPER, SOFT, inline_svg, look, new_figure, say
-from .formatting import NONE, finite, interval, macs, number, one_line, percent, throughput
+from .canvas import INK, PAPER, inline_svg, look, new_figure, say
+from .formatting import finite, interval, number, one_line, percent
 from .labels import write_names
-from .series import Line, level, lines, measure, pareto
+from .series import Line, lines, measure, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST = 1e12  # larger numbers are left out
-HEIGHT = 190.0  # of a drawing of tokens by layer
 
 
 def against_throughput(result: Result) -> str:
@@ -85,28 +84,22 @@ def _accuracy(
     if not points:
         return ""
     with look():
-        figure, axes = _axes(410, 330, name, "accuracy (%)")
+        figure, axes = _axes(410, 320, name, "accuracy (%)")
         axes.margins(0.07, 0.1)
-        style: dict[str, Any] = {
-            "drawstyle": "steps-post",
-            "color": INK,
-            "alpha": 0.17,
-            "linewidth": 7,
-            "solid_capstyle": "round",
-        }
-        axes.plot(*zip(*pareto(points, better), strict=True), **style)
+        broad: dict[str, Any] = {"color": INK, "alpha": 0.17, "linewidth": 7, "solid_capstyle": "round"}
+        axes.plot(*zip(*pareto(points, better), strict=True), drawstyle="steps-post", **broad)
         for line, found in drawn:
-            axes.plot(
-                [x for _, x, _ in found], [y for *_, y in found], color=line.colour, linestyle=line.dash, linewidth=1.7
-            )
+            course = [x for _, x, _ in found], [y for *_, y in found]
+            axes.plot(*course, color=line.colour, linestyle=line.dash, linewidth=1.7)
             for row, x, _ in found:
                 ends = [100 * end for end in row.interval or () if _fits(end)]
                 axes.plot([x] * len(ends), ends, color=line.colour, alpha=0.45, linewidth=1.2)
         for line, found in drawn:  # after every line, so that none crosses a marker
             for row, x, y in found:
-                axes.plot([x], [y], gid=say(_said(row)), **_marker(line))
+                words = f"{one_line(row.name)}: {percent(row.accuracy)} {interval(row.interval)}"
+                axes.plot([x], [y], gid=say(words.strip()), **_marker(line))
         names = [(one_line(line.name, 24), line.colour, [(x, y) for _, x, y in found[::-1]]) for line, found in drawn]
-        write_names(figure, axes, names, points)
+        write_names(axes, names, points)
         return inline_svg(figure, f"accuracy against {name}, {len(points)} rows", key)
 
 
@@ -114,7 +107,7 @@ def _steps(line: Line, stack: str, depth: int, most: int, key: str) -> str:
     """The rows of a variant in one stack, the more is gone the stronger the line."""
     rows = [row for row in line.rows if _sites(row, stack)]
     with look():
-        figure, axes = _axes(280, HEIGHT, "layer", "tokens")
+        figure, axes = _axes(280, 190, "layer", "tokens")
         ends = []
         for place, row in enumerate(rows):
             strength = 1.0 if len(rows) == 1 else 0.4 + 0.6 * place / (len(rows) - 1)
@@ -123,20 +116,10 @@ def _steps(line: Line, stack: str, depth: int, most: int, key: str) -> str:
                 words = f"{one_line(row.name)}, {one_line(stream)}: {number(y[0])} to {number(y[-1])} tokens"
                 dash = "-" if "image" in stream else ":"
                 axes.plot(x, y, gid=say(words), color=line.colour, alpha=strength, linestyle=dash, linewidth=1.8)
-                ends += [y[-1]] if "image" in stream else []
-        axes.set(xlim=(0, depth), ylim=(0, 1.08 * most or 1))
-        _write_ends(axes, depth, ends)
+                ends += [y[-1]] if dash == "-" else []
+        axes.set(xlim=(0, 1.2 * depth), ylim=(0, 1.08 * most or 1))
+        write_names(axes, [(number(y), line.colour, [(depth, y)]) for y in sorted(ends)], [])
         return inline_svg(figure, f"tokens after each layer of {one_line(stack)}: {one_line(line.name)}", key)
-
-
-def _write_ends(axes: Axes, depth: int, ends: Sequence[float]) -> None:
-    """Counts at the right ends of the lines, those that would lie on another one left out."""
-    last, room = float("-inf"), 15 / HEIGHT * axes.get_ylim()[1]
-    style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": SOFT, "fontsize": 10}
-    for y in sorted(ends):
-        if y - last >= room:
-            axes.annotate(number(y), (depth, y), (5, 0), **style)
-            last = y
 
 
 def _points(line: Line, across: Callable[[Row], float | None]) -> list[tuple[Row, float, float]]:
@@ -162,8 +145,8 @@ def _marker(line: Line) -> dict[str, Any]:
 
 
 def _axes(width: float, height: float, across: str, up: str) -> tuple[Figure, Axes]:
-    figure = new_figure(width, height, layout="constrained")
-    axes = figure.add_subplot()
+    figure = new_figure(width, height)
+    axes = figure.add_axes((40 / width, 40 / height, 1 - 52 / width, 1 - 64 / height))
     axes.set_xlabel(across)
     axes.set_title(up, loc="left")
     axes.ticklabel_format(style="plain", useOffset=False)
@@ -174,12 +157,3 @@ def _axes(width: float, height: float, across: str, up: str) -> tuple[Figure, Ax
 
 def _throughput(row: Row) -> float | None:
     return measure(row.pace(), "throughput")
-
-
-def _said(row: Row) -> str:
-    """A point in words."""
-    between = f" ({interval(row.interval)})" if interval(row.interval) else ""
-    speed, work = throughput(_throughput(row)), macs(row.macs)
-    parts = [f"{one_line(row.name)}: {percent(row.accuracy)}{between}", level(row)]
-    parts += ["" if speed == NONE else f"{speed} samples/s", "" if work == NONE else f"{work} multiply-adds"]
-    return ", ".join(part for part in parts if part)

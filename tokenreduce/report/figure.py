@@ -32,7 +32,7 @@ def draw(picture: Picture) -> bytes:
     tall = min(max(PANEL * pixels.shape[0] / pixels.shape[1], 115), 650)
     top, bottom = 30 + LINE * len(heading), 90 if picture.expected else 68
     with look():
-        figure = new_figure(2 * PANEL + 3 * GAP, top + tall + bottom, facecolor=PAPER)
+        figure = new_figure(2 * PANEL + 3 * GAP, top + tall + bottom)
         width, height = 72 * figure.get_size_inches()
         words = "".join((picture.text, picture.expected, picture.before, picture.after, picture.row))
         text = _Text(figure, families(one_line(words)))

@@ -64,8 +64,8 @@ def points(value: Any) -> str:
 
 def interval(ends: Any) -> str:
     """A pair of shares in per cent: ``86.0 to 90.0``; "" where one of them is not known."""
-    known = [100 * end for end in ends or () if finite(end) is not None]
-    return f"{number(known[0], 1)} to {number(known[1], 1)}" if len(known) == 2 else ""
+    known = [number(100 * end, 1) for end in ends or () if finite(end) is not None]
+    return " to ".join(known) if len(known) == 2 and NONE not in known else ""
 
 
 def plus_minus(value: Any, spread: Any) -> str:

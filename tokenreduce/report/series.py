@@ -66,7 +66,7 @@ def _level(row: Row) -> float:
 def level(row: Row) -> str:
     """The row's level in words, "" where it has none."""
     for value, words in ((row.ratio, "gone"), (row.target_macs, "of MACs")):
-        if (share := finite(value)) is not None:
+        if (share := finite(value)) is not None and abs(share) <= 1:
             return f"{100 * share:.3g} % {words}"
     return ""
 

@@ -15,6 +15,7 @@ from ..lab.result import Result, Row
 from ..lab.verdict import break_even_line
 from .formatting import NONE, interval, macs, number, one_line, p_value, percent, plus_minus, points, seconds, size
 from .formatting import throughput as rate
+from .page_table import group_table
 from .series import measure
 
 GAP = 2  # cells between columns
@@ -98,13 +99,15 @@ def cost(result: Result, width: int) -> Iterator[Table]:
 
 def groups(result: Result, width: int) -> Iterator[Table | str]:
     """Accuracy per group of samples, if the task has groups: a row for each of the first of them."""
-    rows = [row for row in result.rows if row.failed is None and row.groups]
-    names = sorted({name for row in rows for name in row.groups}, key=str)
-    shown = names[:GROUPS]
-    columns = [Column(one_line(row.name), [percent(row.groups.get(name)) for name in shown]) for row in rows]
-    yield from tables("accuracy by group", "group", [str(name) for name in shown], columns, width)
-    if len(names) > GROUPS:
-        yield f"and {len(names) - GROUPS} more groups, which --json and --report have"
+    made = group_table(result)
+    lines = [line for body in made.bodies for line in body]
+    shown = lines[:GROUPS]
+    columns = [
+        Column(one_line(name), [line.cells[i].main for line in shown]) for i, (_, name) in enumerate(made.columns)
+    ]
+    yield from tables("accuracy by group", "group", [line.name for line in shown], columns, width)
+    if len(lines) > GROUPS:
+        yield f"and {len(lines) - GROUPS} more groups, which --json and --report have"
 
 
 def remarks(result: Result) -> list[str]:
