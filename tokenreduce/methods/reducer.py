@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import cached_property
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -47,6 +47,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Budget):
         return value.to_json()
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _settle_budgets(cls: Any) -> None:
+    """Have new objects make their budgets once, so that no pass checks them again (or compiles the checks)."""
+    made = cls.__init__
+
+    @wraps(made)
+    def init(self: BaseReducer, *args: Any, **options: Any) -> None:
+        made(self, *args, **options)
+        object.__setattr__(self, "_budgets", tuple(self.budgets().values()))
+
+    cls.__init__ = init
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -81,6 +93,7 @@ class BaseReducer(SiteReducer):
         for name, default in _defaults(cls).items():
             if default is MISSING:
                 raise UnfitReducerError(f"option {name!r} of {cls.__name__} needs a default, such as {name}: int = 0")
+        _settle_budgets(cls)
 
     @property
     def reducer(self) -> BaseReducer:
@@ -101,11 +114,20 @@ class BaseReducer(SiteReducer):
         """How many tokens go, by the option that says it; :meth:`scaled` and the check of lists go by these."""
         return {}
 
-    @cached_property
+    @property
     def budget(self) -> Budget:
-        """The only budget."""
-        (budget,) = self.budgets().values()
-        return budget
+        """The only budget.
+
+        Raises:
+            UnfitReducerError: there is none, or several.
+        """
+        budgets: tuple[Budget, ...] = vars(self)["_budgets"]
+        if len(budgets) != 1:
+            raise UnfitReducerError(
+                f"{type(self).__name__} needs one budget for reduce(tokens, signals, remove), and its budgets() gives "
+                f"{len(budgets)}; derive it from tokenreduce.Reducer (keep, remove), or write reduce_streams(...)"
+            )
+        return budgets[0]
 
     def within(self: R, layers: Sequence[int]) -> R:
         """The reducer for layers that the user names in place of :meth:`layers`: itself; a chain tells its parts."""

@@ -21,7 +21,8 @@ class _Around(SiteReducer):
 
     @property
     def needs(self) -> Collection[str]:
-        return frozenset[str]().union(*(other.needs for other in self.inside))
+        none: frozenset[str] = frozenset()
+        return none.union(*(other.needs for other in self.inside))
 
     @property
     def streams(self) -> tuple[str, ...]:
