@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tokenreduce
 from tokenreduce import testing
+from tokenreduce.methods import BaseReducer, Budget
 from tokenreduce.registry.kinds import HOOKS
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def test_a_strangers_reducer_is_described_as_ours_are(fresh_registry, capsys):
         assert said in text, text
 
 
-class Mine(tokenreduce.Reducer):
+class Mine(BaseReducer):
     """Keeps the ``first`` tokens.
 
     Args:
@@ -68,6 +69,9 @@ class Mine(tokenreduce.Reducer):
     """
 
     much: float = 0.5
+
+    def budgets(self):
+        return {"much": Budget(keep=self.much)}
 
     def reduce(self, tokens, signals, remove):
         return tokens.keep_top(-signals.keys.norm(dim=-1), remove=remove)

@@ -84,12 +84,10 @@ def test_a_reducer_of_ones_own_is_matched_too(vit, data):
         def reduce(self, tokens, signals, remove):
             return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
 
-    class Fixed(tokenreduce.Reducer):
-        def __init__(self):
-            super().__init__(keep=0.5)
-
-        def reduce(self, tokens, signals, remove):
-            return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
+    class Fixed(tokenreduce.methods.BaseReducer):
+        def reduce_streams(self, streams, site):
+            tokens = streams["image"].tokens
+            return {"image": tokens.keep_top(tokens.x.norm(dim=-1), remove=tokens.removable // 2)}
 
     variants = {
         "nearest": {"reducer": Nearest()},

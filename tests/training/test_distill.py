@@ -92,8 +92,7 @@ def test_the_same_weights_teach(case):
         torch.testing.assert_close(teacher_output.logits, plain, rtol=1e-4, atol=1e-5)
         assert not teacher_output.logits.requires_grad
         assert {name: module.training for name, module in model.named_modules()} == modes
-        with pytest.raises(NoForwardError):
-            handle.last.sites  # the teacher's pass leaves no record
+        assert handle.last is None  # the teacher's pass leaves no record
         output = run(model)
         terms = distillation.compare(output, teacher_output, output.square().mean())
         assert terms["logits"] > 0

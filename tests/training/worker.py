@@ -107,7 +107,7 @@ def train(kind: str, reducer: str, folder: Path) -> None:
     if not kind.endswith("fsdp1"):
         handle.save(folder)
         dist.barrier()
-        (made,) = handle.reducers.values()
+        (made,) = [one.reducer for one in handle.stacks.values()]
         file = folder / "reducer.safetensors"
         assert file.exists() == isinstance(made, nn.Module)
         if isinstance(made, nn.Module):

@@ -123,9 +123,18 @@ class BaseReducer(SiteReducer):
 
     @property
     def budget(self) -> Budget:
-        """The only budget."""
-        (budget,) = (self._budgets or self.budgets()).values()
-        return budget
+        """The only budget.
+
+        Raises:
+            UnfitReducerError: there is none, or several.
+        """
+        budgets = list((self._budgets or self.budgets()).values())
+        if len(budgets) != 1:
+            raise UnfitReducerError(
+                f"{type(self).__name__} needs one budget for reduce(tokens, signals, remove), and its budgets() gives "
+                f"{len(budgets)}; derive it from tokenreduce.Reducer (keep, remove), or write reduce_streams(...)"
+            )
+        return budgets[0]
 
     def within(self: R, layers: Sequence[int]) -> R:
         """The reducer for layers that the user names in place of :meth:`layers`: itself; a chain tells its parts."""

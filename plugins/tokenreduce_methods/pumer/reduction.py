@@ -21,6 +21,7 @@ class BoundPuMer(BoundReducer):
     def __init__(self, reducer: BaseReducer, one_sequence: bool, notes: tuple[str, ...]) -> None:
         super().__init__(reducer)
         self.one_sequence, self._notes = one_sequence, notes
+        self._budgets = tuple(reducer.budgets().values())
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ class BoundPuMer(BoundReducer):
 
     def ratios_at(self, site: Site) -> tuple[float, float, float]:
         """The three ratios at a site."""
-        prune, merge, text_merge = (float(budget.value(site)) for budget in self.reducer.budgets().values())
+        prune, merge, text_merge = (float(budget.value(site)) for budget in self._budgets)
         return prune, merge, text_merge
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
