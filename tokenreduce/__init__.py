@@ -6,7 +6,7 @@ print(handle)
 handle.detach()                               # the model as it was, bit for bit
 
 These names are for users. Authors of plugins import from ``tokenreduce.methods``, ``.backbones``, ``.tasks``,
-``.registry``, ``.ops``, ``.errors`` and ``.testing``; the other packages are private.
+``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``; the other packages are private.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LAZY = {  # imported on first use: these need torch
     "finetune": "train.finetune",
     "load": "attachments.attach",
 }
-_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing")
+_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
     "Attachment",

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenreduce
+from tokenreduce.core.schedules import constant_or_ramp, spread_counts
 from tokenreduce.errors import OptionError
 from tokenreduce.lab.plan import parse_ratios, plan
 from tokenreduce.measure.calibrate import solve
-from tokenreduce.methods import constant_or_ramp, spread_counts
 from tokenreduce.tasks import Batch
 
 QUICK = {"rounds": 1, "break_even": False, "metric": lambda out, y: (out.argmax(-1) == y).float()}

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenreduce.core.schedules import constant_or_ramp, per_site, spaced
 from tokenreduce.errors import OptionError
-from tokenreduce.methods import check_ratio, constant_or_ramp, per_site, spaced
+from tokenreduce.methods import check_ratio
 
 
 def test_falling_ramp_over_12_blocks():

@@ -7,7 +7,7 @@ from ..core.gate import Gate
 from ..core.option_checks import check_ratio, check_seed
 from ..core.reduction import Reduction
 from ..core.rules import Rule
-from ..core.schedules import constant_or_ramp, per_site, spaced, spread_counts
+from ..core.schedules import spaced
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
@@ -41,12 +41,9 @@ __all__ = [
     "alternatives",
     "check_ratio",
     "check_seed",
-    "constant_or_ramp",
     "make",
-    "per_site",
     "random_score",
     "resolve",
     "saliency",
     "spaced",
-    "spread_counts",
 ]
