@@ -125,7 +125,7 @@ class Budget:
             if self.keep is None:
                 count = round(value * removable) if isinstance(value, float) else value
             elif isinstance(value, float):
-                count = removable - math.ceil(value * removable)
+                count = removable - math.ceil(_scaled_keep(value, self.factor) * removable)
             else:
                 count = round(self.factor * max(removable - value, 0))
         return int(min(count, max(removable - 1, 0)))
@@ -150,7 +150,7 @@ class Budget:
         if self.remove is not None:
             return replace(self, remove=_map(self.remove, lambda value: _scaled_removal(value, factor, self.limit)))
         if self.keep is not None and all(isinstance(value, float) for value in _each(self.keep)):
-            return replace(self, keep=_map(self.keep, lambda keep: min(max(1.0 - (1.0 - keep) * factor, LEAST), 1.0)))
+            return replace(self, keep=_map(self.keep, lambda keep: _scaled_keep(keep, factor)))
         return replace(self, factor=self.factor * factor)
 
     def check(self, sites: int, name: str = "") -> None:
@@ -167,14 +167,15 @@ class Budget:
         if not forms or self.factor != 1:
             return self.to_json()
         (value,) = forms
-        if self.ramp is not None and isinstance(value, tuple):
-            return {"r": value[0], "inflection": value[1]}
+        if self.ramp is not None:
+            return _ramp_json(value)
         return list(value) if isinstance(value, tuple) else value
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; :meth:`from_json` takes it back."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         values["rule"] = None if self.rule is None else self.rule.to_json()
+        values["ramp"] = _ramp_json(self.ramp)
         plain = {"factor": 1.0, "limit": 1.0}
         return {name: value for name, value in values.items() if value is not None and value != plain.get(name)}
 
@@ -204,6 +205,16 @@ def _map(value: Any, change: Any) -> Any:
 
 def _no_share(name: str, value: Any) -> Any:
     raise OptionError(f"{name} must be a share in (0, 1] as a float or a positive integer, got {value!r}")
+
+
+def _ramp_json(ramp: Any) -> Any:
+    """A pair (r, inflection) as a mapping: in JSON it would read as a list with one number per site."""
+    return {"r": ramp[0], "inflection": ramp[1]} if isinstance(ramp, tuple) else ramp
+
+
+def _scaled_keep(keep: float, factor: float) -> float:
+    """The share that stays where that many times as much goes; never nothing at all."""
+    return keep if factor == 1 else min(max(1.0 - (1.0 - keep) * factor, LEAST), 1.0)
 
 
 def _scaled_removal(remove: float, factor: float, limit: float) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
@@ -77,9 +78,10 @@ class SeenAttention:
         query, key: (B, H, rows, d) and (B, G, N, d); self-attention, or cross-attention to these tokens.
         bias: (B, 1, 1, N) or None.
         scale: on query-key products, None for 1/sqrt(d).
-        readout: row of the token that the head reads, or None.
+        readout: row of the token that the head reads, counted from the end if negative, or None.
         has_class_token: whether that token is a class token of the tokens that the keys are of.
         text: (rows that are of the text, (B, rows) which of them count or None for all); None for no text.
+        causal: whether a row sees only itself and what is before it; text that sees none of the tokens does not count.
     """
 
     query: Tensor
@@ -89,6 +91,7 @@ class SeenAttention:
     readout: int | None = None
     has_class_token: bool = False
     text: tuple[slice | Tensor, Tensor | None] | None = None
+    causal: bool = False
 
     def sources(self, columns: slice | Tensor) -> dict[str, Callable[[], Tensor]]:
         """The signals that it can give for the tokens whose keys are at ``columns`` (see :meth:`Layout.columns`)."""
@@ -106,20 +109,38 @@ class SeenAttention:
             return self.key[:, :, columns].mean(dim=1)
         return take_columns(self.key.mean(dim=1), columns)
 
-    def _rows(self, query: Tensor, columns: slice | Tensor) -> Tensor:
+    def _rows(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         """(B, rows, n)."""
-        rows = attention_rows(query, self.key, self.bias, self.scale)
+        length = self.query.shape[2]
+        if isinstance(rows, slice):
+            query, places = self.query[:, :, rows], torch.arange(length, device=self.query.device)[None, rows]
+        else:
+            query, places = _take_rows(self.query, rows), rows
+        attention = attention_rows(query, self.key, self._bias_of(places), self.scale)
         if isinstance(columns, slice):
-            return rows[:, :, columns]
-        return rows.gather(2, columns.expand(len(rows), -1)[:, None].expand(-1, rows.shape[1], -1))
+            return attention[:, :, columns]
+        index = columns.expand(len(attention), -1)[:, None].expand(-1, attention.shape[1], -1)
+        return attention.gather(2, index)
+
+    def _bias_of(self, places: Tensor) -> Tensor | None:
+        """The bias of the rows at places (B or 1, rows): in causal attention they see no later token."""
+        if not self.causal:
+            return self.bias
+        length, total = self.query.shape[2], self.key.shape[2]
+        later = torch.arange(total, device=places.device) > (places + total - length).unsqueeze(-1)
+        hidden = torch.zeros_like(later, dtype=self.query.dtype).masked_fill(later, float("-inf"))[:, None]
+        return hidden if self.bias is None else self.bias + hidden
 
     def _readout(self, columns: slice | Tensor) -> Tensor:
         assert self.readout is not None
-        return self._rows(self.query[:, :, self.readout : self.readout + 1], columns)[:, 0]
+        row = self.readout % self.query.shape[2]
+        return self._rows(slice(row, row + 1), columns)[:, 0]
 
     def _text(self, rows: slice | Tensor, weight: Tensor | None, columns: slice | Tensor) -> Tensor:
-        query = self.query[:, :, rows] if isinstance(rows, slice) else _take_rows(self.query, rows)
-        attention = self._rows(query, columns)
+        attention = self._rows(rows, columns)
+        if self.causal:  # only text that sees any of the tokens counts
+            sees = attention.sum(dim=-1) > 0
+            weight = sees if weight is None else weight & sees
         if weight is None:
             return attention.mean(dim=1)
         weight = weight.to(attention.dtype)

@@ -198,7 +198,7 @@ class Run:
     ) -> tuple[BlockResult, States]:
         binding, role, reducer = self.binding, self.binding.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
-        reader = SiteReader(binding.stack, reducer, binding.views[index].scale, training, self.guide)
+        reader = SiteReader(binding.stack, reducer, binding.views[index], training, self.guide)
         streams = reader.streams(own, memory, losses if training else None)
         chosen = reducer.reduce_streams(streams, site)
         check_reductions(chosen, streams, reducer)

@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor
 
-from ..backbones.block import Projected
+from ..backbones.block import BlockView, Projected
 from ..backbones.stack import Stack
 from ..core.composition import take_columns
 from ..core.signals import SeenAttention, Signals
@@ -50,14 +50,14 @@ class SiteReader:
     Args:
         stack: where the site is.
         reducer: what acts there.
-        scale: of the block's attention.
+        view: of the block.
         training: whether the block is in training mode.
         guide: (1, Q, D) or (B, Q, D) text features, or None.
     """
 
     stack: Stack
     reducer: SiteReducer
-    scale: float | None
+    view: BlockView
     training: bool
     guide: Tensor | None
 
@@ -96,7 +96,8 @@ class SiteReader:
             return None
         has_class_token = is_own and len(seen.state.layout.streams) == 1
         query, key, readout = seen.projected.query, seen.projected.key, self.stack.readout
-        return SeenAttention(query, key, seen.bias, self.scale, readout, has_class_token, text)
+        causal = is_own and self.view.causal
+        return SeenAttention(query, key, seen.bias, self.view.scale, readout, has_class_token, text, causal)
 
     def _stream(self, seen: BlockTokens, attention: SeenAttention | None, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
