@@ -9,6 +9,7 @@ from ..core.gate import Gate
 from ..core.reduction import Reduction
 from ..core.site import Site
 from ..core.streams import Streams
+from ..errors import UnfitReducerError
 
 
 class SiteReducer:
@@ -20,11 +21,11 @@ class SiteReducer:
     @property
     def reducer(self) -> Any:
         """The :class:`BaseReducer` whose options are in force."""
-        raise NotImplementedError(f"{type(self).__name__} does not say whose options are in force")
+        raise UnfitReducerError(f"{type(self).__name__} does not say whose options are in force")
 
     def take_options(self, reducer: Any) -> None:
         """Go on with the options of another reducer of the same class, weights and all else kept."""
-        raise NotImplementedError(f"{type(self).__name__} cannot take other options")
+        raise UnfitReducerError(f"{type(self).__name__} cannot take other options")
 
     @property
     def needs(self) -> Collection[str]:
@@ -61,7 +62,7 @@ class SiteReducer:
 
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
         """Reductions, or in training gates, by stream; streams left out stay whole."""
-        raise NotImplementedError(f"{type(self).__name__} does not define reduce_streams(streams, site)")
+        raise UnfitReducerError(f"{type(self).__name__} does not define reduce_streams(streams, site)")
 
 
 class BoundReducer(SiteReducer):

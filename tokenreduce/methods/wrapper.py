@@ -17,7 +17,7 @@ class _Around(SiteReducer):
     @property
     def inside(self) -> Sequence[SiteReducer]:
         """The reducers inside."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what is inside")
+        raise UnfitReducerError(f"{type(self).__name__} does not say what is inside")
 
     @property
     def needs(self) -> Collection[str]:
