@@ -19,7 +19,8 @@ came, and what to type next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "AlreadyAttachedError",
@@ -89,3 +90,28 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"{hint} Valid: {', '.join(names) or '(none)'}."
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong: the message of an error of this package, name and message of any other."""
+    try:
+        return str(error) if isinstance(error, TokenReduceError) else f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an error of a plugin may fail at saying what it is
+        return type(error).__name__
+
+
+@contextmanager
+def guard(tell: Callable[[str], object]) -> Iterator[None]:
+    """A context for code of a plugin: what it raises is told in words and goes no further.
+
+    That includes what is no ``Exception``, such as SystemExit or pytest's Skipped; only KeyboardInterrupt, which is the
+    user's, is passed on.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        tell(reason_of(error))

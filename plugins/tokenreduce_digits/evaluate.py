@@ -24,13 +24,13 @@ def accuracy_by_group(
     batches: Iterable[Batch],
     metric: Callable[[Any, Tensor], Tensor],
     names: Iterable[str],
-    labels: Callable[[Batch], Iterable[Sequence[str]]],
+    labels: Callable[[Batch], Iterable[Sequence[str | None]]],
 ) -> dict[str, float]:
     """Mean scores: ``all``, and each group of ``names``.
 
     Args:
         metric: ``metric(output, targets)`` gives a score per sample.
-        labels: for a batch, ways to group it, each with a group's name per sample.
+        labels: for a batch, ways to group it, each with a group's name per sample, None for a sample without one.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
@@ -43,6 +43,7 @@ def accuracy_by_group(
             scores["all"] += values
             for groups in labels(batch):
                 for name, value in zip(groups, values, strict=True):
-                    scores[name].append(value)
+                    if name is not None:
+                        scores[name].append(value)
     model.train(was_training)
     return {name: round(sum(values) / max(len(values), 1), 4) for name, values in scores.items()}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 import tokenreduce
 from tokenreduce.core.schedules import constant_or_ramp, spread_counts
 from tokenreduce.errors import OptionError
-from tokenreduce.lab.plan import parse_ratios, plan
+from tokenreduce.lab.levels import parse_ratios
+from tokenreduce.lab.plan import plan
 from tokenreduce.measure.calibrate import solve
 from tokenreduce.tasks import Batch
 

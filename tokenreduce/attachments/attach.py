@@ -20,8 +20,9 @@ from ..errors import (
 from ..methods.factory import ReducerPlan, plan_reducers
 from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry
+from ..registry.targets import names_from_file
 from .adapter_lookup import find_adapter
-from .checkpoint import fill, read_document, read_tensors
+from .checkpoint import CONFIG, fill, read_document, read_tensors
 from .handle import Attachment
 from .replacements import check_originals, replacements
 from .resolve import Wanted, bind_stack
@@ -139,13 +140,15 @@ def _attach(
     return handle
 
 
-def load(model: nn.Module, folder: str | Path, replace: bool = False) -> Attachment:
+def load(model: nn.Module, folder: str | Path, replace: bool = False, trust: bool = False) -> Attachment:
     """Attach what ``handle.save(folder)`` wrote, learned weights included.
 
     Args:
         model: one that the config fits; with the weights that it was trained to, which are saved apart.
         folder: with ``tokenreduce.json`` and, for learnable reducers, ``reducer.safetensors``.
         replace: detach what is attached already.
+        trust: import classes that the folder names by their module; without, a class that no plugin offers must have
+            been imported before.
 
     Raises:
         OptionError: a file is missing, or is not what ``save`` writes.
@@ -157,7 +160,8 @@ def load(model: nn.Module, folder: str | Path, replace: bool = False) -> Attachm
     document = read_document(folder)
     read_tensors(folder)
     old = attachment(model)
-    handle = attach(model, **document["config"], replace=replace)
+    with names_from_file(str(folder / CONFIG), trust):
+        handle = attach(model, **document["config"], replace=replace)
     try:
         fill({name: one.reducer for name, one in handle.stacks.items()}, folder, type(model).__name__)
         for stack, factor in document.get("factors", {}).items():

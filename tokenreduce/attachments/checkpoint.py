@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .._documents import check_document
+from .._documents import read_document as read_json
 from .._version import __version__
 from ..errors import OptionError, TokenReduceError, UnfitReducerError
 from ..methods.factory import check_config
@@ -19,6 +24,7 @@ from ..methods.site_reducer import SiteReducer
 from ..registry.registry import default_registry
 
 CONFIG, WEIGHTS, FORMAT = "tokenreduce.json", "reducer.safetensors", 1
+MOST = 1e6  # times as much as configured
 
 
 def save(
@@ -37,12 +43,23 @@ def save(
     tensors = weights(reducers)
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     document = {"format": FORMAT, "config": config, "factors": dict(factors), "versions": versions(config)}
-    (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
-    (folder / WEIGHTS).unlink(missing_ok=True)
+    try:
+        _write(folder, json.dumps(document, indent=2) + "\n", tensors)
+    except (OSError, SafetensorError) as error:
+        raise OptionError(f"the attachment cannot be saved in {folder} ({error}); name another folder") from error
+
+
+def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
+    """Each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     if tensors:
-        save_file(tensors, folder / WEIGHTS)
+        save_file(tensors, folder / f"{WEIGHTS}.tmp")
+        (folder / f"{WEIGHTS}.tmp").replace(folder / WEIGHTS)
+    else:
+        (folder / WEIGHTS).unlink(missing_ok=True)
+    (folder / f"{CONFIG}.tmp").write_text(text, encoding="utf-8")
+    (folder / f"{CONFIG}.tmp").replace(folder / CONFIG)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -92,20 +109,50 @@ def read_document(folder: Path) -> dict[str, Any]:
         OptionError: there is none, or it is not what ``save`` writes.
     """
     file = folder / CONFIG
+    if not file.exists():
+        raise OptionError(f"there is no {CONFIG} in {folder}; handle.save({str(folder)!r}) writes it")
     try:
-        document = json.loads(file.read_text())
-        if not isinstance(document["config"], dict) or "reducer" not in document["config"]:
-            raise KeyError("config")
-    except FileNotFoundError:
-        raise OptionError(f"there is no {CONFIG} in {folder}; handle.save({str(folder)!r}) writes it") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise OptionError(f"{file} is not what handle.save writes ({type(error).__name__}: {error})") from error
-    if document.get("format") != FORMAT:
-        raise OptionError(
-            f"{file} has format {document.get('format')!r}, this version of tokenreduce reads {FORMAT}; "
-            f"it was written by {document.get('versions')}"
-        )
-    return dict(document)
+        given = read_json(file, "save the attachment again")
+        version = given.get("format") if isinstance(given, dict) else None
+        if not isinstance(version, int) or version == FORMAT:
+            return _checked(given)
+    except OptionError as error:
+        raise OptionError(f"{file} is not what handle.save writes: {error}") from error
+    raise OptionError(
+        f"{file} has format {version!r}, this version of tokenreduce reads {FORMAT}; it was written by "
+        f"{given.get('versions')}"
+    )
+
+
+def _checked(given: Any) -> dict[str, Any]:
+    saved = check_document(Saved, given)
+    names = [entry.name for entry in dataclasses.fields(SavedConfig)]
+    check_document(SavedConfig, {name: value for name, value in saved.config.items() if name in names}, "config")
+    refused = sorted({"model", "replace", "guide", "trust"} & saved.config.keys())
+    if refused:
+        raise OptionError(f"config has no entry {', '.join(refused)}")
+    return dataclasses.asdict(saved)
+
+
+@dataclass
+class Saved:
+    """What ``tokenreduce.json`` holds."""
+
+    config: dict[str, Any]
+    format: Literal[1]
+    factors: dict[str, Annotated[float, Ge(0), Le(MOST)]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class SavedConfig:
+    """What a config holds beside the options of the reducer."""
+
+    reducer: str | dict[str, str | dict[str, Any]]
+    adapter: str | None = None
+    trace: bool = False
+    restore: bool | None = None
+    layers: list[int] | None = None
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

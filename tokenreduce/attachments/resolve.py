@@ -14,7 +14,7 @@ from ..backbones.block import BlockView
 from ..backbones.stack import Stack
 from ..core.site import Site
 from ..engine.binding import Binding
-from ..errors import LayerError, OptionError, UnfitReducerError, UnsupportedModelError
+from ..errors import LayerError, OptionError, UnfitReducerError, UnsupportedModelError, guard
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
 from ..methods.reducer import BaseReducer
@@ -127,11 +127,10 @@ def acting_block(stack: Stack, level: Sequence[int], active: SiteReducer, layer:
 
 def runs_on(registry: Registry, name: str, backbone: Backbone) -> bool:
     """Whether a registered reducer runs on the backbone with its default options."""
-    try:
+    failed: list[str] = []
+    with guard(failed.append):  # a reducer may raise anything; it is not recommended then
         registry.load("reducer", name)().bind(backbone)
-    except Exception:  # somebody's reducer may raise anything; it is not recommended then
-        return False
-    return True
+    return not failed
 
 
 def check_layers(layers: Any, depth: int, stack: str) -> list[int]:

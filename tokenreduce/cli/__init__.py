@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .._version import __version__
 from ..errors import TokenReduceError
+from .streams import complain, finish, prepare_streams
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,11 +23,24 @@ def main(argv: list[str] | None = None) -> int:
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
+        prepare_streams(plugins=arguments.command not in ("compare", "new"))
         code: int = arguments.run(arguments)
-        return code
+        return finish(code)
     except TokenReduceError as error:
-        print(f"tokenreduce: {error}", file=sys.stderr)
-        return 2
+        complain(str(error))
+        return finish(2)
     except KeyboardInterrupt:
-        print("tokenreduce: stopped", file=sys.stderr)
-        return 130
+        complain("stopped")
+        return finish(130)
+    except BrokenPipeError:  # whoever was reading has seen enough
+        return finish(0)
+    except SystemExit as error:  # as rich ends where the pipe is broken
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return finish(0)
+    except OSError as error:
+        if error.filename is not None:
+            complain(f"{error.filename}: {error.strerror or error}")
+            return finish(2)
+        complain(f"the output cannot be written ({error.strerror or error})")  # as to a disk that is full
+        return finish(1)

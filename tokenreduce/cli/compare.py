@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._documents import read_document
 from ..errors import OptionError
 from ..report.formatting import macs, number, one_line, p_value, percent, plus_minus, points, size
 from .output import STDOUT, check_writable, terminal, write
@@ -77,14 +78,12 @@ def read(path: Path) -> Result:
     """
     from ..lab.result import Result
 
+    wanted = "expected what 'tokenreduce ablate --json FILE' writes"
     try:
-        return Result.from_json(json.loads(path.read_text()))
-    except OSError as error:
-        raise OptionError(
-            f"cannot read {path}: {error.strerror}; 'tokenreduce ablate --json FILE' writes one"
-        ) from error
-    except ValueError as error:
-        wanted = "expected what 'tokenreduce ablate --json FILE' writes"
+        return Result.from_json(read_document(path, wanted))
+    except OptionError as error:
+        if str(error).startswith("cannot read"):
+            raise
         raise OptionError(f"{path}: {wanted}, got: {error}") from error
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..registry.registry import default_registry
-from .options import device_of, parse_layers, parse_options
+from ..registry.registry import Registry, default_registry
+from ..registry.targets import names_from_file
+from .options import add_trust, device_of, move, parse_layers, parse_options
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -34,6 +35,7 @@ def add_parser(commands: Any) -> None:
     what.add_argument("--match-macs", metavar="SHARE", type=float, help="solve for this share of multiply-adds (0.5)")
     what.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (runs/MODEL-REDUCER)")
     how = parser.add_argument_group("how")
+    how.add_argument("--recipe", metavar="FILE", help="settings from a TOML or JSON file, or an earlier run.json")
     how.add_argument("--samples", type=int, help="training samples in all (32000)")
     how.add_argument("--batch", type=int, help="samples of a step (32)")
     how.add_argument("--lr", type=float, help="highest learning rate (0.0003)")
@@ -61,6 +63,7 @@ def add_parser(commands: Any) -> None:
     watch.add_argument("--seed", type=int, help="of samples, draws and new weights (0)")
     watch.add_argument("--seeds", type=int, default=1, metavar="N", help="runs, each in a folder of its own (1)")
     watch.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -75,7 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
     share = arguments.match_macs
     if share is not None and not 0 < share < 1:
         raise OptionError(f"--match-macs is a share between 0 and 1, got {share}")
+    with names_from_file("the command line", arguments.trust):
+        return _run(arguments, registry, options, share)
+
+
+def _run(arguments: argparse.Namespace, registry: Registry, options: dict[str, Any], share: float | None) -> int:
+    from ..lab.preflight import check_variants, import_named
+
     registry.entry("reducer", arguments.reducer)
+    check_variants(registry, {arguments.reducer: options})
+    device = device_of(arguments.device)
     if arguments.model is None and not registry.tasks:
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
     name = arguments.model or next(iter(registry.tasks))
@@ -89,8 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     found: list[FinetuneResult] = []
     for turn in range(arguments.seeds):
         task = load_task(registry, name)
+        import_named(task.settings)
         check_trainable(task)
-        task.model.to(device_of(arguments.device))
+        move(task.model, device)
         chosen = {"reducer": arguments.reducer, **(options or task.settings.get(arguments.reducer, {}))}
         if share is not None:
             chosen = options_for_share(task, chosen, share)
@@ -110,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe, flags over its defaults."""
     from ..train.recipe import Recipe
+    from ..train.recipe_file import read_recipe
 
     given: dict[str, Any] = {}
     for entry in dataclasses.fields(Recipe):
@@ -117,7 +131,9 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         value = getattr(arguments, flag, None)
         if value is not None:
             given[entry.name] = value
-    return Recipe(**given, distillation=not arguments.no_distillation)
+    if arguments.no_distillation:
+        given["distillation"] = False
+    return dataclasses.replace(read_recipe(arguments.recipe) if arguments.recipe else Recipe(), **given)
 
 
 def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> FinetuneResult:

@@ -27,7 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what is known of a name."""
     registry, name = default_registry(), arguments.name
     if arguments.markdown:
-        print(reducer(registry, name), end="")
+        with registry.blame("reducer", name):
+            page = reducer(registry, name)
+        print(page, end="")
         return 0
     found = [kind for kind in KINDS if name in registry.tables[kind]]
     if not found:
@@ -56,11 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
     made = registry.load("reducer", spec.name)
+    with registry.blame("reducer", spec.name):
+        layers, options = made().usual_layers(12), list(made.option_defaults().items())
     print(f"  source    {spec.source or '-'}")
     print(f"  needs     {', '.join(spec.needs) or 'nothing'} (with default options)")
-    print(f"  layers    {made().usual_layers(12)} of 12 by default")
+    print(f"  layers    {layers} of 12 by default")
     print("  options")
-    for name, default in made.option_defaults().items():
+    for name, default in options:
         print(f"    {name} = {default!r}")
     print("  runs on")
     for name, adapter in registry.adapters.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..errors import PluginError
+from ..errors import guard
 from ..registry.kinds import KINDS, Kind
 from ..registry.provenance import foreign_path
 from ..registry.registry import Entry, Registry
@@ -30,14 +30,13 @@ def check_plugins(registry: Registry) -> tuple[list[str], list[str]]:
 
 def wrong_target(entry: Entry, kind: Kind) -> str | None:
     """Why an entry cannot be used: it cannot be imported, or is of another kind."""
-    try:
+    reasons: list[str] = []
+    with guard(reasons.append):
         made = entry.spec.load()
-    except PluginError as error:
-        return str(error)
-    if callable(made) if not kind.base else _derives(made, load_target(kind.base)):
-        return None
-    got = f"the class {made.__module__}.{made.__qualname__}" if inspect.isclass(made) else repr(made)
-    return f"{entry.spec.target} must be {kind.expected}, got {got}; correct its spec"
+        if not (callable(made) if not kind.base else _derives(made, load_target(kind.base))):
+            got = f"the class {made.__module__}.{made.__qualname__}" if inspect.isclass(made) else repr(made)
+            reasons.append(f"{entry.spec.target} must be {kind.expected}, got {got}; correct its spec")
+    return reasons[0] if reasons else None
 
 
 def foreign_modules(entries: list[Entry]) -> list[str]:

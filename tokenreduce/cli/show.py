@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..registry.registry import Entry, Registry, default_registry
+from ..registry.targets import names_from_file
 from ..report.formatting import clean, one_line
-from .options import parse_layers, parse_options
+from .options import add_trust, own_variants, parse_layers, parse_options
 from .output import check_writable, quiet_progress_bars, write
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--tuned", metavar="FOLDER", help="fine-tuned weights and their reducer, in place of --reducer")
     parser.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option, VALUE as JSON")
     parser.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
+    add_trust(parser)
     parser.add_argument("--out", metavar="FILE.png", type=Path, default=Path("picture.png"), help="(picture.png)")
     parser.set_defaults(run=run)
 
@@ -41,6 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw the picture, print answers and token counts."""
     check_arguments(arguments)
     quiet_progress_bars()
+    with names_from_file(arguments.tuned or "the command line", arguments.trust):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     registry = default_registry()
     options = parse_options(arguments.set)
     if "reducer" in options:
@@ -50,9 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None and not registry.tasks:
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
 
+    from ..lab.preflight import check_variants, import_named
     from ..tasks.loading import load_task
 
-    task = load_task(registry, arguments.model or next(iter(registry.tasks)), arguments.data)
+    model = arguments.model or next(iter(registry.tasks))
+    if arguments.reducer is not None:
+        check_variants(registry, {arguments.reducer: wanted(arguments.reducer, options)}, own_variants(registry, model))
+    task = load_task(registry, model, arguments.data)
+    import_named(task.settings)
     row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
 
     from ..lab.finetuned import tuned_task
@@ -93,7 +105,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionError("--tuned has its own reducer; leave --reducer out")
     if arguments.sample is not None and arguments.sample < 0:
         raise OptionError(f"--sample counts from 0, got {arguments.sample}")
-    if arguments.image is not None and not arguments.image.is_file():
+    from ..tasks.records import is_file
+
+    if arguments.image is not None and not is_file(arguments.image):
         raise OptionError(f"there is no file {str(arguments.image)!r}; give a picture, or --sample 0")
     if arguments.out.suffix.lower() != ".png":
         raise OptionError(f"--out writes a PNG, so name it FILE.png; got {str(arguments.out)!r}")
@@ -103,6 +117,20 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 def _ready(entry: Entry) -> bool:
     """Whether it is a method that means something without training."""
     return getattr(entry.spec, "role", "") == "method" and not getattr(entry.spec, "learns", False)
+
+
+def wanted(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with what ``--reducer`` says, a mapping of stacks where it is JSON.
+
+    Raises:
+        OptionError: JSON that is not valid.
+    """
+    if not name.lstrip().startswith("{"):
+        return options
+    try:
+        return {"reducer": json.loads(name), **options}
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f'--reducer is a name, or JSON like {{"vision": "tome"}}: {error}') from error
 
 
 def choose(
@@ -126,10 +154,7 @@ def choose(
             raise OptionError("no method is installed; name a reducer with --reducer (see 'tokenreduce list')")
         name = methods[0]
     if name.lstrip().startswith("{"):
-        try:
-            stacks = json.loads(name)
-        except json.JSONDecodeError as error:
-            raise OptionError(f'--reducer is a name, or JSON like {{"vision": "tome"}}: {error}') from error
+        stacks = wanted(name, {})["reducer"]
         label = " + ".join(str(part.get("reducer") if isinstance(part, dict) else part) for part in stacks.values())
         return label, {"reducer": stacks, **options}
     setting = dict(task.settings.get(name, {}))

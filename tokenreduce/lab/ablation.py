@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from .._documents import check
 from .._torch import evaluating
 from .._version import __version__
 from ..attachments.adapter_lookup import find_adapter
-from ..errors import OptionError, TokenReduceError
+from ..errors import OptionError, guard
 from ..measure.macs import DEFINITION, uncounted_operators
 from ..measure.memory import DEFINITION as MEMORY
 from ..registry.registry import default_registry
 from ..tasks.data import Batches
-from ..tasks.fingerprint import model_fingerprint
+from ..tasks.task import NO_GROUP
 from . import breakeven
 from .context import Context, attach_row
 from .control import smaller_input
 from .cost import affordable, cost, measure_overhead
+from .dependencies import Dependencies
 from .distributed import process_group
 from .evaluate import resolve_row, score_row
 from .machine import machine
 from .plan import Variants, one_per_variant, plan
-from .reducer_objects import Classes
+from .reducer_objects import Classes, plain_variants
+from .request import Request
 from .result import Result, Row
-from .store import Store, code_fingerprint
+from .store import Store
 from .timing import time_rows
 from .verdict import compare_rows
 
 Step = Callable[[str, int, int], None]
+LEAST_ROUNDS = 3  # of timing, for a spread that means something
 
 DEFINITIONS = {
     "MACs": DEFINITION,
@@ -58,7 +63,7 @@ def ablate(
     reducers: Sequence[str] | Variants,
     *,
     metric: Callable[[Any, Any], Tensor],
-    ratios: Sequence[float] = (),
+    ratios: float | Sequence[float] = (),
     match_macs: float | Sequence[float] = (),
     seeds: int = 1,
     seed: int = 0,
@@ -69,6 +74,7 @@ def ablate(
     store: Store | None = None,
     about: Mapping[str, Any] | None = None,
     step: Step | None = None,
+    trust: bool = False,
 ) -> Result:
     """Evaluate a model under several reducers, with the baseline and the controls beside them.
 
@@ -84,7 +90,7 @@ def ablate(
         match_macs: shares of the baseline's multiply-adds to remain, likewise. Not together with ``ratios``.
         seeds: runs of every reducer that draws at random.
         seed: the first of them; also of torch's generator before each batch.
-        batch_sizes: to time; 1 is always among them. By default 1 and that of the first batch.
+        batch_sizes: to time; 1 is always among them. By default 1, 8 and that of the first batch.
         rounds: timed rounds, every row once in each.
         break_even: also time other picture sizes, to find from which token count on a method pays.
         settings: options for reducers that were named without any.
@@ -92,6 +98,7 @@ def ablate(
             instant.
         about: what else belongs into ``result.setup``.
         step: called with (what, done, total) as work proceeds.
+        trust: import classes because a folder of fine-tuned weights names them, see :func:`tokenreduce.load`.
 
     Raises:
         OptionError: no data, no reducers, or levels that cannot be.
@@ -99,77 +106,99 @@ def ablate(
     Returns:
         A row per reducer and level. One that fails gives a row that says why; the others are finished.
     """
-    sizes = sorted({1, *(batch_sizes or ())})
-    levels = (match_macs,) if isinstance(match_macs, (int, float)) else tuple(match_macs)
-    if not reducers:
-        raise OptionError("ablate needs reducers to compare, got none; 'tokenreduce list' names them")
-    for name, value in (("seeds", seeds), ("rounds", rounds), *(("batch_sizes", size) for size in sizes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} must be 1 or more, got {value!r}")
-    registry = default_registry()
     classes: Classes = {}
-    rows = plan(registry, reducers, settings, ratios=ratios, match_macs=levels, classes=classes)
-    crew, adapter = process_group(), find_adapter(registry, model, None)[0]
-    used = [registry.load("adapter", adapter), metric, *classes.values(), *_implementations(rows)]
-    common = {
-        "code": code_fingerprint(used),
-        "model": model_fingerprint(model),
-        "device": str(next(model.parameters()).device.type),
-        "torch": torch.__version__,
-        "metric": f"{getattr(metric, '__module__', '')}:{getattr(metric, '__qualname__', repr(metric))}",
+    asked = {
+        "variants": plain_variants(reducers, classes),
+        "ratios": [ratios] if isinstance(ratios, (int, float)) else list(ratios),
+        "match_macs": [match_macs] if isinstance(match_macs, (int, float)) else list(match_macs),
+        "batch_sizes": None if batch_sizes is None else list(batch_sizes),
+        **{"seeds": seeds, "seed": seed, "rounds": rounds, "break_even": break_even},
     }
+    request = check(Request, asked, "ablate")
+    known = classes, settings or {}, trust
+    return run_request(request, model, data, metric, *known, store=store, about=about, step=step)
+
+
+def run_request(
+    request: Request,
+    model: nn.Module,
+    data: Iterable[Any],
+    metric: Callable[[Any, Any], Tensor],
+    classes: Classes,
+    settings: Variants,
+    trust: bool = False,
+    *,
+    store: Store | None = None,
+    about: Mapping[str, Any] | None = None,
+    step: Step | None = None,
+) -> Result:
+    """What :func:`ablate` does, for a request that has been checked and names its variants.
+
+    Args:
+        classes: of the reducers that the request names and nobody else knows.
+        request: goes into ``result.setup`` as it is.
+    """
+    assert request.variants is not None
+    registry = default_registry()
+    rows = plan(registry, request.variants, settings, ratios=request.ratios, match_macs=request.match_macs)
+    crew, adapter = process_group(), find_adapter(registry, model, None)[0]
+    depends = Dependencies(model, adapter, metric, classes)
     progress = Progress(step if crew.first else None)
-    bench = Context(model, Batches(data), metric, store or Store(), crew, common, progress, classes=classes)
+    bench = Context(model, Batches(data), metric, store or Store(), crew, depends, progress, trust)
     accelerators = [bench.device] if bench.device.type == "cuda" else []
     with evaluating(model), torch.random.fork_rng(devices=accelerators):
         bench.survey()
-        assert bench.first is not None
-        if batch_sizes is None:
-            sizes = sorted({1, len(bench.first)})
-        asked = Settings(tuple(ratios), levels, range(seed, seed + seeds), sizes, rounds, break_even)
-        result = _run(bench, rows, progress, asked)
+        first = bench.sizes[0]
+        sizes = sorted({1, *(request.batch_sizes or (min(8, first), first))})
+        result = _run(bench, rows, progress, replace(request, batch_sizes=sizes))
     result.setup |= {
-        "model": {"class": f"{type(model).__module__}.{type(model).__qualname__}", "fingerprint": common["model"]},
-        "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": bench.sizes[0]},
+        "model": {
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "fingerprint": depends.common["model"],
+        },
+        "data": {"fingerprint": bench.data, "samples": sum(bench.sizes), "batch": first},
+        "request": request.to_json(),
         **environment(),
         "processes": crew.size,
         "cells": {"kept": bench.store.hits, "worked out": bench.store.misses},
     }
+    result.setup["notes"] += [*data_notes(data, bench.groups), *depends.notes, *bench.store.notes]
     for key, value in (about or {}).items():
         known = result.setup.get(key)
         result.setup[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
     return result
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What was asked for: levels, runs of what draws, batch sizes and rounds to time, whether other sizes too."""
+def data_notes(data: Any, groups: Sequence[str]) -> list[str]:
+    """What was done to the data, in one line; a data set says so itself, where it has ``notes()``."""
+    lone = sum(group == NO_GROUP for group in groups)
+    told = [f"{lone} of {len(groups)} samples have no group"] if lone else []
+    notes = getattr(data, "notes", None)
+    if callable(notes):
+        with guard(lambda reason: told.append(f"its notes cannot be read: {reason}")):
+            told += map(str, notes())
+    return [f"data: {'; '.join(told)}"] if told else []
 
-    ratios: tuple[float, ...]
-    shares: tuple[float, ...]
-    seeds: range
-    sizes: list[int]
-    rounds: int
-    break_even: bool
 
-
-def _run(bench: Context, rows: list[Row], progress: Progress, asked: Settings) -> Result:
+def _run(bench: Context, rows: list[Row], progress: Progress, asked: Request) -> Result:
     here, notes = machine(), list[str]()
-    baseline, seeds, sizes = rows[0], asked.seeds, asked.sizes
+    baseline, seeds, sizes = rows[0], range(asked.seed, asked.seed + asked.seeds), asked.batch_sizes or [1]
     progress.total = (3 + len(seeds)) * len(rows) + len(sizes) * asked.rounds
-    bench.cost_batch = bench.team.share(affordable(bench, bench.sizes[0]))
+    with guard(partial(_cannot_run, "the model")):
+        bench.cost_batch = bench.team.share(affordable(bench, bench.sizes[0]))
     for row in rows:
-        record_failure(row, lambda row=row: resolve_row(bench, row, baseline.macs or 0, seeds))  # type: ignore[misc]
-        record_failure(row, lambda row=row: cost(bench, row))  # type: ignore[misc]
+        record_failure(row, partial(_resolve, bench, row, baseline, seeds))
+        record_failure(row, partial(cost, bench, row))
         progress(f"{row.name}: cost")
     if baseline.failed is not None or baseline.macs is None:
-        raise OptionError(f"the baseline cannot run on this model: {baseline.failed}")
+        _cannot_run("the baseline", str(baseline.failed))
     rows[1:1] = _smaller(bench, rows, baseline, asked, notes)
     for row in rows:
-        record_failure(row, lambda row=row: score_row(bench, row))  # type: ignore[misc]
+        record_failure(row, partial(score_row, bench, row))
         row.macs_share = row.macs / baseline.macs if row.macs is not None else None
     if baseline.failed is None:
-        _time(bench, rows, baseline, asked, notes, here)
+        with guard(lambda reason: notes.append(f"not all was timed: {reason}")):
+            _time(bench, rows, baseline, asked, notes, here)
     compare_rows(rows, baseline.name)
     with attach_row(bench, baseline) as handle:
         definitions = {
@@ -177,45 +206,53 @@ def _run(bench: Context, rows: list[Row], progress: Progress, asked: Settings) -
             "operators not counted": ", ".join(uncounted_operators(handle.model, bench.inputs(1))),
         }
     progress.finish()
+    if asked.rounds < LEAST_ROUNDS:
+        notes.append(f"times are of {asked.rounds} rounds, too few to know their spread; give more with --rounds")
     setup = {"baseline": baseline.name, "rounds": asked.rounds, "batch_sizes": sizes, "seeds": list(seeds)}
     return Result(rows, {**setup, "notes": notes, "definitions": definitions})
 
 
+def _cannot_run(what: str, reason: str) -> NoReturn:
+    raise OptionError(f"{what} cannot run on the first batch: {reason}")
+
+
+def _resolve(bench: Context, row: Row, baseline: Row, seeds: range) -> None:
+    resolve_row(bench, row, baseline.macs or 0, seeds)
+
+
 def _time(
-    bench: Context, rows: list[Row], baseline: Row, asked: Settings, notes: list[str], here: dict[str, Any]
+    bench: Context, rows: list[Row], baseline: Row, asked: Request, notes: list[str], here: dict[str, Any]
 ) -> None:
     """All that is measured by the clock, of the rows that have worked so far."""
-    time_rows(bench, [row for row in rows if row.failed is None], baseline, asked.sizes, asked.rounds, here)
+    sizes = asked.batch_sizes or [1]
+    time_rows(bench, [row for row in rows if row.failed is None], baseline, sizes, asked.rounds, here)
     for row in rows:
-        record_failure(row, lambda row=row: measure_overhead(bench, row, asked.sizes[-1], here))  # type: ignore[misc]
+        record_failure(row, partial(measure_overhead, bench, row, sizes[-1], here))
     if not asked.break_even:
         return
-    samples, rounds = min(asked.sizes[-1], 8), max(asked.rounds // 2, 1)
-    try:
+    samples, rounds = min(sizes[-1], 8), max(asked.rounds // 2, LEAST_ROUNDS)
+    with guard(lambda reason: notes.append(f"no break-even: {reason}")):
         breakeven.break_even(bench, one_per_variant(rows), baseline, samples=samples, rounds=rounds, machine=here)
-    except TokenReduceError as error:
-        notes.append(f"no break-even: {error}")
 
 
-def _smaller(bench: Context, rows: list[Row], baseline: Row, asked: Settings, notes: list[str]) -> list[Row]:
+def _smaller(bench: Context, rows: list[Row], baseline: Row, asked: Request, notes: list[str]) -> list[Row]:
     """The control on smaller pictures at each level; without levels, at the multiply-adds in the methods' middle."""
-    ratios, shares = asked.ratios, asked.shares
+    ratios, shares = asked.ratios, asked.match_macs
     if not ratios and not shares:
         costs = sorted(row.macs for row in rows if row.macs is not None and row.role == "method")
         costs = costs or sorted(row.macs for row in rows[1:] if row.macs is not None)
         assert baseline.macs is not None
-        shares = (costs[len(costs) // 2] / baseline.macs,) if costs and costs[len(costs) // 2] < baseline.macs else ()
+        shares = [costs[len(costs) // 2] / baseline.macs] if costs and costs[len(costs) // 2] < baseline.macs else []
     made: dict[str, Row] = {}
-    try:
-        levels = [*((ratio, None) for ratio in ratios), *((None, share) for share in shares)]
-        for ratio, share in levels:
+    with guard(lambda reason: notes.append(f"no control on smaller pictures: {reason}")):
+        for ratio, share in [*((ratio, None) for ratio in ratios), *((None, share) for share in shares)]:
             row = smaller_input(bench, baseline, ratio=ratio, share=share)
             made.setdefault(row.name, row)
-    except TokenReduceError as error:
-        notes.append(f"no control on smaller pictures: {error}")
+    taken = {row.name for row in rows}
     for row in made.values():
+        row.name += " (control)" if row.name in taken else ""
         bench.drawing[row.name] = set()
-        record_failure(row, lambda row=row: cost(bench, row))  # type: ignore[misc]
+        record_failure(row, partial(cost, bench, row))
     return list(made.values())
 
 
@@ -247,26 +284,6 @@ def environment() -> dict[str, Any]:
 
 def record_failure(row: Row, work: Callable[[], None]) -> None:
     """Run part of a row unless it has failed; whatever a plugin raises becomes the row's reason."""
-    if row.failed is not None:
-        return
-    try:
-        work()
-    except TokenReduceError as error:
-        row.failed = str(error)
-    except Exception as error:  # a stranger's reducer may raise anything
-        row.failed = f"{type(error).__name__}: {error}"
-
-
-def _implementations(rows: Sequence[Row]) -> list[Any]:
-    """Classes of the reducers that the rows name, where they can be had."""
-    found = []
-    for row in rows:
-        parts = row.reducer.values() if isinstance(row.reducer, Mapping) else [row.reducer]
-        for part in parts:
-            name = part.get("reducer") if isinstance(part, Mapping) else part
-            if isinstance(name, str) and name in default_registry().reducers:
-                try:
-                    found.append(default_registry().load("reducer", name))
-                except TokenReduceError:
-                    continue  # its row will say why
-    return found
+    if row.failed is None:
+        with guard(partial(setattr, row, "failed")):
+            work()

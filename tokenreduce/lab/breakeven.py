@@ -9,13 +9,13 @@ from typing import Any
 
 from ..errors import TokenReduceError
 from ..measure.timing import one_round
-from .context import Context, attach_arguments
+from .context import Context, Finite
 from .control import patch_grid, tokens_at
 from .result import BreakEven, Row
 from .timing import LEAST, forward_pass
 
 SIDES = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)  # of the pictures' own
-Tried = list[tuple[int, float, float]]
+Tried = list[tuple[int, Finite, Finite]]
 
 
 def break_even(
@@ -30,7 +30,7 @@ def break_even(
     for row in rows:
         facts = {
             **bench.facts(row),
-            "against": attach_arguments(baseline),
+            **bench.against(baseline),
             "samples": samples,
             "rounds": rounds,
             "sizes": sizes,
@@ -38,7 +38,7 @@ def break_even(
             **bench.of_first,
         }
         work = partial(_time_all, bench, row, baseline, sizes, samples, rounds)
-        tried = bench.cell("break-even", facts, partial(bench.team.alone, work))
+        tried = bench.cell("break-even", Tried, facts, partial(bench.team.alone, work))
         counted = sorted((int(n), float(ratio), float(spread)) for n, ratio, spread in tried if n)
         row.break_even = BreakEven(samples, counted, least_paying(counted))
         bench.tick(f"{row.name}: break-even")

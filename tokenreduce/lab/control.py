@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from .._torch import call
@@ -28,9 +26,10 @@ def smaller_input(bench: Context, baseline: Row, *, ratio: float | None = None, 
     Raises:
         UnsupportedModelError: no pictures among the inputs, or a model that takes only one size.
     """
-    wanted = {"ratio": ratio, "share": share, "attach": attach_arguments(baseline), "samples": bench.cost_batch}
-    size: Sequence[int] = bench.cell(
+    wanted = {"ratio": ratio, "share": share, **bench.against(baseline), "samples": bench.cost_batch}
+    size: Size = bench.cell(
         "size",
+        Size,
         {**wanted, **bench.of_first},
         lambda: bench.team.alone(lambda: _fitting(bench, baseline, ratio=ratio, share=share)),
     )

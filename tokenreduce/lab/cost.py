@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,35 +12,46 @@ from .._torch import call
 from ..measure.macs import count_macs
 from ..measure.memory import peak_activation_bytes
 from ..measure.overhead import overhead
-from .context import Context, attach_row
+from .context import Context, Finite, attach_row
 from .result import Row, SiteTokens
 
 SHARE_OF_MEMORY = 0.3
 
 
+@dataclass
+class Cost:
+    """A cell: multiply-adds per sample, tokens site by site and at the end, bytes of activations."""
+
+    macs: int
+    sites: list[tuple[str, int, str, int, int]]
+    tokens: dict[str, int]
+    peak: int
+    training: int
+
+
 def cost(bench: Context, row: Row) -> None:
     """Fill in tokens, multiply-adds and memory, of ``bench.cost_batch`` samples of the first batch."""
     facts = {**bench.facts(row), "samples": bench.cost_batch, **bench.of_first}
-    found = bench.cell("cost", facts, lambda: bench.team.alone(lambda: _cost(bench, row)))
-    row.tokens_by_stream = found["tokens"]
+    found: Cost = bench.cell("cost", Cost, facts, lambda: bench.team.alone(lambda: _cost(bench, row)))
+    row.tokens_by_stream = found.tokens
     row.tokens = sum(row.tokens_by_stream.values())
-    row.sites = [SiteTokens(*site) for site in found["sites"]]
-    row.macs, row.memory_batch = found["macs"], bench.cost_batch
-    row.peak_memory_bytes, row.training_memory_bytes = found["peak"], found["training"]
+    row.sites = [SiteTokens(*site) for site in found.sites]
+    row.macs, row.memory_batch = found.macs, bench.cost_batch
+    row.peak_memory_bytes, row.training_memory_bytes = found.peak, found.training
 
 
-def _cost(bench: Context, row: Row) -> dict[str, Any]:
+def _cost(bench: Context, row: Row) -> Cost:
     inputs = bench.inputs(bench.cost_batch, row.input_size)
     with attach_row(bench, row) as handle:
         macs, record = count_macs(handle.model, inputs, samples=bench.cost_batch), handle.last
         assert record is not None
-        return {
-            "macs": macs,
-            "sites": [[r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out] for r in record.sites],
-            "tokens": next(iter(record.stacks.values())).tokens,
-            "peak": peak_activation_bytes(handle.model, inputs),
-            "training": peak_activation_bytes(handle.model, inputs, graph=True),
-        }
+        return Cost(
+            macs=macs,
+            sites=[(r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out) for r in record.sites],
+            tokens=next(iter(record.stacks.values())).tokens,
+            peak=peak_activation_bytes(handle.model, inputs),
+            training=peak_activation_bytes(handle.model, inputs, graph=True),
+        )
 
 
 def measure_overhead(bench: Context, row: Row, samples: int, machine: dict[str, Any]) -> None:
@@ -51,7 +63,7 @@ def measure_overhead(bench: Context, row: Row, samples: int, machine: dict[str, 
         with attach_row(bench, row) as handle:
             return overhead(handle, inputs)
 
-    row.overhead = bench.cell("overhead", {**facts, **bench.of_first}, lambda: bench.team.alone(work))
+    row.overhead = bench.cell("overhead", Finite, {**facts, **bench.of_first}, lambda: bench.team.alone(work))
 
 
 def affordable(bench: Context, wanted: int) -> int:

@@ -11,7 +11,7 @@ from .._torch import call
 from ..attachments.attach import attach
 from ..backbones.adapter import Adapter, Example
 from ..backbones.stack import Stack
-from ..errors import TokenReduceError, UnsupportedModelError
+from ..errors import UnsupportedModelError, guard, reason_of
 from ..registry.registry import Registry, default_registry
 
 
@@ -51,13 +51,18 @@ def coverage(registry: Registry | None = None, adapter: str | None = None) -> It
     for name in registry.adapters if adapter is None else [adapter]:
         if not registry.entry("adapter", name).usable:
             continue
-        made: Adapter = registry.load("adapter", name)()
-        for label, maker in made.examples().items():
-            example = maker()
-            stacks = {**made.stacks(example.model), **dict.fromkeys(made.refusals(example.model))}
-            for stack_name, stack in stacks.items():
-                for reducer in registry.reducers:
-                    yield _cell(name, label, example, stack_name, stack, reducer)
+        reasons: list[str] = []
+        with guard(reasons.append):
+            made: Adapter = registry.load("adapter", name)()
+            for label, maker in made.examples().items():
+                example = maker()
+                stacks = {**made.stacks(example.model), **dict.fromkeys(made.refusals(example.model))}
+                for stack_name, stack in stacks.items():
+                    for reducer in registry.reducers:
+                        yield _cell(name, label, example, stack_name, stack, reducer)
+        for reason in reasons:
+            for reducer in registry.reducers:
+                yield Cell(name, "-", "-", reducer, None, f"the adapter fails ({reason})", (), ())
 
 
 def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | None, reducer: str) -> Cell:
@@ -74,8 +79,10 @@ def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | 
     except UnsupportedModelError as error:
         reason = str(error).partition(" cannot be reduced: ")[2] or str(error)
         return Cell(adapter, label, name, reducer, None, _plain(reason, model), (), ())
-    except TokenReduceError as error:
-        return Cell(adapter, label, name, reducer, None, _plain(str(error), model), (), ())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a reducer may raise anything
+        return Cell(adapter, label, name, reducer, None, _plain(reason_of(error), model), (), ())
 
 
 def _plain(reason: str, model: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import PluginError
+from ..errors import PluginError, reason_of
 
 T = TypeVar("T")
 
@@ -56,13 +56,13 @@ class ProcessGroup:
     def alone(self, work: Callable[[], T]) -> T:
         """Do it on the first process while the others wait, and give all the value; an error is raised on all."""
         value: Any = None
-        error: Exception | None = None
+        error: BaseException | None = None
         if self.first:
             try:
                 value = work()
-            except Exception as raised:
+            except BaseException as raised:  # the others must not wait for ever
                 error = raised
-        value, reason = self.share((value, None if error is None else f"{type(error).__name__}: {error}"))
+        value, reason = self.share((value, None if error is None else reason_of(error)))
         if error is not None:
             raise error
         if reason is not None:

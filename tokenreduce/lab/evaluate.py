@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .._torch import call
 from ..attachments.handle import Attachment
-from ..errors import OptionError, TokenReduceError, UnfitReducerError
+from ..errors import OptionError, UnfitReducerError, guard
 from ..measure.calibrate import solve_options
 from .context import Context, attach_arguments, attach_row
 from .result import Row
 from .statistics import mean_over_seeds
 
+MOST = 1e100  # a score, either way: its square is a number too
+Score = Annotated[float, Ge(-MOST), Le(MOST)]
+
+
+@dataclass
+class Scores:
+    """A cell: the score of every sample for one seed, and for how many samples the output was not finite."""
+
+    scores: list[Score]
+    not_finite: int
+
+
+@dataclass
+class Solved:
+    """A cell: the reducer, or a mapping of stacks, and its options with which a row reaches its level."""
+
+    reducer: Any
+    options: dict[str, Any]
+
 
 def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> None:
     """Solve for the row's level, if it has one, and put the options in force, its seeds and its notes into it."""
     if row.ratio is not None or row.target_macs is not None:
-        facts = {**bench.facts(row), "ratio": row.ratio, "macs": row.target_macs, **bench.of_first}
-        solved = bench.cell("solve", facts, lambda: bench.team.alone(lambda: _solve(bench, row, dense)))
-        row.reducer, row.options = solved["reducer"], {k: v for k, v in solved.items() if k != "reducer"}
+        level = {"ratio": row.ratio, "macs": row.target_macs, "dense": dense if row.ratio is None else None}
+        facts = {**bench.facts(row), **level, **bench.of_first}
+        work = partial(bench.team.alone, partial(_solve, bench, row, dense))
+        solved: Solved = bench.cell("solve", Solved, facts, work)
+        row.reducer, row.options = solved.reducer, solved.options
     with attach_row(bench, row) as handle:
         row.notes, active = list(handle.notes), [one.reducer for one in handle.stacks.values()]
         learning = [type(r.reducer).__name__ for r in active if isinstance(r, nn.Module)]
@@ -54,32 +78,47 @@ def options_in_force(row: Row, handle: Attachment) -> tuple[Any, dict[str, Any]]
     return reducer if isinstance(reducer, dict) else row.reducer, config
 
 
-def _solve(bench: Context, row: Row, dense: int) -> dict[str, Any]:
+def _solve(bench: Context, row: Row, dense: int) -> Solved:
     samples = 1 if row.target_macs is None else bench.cost_batch
     given = attach_arguments(row)
     inputs = bench.inputs(samples)
     put = partial(bench.attach, bench.model)
-    return solve_options(bench.model, put, inputs, given, samples, ratio=row.ratio, share=row.target_macs, dense=dense)
+    level: dict[str, Any] = {"ratio": row.ratio, "share": row.target_macs, "dense": dense}
+    with bench.names_of(row):
+        found = solve_options(bench.model, put, inputs, given, samples, **level)
+    return Solved(found.pop("reducer"), found)
 
 
 def score_row(bench: Context, row: Row) -> None:
     """Fill in scores, accuracy and groups, one pass over the data for each seed."""
-    by_seed = []
+    found: list[Scores] = []
     for seed in row.seeds:
         facts = {
             **bench.facts(row, **with_seed(bench, row, seed)),
             "seed": seed,
             "data": [bench.data, bench.sizes],
+            "metric": bench.depends.metric,
         }
-        by_seed.append(bench.cell("scores", facts, lambda seed=seed: _scores(bench, row, seed)))  # type: ignore[misc]
+        work = partial(_scores, bench, row, seed)
+        found.append(bench.cell("scores", Scores, facts, work, "scores", fits=partial(_fits, sum(bench.sizes))))
         bench.tick(f"{row.name}: accuracy")
+    by_seed, lost = [one.scores for one in found], max(one.not_finite for one in found)
+    if lost:
+        row.notes.append(
+            f"the model's output is not finite (NaN or infinite) for {lost} of {len(by_seed[0])} samples, whose scores "
+            "mean nothing"
+        )
     row.scores = mean_over_seeds(by_seed)
     row.accuracy_by_seed = [sum(scores) / len(scores) for scores in by_seed]
     row.accuracy = sum(row.accuracy_by_seed) / len(by_seed)
     groups: dict[str, list[float]] = {}
-    for group, score in zip(bench.groups, row.scores, strict=False):
+    for group, score in zip(bench.groups, row.scores, strict=bool(bench.groups)):
         groups.setdefault(group, []).append(score)
     row.groups = {group: sum(values) / len(values) for group, values in sorted(groups.items())}
+
+
+def _fits(samples: int, cell: Scores) -> bool:
+    return len(cell.scores) == samples
 
 
 def with_seed(bench: Context, row: Row, seed: int) -> dict[str, Any]:
@@ -92,31 +131,70 @@ def with_seed(bench: Context, row: Row, seed: int) -> dict[str, Any]:
     return {**arguments, "reducer": seeded}
 
 
-def _scores(bench: Context, row: Row, seed: int) -> list[float]:
-    """Every sample's score, judged by all processes together; what one of them raises is raised by all."""
+def _scores(bench: Context, row: Row, seed: int) -> Scores:
+    """Every sample's score, judged by all processes together; what one of them raises is raised by all.
+
+    Raises:
+        OptionError: what was raised, or not one output is finite.
+    """
     mine: dict[int, list[float]] = {}
-    reason = None
-    try:
+    lost, reasons = 0, list[str]()
+    with guard(reasons.append):
         changes = with_seed(bench, row, seed)
         with attach_row(bench, row, **changes) as handle, torch.inference_mode():
             for index, batch in bench.each(row.input_size):
-                torch.manual_seed(seed * 1_000_003 + index)
-                score = bench.metric(call(handle.model, batch.inputs), batch.targets)
-                mine[index] = _checked(score, len(batch))
-    except TokenReduceError as error:
-        reason = str(error)
-    except Exception as error:  # a stranger's reducer or metric may raise anything
-        reason = f"{type(error).__name__}: {error}"
-    everywhere = bench.team.gather((mine, reason))
-    reasons = [told for _, told in everywhere if told is not None]
+                torch.manual_seed((seed * 1_000_003 + index) % 2**63)
+                output = call(handle.model, batch.inputs)
+                lost += not_finite(output, len(batch))
+                mine[index] = check_scores(bench.metric(output, batch.targets), len(batch), index)
+    everywhere = bench.team.gather((mine, lost, reasons))
+    reasons = [told for _, _, some in everywhere for told in some]
     if reasons:
         raise OptionError(reasons[0])
-    merged = {index: scores for part, _ in everywhere for index, scores in part.items()}
-    return [value for index in sorted(merged) for value in merged[index]]
+    merged = {index: scores for part, _, _ in everywhere for index, scores in part.items()}
+    lost = sum(count for _, count, _ in everywhere)
+    if lost == sum(bench.sizes):
+        raise OptionError("the model's output is not finite (NaN or infinite) for any of the samples")
+    return Scores([value for index in sorted(merged) for value in merged[index]], lost)
 
 
-def _checked(score: Any, samples: int) -> list[float]:
-    values: list[float] = torch.as_tensor(score).detach().float().cpu().reshape(-1).tolist()
+def check_scores(score: Any, samples: int, index: int) -> list[float]:
+    """A metric's scores of a batch as numbers.
+
+    Raises:
+        OptionError: not one for each sample, or some that are not finite.
+    """
+    values: list[float] = torch.as_tensor(score).detach().double().cpu().reshape(-1).tolist()
     if len(values) != samples:
         raise OptionError(f"the metric gave {len(values)} scores for a batch of {samples}; give one score per sample")
+    wrong = [value for value in values if not abs(value) < MOST]
+    if wrong:
+        raise OptionError(
+            f"the metric gave {len(wrong)} of {samples} scores in batch {index} that are no finite numbers below "
+            f"{MOST:g}, the first of them {wrong[0]}; see the metric of the task"
+        )
     return values
+
+
+def not_finite(output: Any, samples: int) -> int:
+    """How many samples have an output that is not finite: NaN, plus infinity, or nothing but minus infinity.
+
+    Minus infinity alone is how models rule a class out. Of outputs with several parts the logits count, or the first
+    tensor of floating-point numbers.
+    """
+    values = next((one for one in _floating(output) if one.ndim and len(one) == samples), None)
+    if values is None:
+        return 0
+    rows = values.detach().reshape(samples, -1)
+    bad = rows.isnan().any(1) | (rows == torch.inf).any(1) | (rows == -torch.inf).all(1)
+    return int(bad.sum()) if rows.shape[1] else 0
+
+
+def _floating(output: Any) -> Iterator[Tensor]:
+    for name in ("logits", "logits_per_image"):
+        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield value
+    for value in tree_leaves(output):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield value

@@ -1,64 +1,87 @@
-"""What an ablation is asked for, as data: from flags, a TOML or JSON file, a preset, or an earlier result."""
+"""What an ablation is asked for, as data: from Python, from flags, a TOML or JSON file, a preset, an earlier result."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Le, Len
+
+from .._documents import check, check_document, read_document
 from ..errors import OptionError
-from .plan import check_fields, check_levels, parse_ratios
+from .levels import check_levels, parse_ratios
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+Count = Annotated[int, Ge(1), Le(10**9)]
+Few = Annotated[int, Ge(1), Le(10_000)]
+BatchSize = Annotated[int, Ge(1), Le(2**20)]
+Seed = Annotated[int, Ge(-(2**62)), Le(2**62)]
+Level = Annotated[list[float], Len(0, 1000)]
+
+
+def _flag(said: str, metavar: str | None = None, **more: Any) -> dict[str, Any]:
+    """What the command line makes of a field: the help of its flag."""
+    return {"help": said, "metavar": metavar, **more}
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that decides an ablation; ``setup["request"]`` of a result holds it.
+    """All that decides an ablation. It is checked once, when it is made, and ``setup["request"]`` of a result holds it.
 
     Attributes:
-        model: name of a task, or of a model for a loader; None for the first task.
+        model: name of a task, or of a model for a loader; None for the first task, or for one given in Python.
         data: file of samples, for a loader.
         variants: options by name, ``"reducer"`` and ``"layers"`` among them; None for every reducer of the registry
             with the task's own settings.
         ratios, match_macs: levels, see :func:`tokenreduce.ablate`.
-        samples, batch: how many samples, in batches of what size.
-        batch_sizes: to time; None for 1, 8 and ``batch``.
+        samples, batch: how many samples of a task, in batches of what size.
+        batch_sizes: to time, 1 always among them; None for 1, 8 and that of the first batch.
         rounds, seeds, seed: see :func:`tokenreduce.ablate`.
         break_even: whether to time other picture sizes.
         pictures: samples to draw.
     """
 
-    model: str | None = None
-    data: str | None = None
+    model: str | None = field(
+        default=None, metadata=_flag("a task, or a hub id, folder or file (default: the first task)", "NAME")
+    )
+    data: str | None = field(
+        default=None, metadata=_flag("samples for such a model: JSON lines of image, text, answer", "FILE")
+    )
     variants: dict[str, dict[str, Any]] | None = None
-    ratios: list[float] = field(default_factory=list)
-    match_macs: list[float] = field(default_factory=list)
-    samples: int = 1000
-    batch: int = 50
-    batch_sizes: list[int] | None = None
-    rounds: int = 7
-    seeds: int = 3
-    seed: int = 0
-    break_even: bool = True
-    pictures: int = 4
+    ratios: Level = field(
+        default_factory=list,
+        metadata=_flag("shares of image tokens to be gone (0.1:0.6:0.1, or 0.2,0.4)", "A:B:STEP"),
+    )
+    match_macs: Level = field(
+        default_factory=list, metadata=_flag("solve every method for this share of multiply-adds (0.55)", "SHARE")
+    )
+    samples: Count = field(default=1000, metadata=_flag("samples to judge"))
+    batch: BatchSize = field(default=50, metadata=_flag("batch size"))
+    batch_sizes: list[BatchSize] | None = field(
+        default=None, metadata=_flag("batch sizes to time (1, 8 and --batch)", "A,B,...")
+    )
+    rounds: Few = field(default=7, metadata=_flag("timed rounds"))
+    seeds: Few = field(default=3, metadata=_flag("runs of what draws at random"))
+    seed: Seed = field(default=0, metadata=_flag("the first seed"))
+    break_even: bool = field(default=True, metadata=_flag("leave out timing at other picture sizes"))
+    pictures: Annotated[int, Ge(0), Le(1000)] = field(default=4, metadata=_flag("samples to draw in the report"))
 
-    def with_(self, **changes: Any) -> Request:
-        """A copy with the changes that are not None, checked."""
-        return check_request(replace(self, **{name: value for name, value in changes.items() if value is not None}))
+    def __post_init__(self) -> None:
+        check_levels(self.ratios, self.match_macs)
+        if self.variants is not None and not self.variants:
+            raise OptionError("it names no variants; give some, or leave the entry out for every reducer")
+
+    def with_(self, where: str = "", **changes: Any) -> Request:
+        """A copy with the changes that are not None, checked; ``where`` begins the message."""
+        return check(Request, {**vars(self), **{k: v for k, v in changes.items() if v is not None}}, where)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able; :func:`from_mapping` takes it back."""
+        """JSON-able; :func:`request_from_mapping` takes it back."""
         return asdict(self)
 
 
-def request_from_mapping(given: Mapping[str, Any], where: str) -> Request:
+def request_from_mapping(given: Any, where: str) -> Request:
     """A request from what a file holds.
 
     Raises:
@@ -66,14 +89,16 @@ def request_from_mapping(given: Mapping[str, Any], where: str) -> Request:
     """
     if not isinstance(given, Mapping):
         raise OptionError(f"{where} holds a table of entries (samples = 1000, [variants.NAME] ...), got {given!r}")
-    check_fields(given, [f.name for f in fields(Request)], where)
     values = dict(given)
     for name in ("ratios", "match_macs"):
         if isinstance(values.get(name), str):
-            values[name] = parse_ratios(values[name])
-        elif isinstance(values.get(name), (int, float)):
+            try:
+                values[name] = parse_ratios(values[name])
+            except OptionError as error:
+                raise OptionError(f"{where}: {name}: {error}") from error
+        elif isinstance(values.get(name), (int, float)) and not isinstance(values[name], bool):
             values[name] = [values[name]]
-    return check_request(Request(**values), where)
+    return check_document(Request, values, where)
 
 
 def read_request(path: str | Path) -> Request:
@@ -82,42 +107,13 @@ def read_request(path: str | Path) -> Request:
     Raises:
         OptionError: no such file, or it cannot be read as one.
     """
-    path = Path(path)
-    try:
-        text = path.read_text()
-        given = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror}; name a TOML or JSON file") from error
-    except ValueError as error:
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise OptionError(f"{path} is not valid {kind}: {error}") from error
+    given = read_document(path, "name a TOML or JSON file")
     if isinstance(given, dict) and "setup" in given:
-        given = given["setup"].get("request", {})
+        setup = given["setup"]
+        if not isinstance(setup, dict) or not isinstance(setup.get("request"), dict):
+            raise OptionError(
+                f"{path}: setup.request must be a table of entries, as 'tokenreduce ablate --json' writes it, so there "
+                "is nothing to repeat"
+            )
+        return request_from_mapping(setup["request"], f"{path}: setup.request")
     return request_from_mapping(given, str(path))
-
-
-def check_request(request: Request, where: str = "the ablation") -> Request:
-    """The request itself.
-
-    Raises:
-        OptionError: a value outside its range.
-    """
-    for name in ("samples", "batch", "rounds", "seeds"):
-        _count(getattr(request, name), name, where, 1)
-    _count(request.pictures, "pictures", where, 0)
-    if isinstance(request.seed, bool) or not isinstance(request.seed, int):
-        raise OptionError(f"{where}: seed is a whole number, got {request.seed!r}")
-    for size in request.batch_sizes or []:
-        _count(size, "batch_sizes", where, 1)
-    check_levels(request.ratios, request.match_macs)
-    if request.variants is not None and not request.variants:
-        raise OptionError(f"{where} names no variants; give some, or leave the entry out for every reducer")
-    for name, options in (request.variants or {}).items():
-        if not isinstance(options, Mapping):
-            raise OptionError(f"{where}: variant {name!r} is a table of options, got {options!r}")
-    return request
-
-
-def _count(value: Any, name: str, where: str, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{where}: {name} must be {least} or more, got {value!r}")

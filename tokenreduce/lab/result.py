@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le
+
+from .._documents import check_document
+from ..errors import OptionError
+
+Number = Annotated[float, Ge(-1e300), Le(1e300)]
+Seconds = Annotated[float, Gt(0), Le(1e9)]
+Whole = Annotated[int, Ge(-(2**62)), Le(2**62)]
+Count = Annotated[int, Ge(0), Le(2**62)]
 
 
 @dataclass
@@ -20,12 +29,12 @@ class Comparison:
     """
 
     against: str
-    difference: float
-    low: float
-    high: float
-    p: float
+    difference: Number
+    low: Number
+    high: Number
+    p: Number
     test: str
-    p_adjusted: float | None = None
+    p_adjusted: Number | None = None
 
 
 @dataclass
@@ -37,9 +46,9 @@ class BatchTiming:
         seconds, base_seconds: one time per round.
     """
 
-    batch: int
-    seconds: list[float]
-    base_seconds: list[float]
+    batch: Annotated[int, Ge(1), Le(2**62)]
+    seconds: list[Seconds]
+    base_seconds: list[Seconds]
 
     @property
     def median(self) -> float:
@@ -81,9 +90,9 @@ class BreakEven:
             tried (by more than the spread); None where there is none.
     """
 
-    batch: int
-    tried: list[tuple[int, float, float]]
-    tokens: int | None = None
+    batch: Whole
+    tried: list[tuple[Whole, Number, Number]]
+    tokens: Whole | None = None
 
 
 @dataclass
@@ -91,10 +100,10 @@ class SiteTokens:
     """Tokens of one stream before and after one site."""
 
     stack: str
-    layer: int
+    layer: Whole
     stream: str
-    tokens_in: int
-    tokens_out: int
+    tokens_in: Count
+    tokens_out: Count
 
 
 @dataclass
@@ -116,8 +125,8 @@ class Picture:
     before: str
     after: str
     image: str
-    grid: tuple[int, int]
-    owner: list[int]
+    grid: tuple[Count, Count]
+    owner: list[Whole]
 
 
 @dataclass
@@ -155,26 +164,26 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
     role: str = "method"
-    ratio: float | None = None
-    target_macs: float | None = None
+    ratio: Number | None = None
+    target_macs: Number | None = None
     weights: str = ""
-    input_size: tuple[int, int] | None = None
+    input_size: tuple[Count, Count] | None = None
     seeds: list[int] = field(default_factory=list)
-    accuracy: float | None = None
-    accuracy_by_seed: list[float] = field(default_factory=list)
-    interval: tuple[float, float] | None = None
-    groups: dict[str, float] = field(default_factory=dict)
-    scores: list[float] = field(default_factory=list)
-    tokens: int | None = None
-    tokens_by_stream: dict[str, int] = field(default_factory=dict)
+    accuracy: Number | None = None
+    accuracy_by_seed: list[Number] = field(default_factory=list)
+    interval: tuple[Number, Number] | None = None
+    groups: dict[str, Number] = field(default_factory=dict)
+    scores: list[Number] = field(default_factory=list)
+    tokens: Count | None = None
+    tokens_by_stream: dict[str, Count] = field(default_factory=dict)
     sites: list[SiteTokens] = field(default_factory=list)
-    macs: int | None = None
-    macs_share: float | None = None
+    macs: Count | None = None
+    macs_share: Number | None = None
     paces: list[BatchTiming] = field(default_factory=list)
-    memory_batch: int | None = None
-    peak_memory_bytes: int | None = None
-    training_memory_bytes: int | None = None
-    overhead: float | None = None
+    memory_batch: Count | None = None
+    peak_memory_bytes: Count | None = None
+    training_memory_bytes: Count | None = None
+    overhead: Number | None = None
     break_even: BreakEven | None = None
     versus_baseline: Comparison | None = None
     versus_control: Comparison | None = None
@@ -226,46 +235,24 @@ class Result:
         return {"setup": self.setup, "rows": [asdict(row) for row in self.rows], "pictures": pictures}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Result:
+    def from_json(cls, document: Any) -> Result:
         """What :meth:`to_json` gave.
 
         Raises:
             OptionError: the document is something else.
         """
-        from ..errors import OptionError
-
         try:
-            rows = [_row(row) for row in document["rows"]]
-            pictures = [Picture(**{**p, "grid": tuple(p["grid"])}) for p in document["pictures"]]
-            return cls(rows, dict(document["setup"]), pictures)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            found = check_document(cls, document)
+            for row in found.rows:
+                if any(len(pace.seconds) != len(pace.base_seconds) or not pace.seconds for pace in row.paces):
+                    raise OptionError(
+                        f"row {row.name!r}: a pace needs as many times of the row as of the baseline, and at least one"
+                    )
+            return found
+        except OptionError as error:
             raise OptionError(
-                "not the JSON of an ablation (tokenreduce ablate --json FILE writes one): "
-                f"{type(error).__name__}: {error}"
+                f"not the JSON of an ablation (tokenreduce ablate --json FILE writes one): {error}"
             ) from error
-
-
-def _row(data: dict[str, Any]) -> Row:
-    made = dict(data)
-    names = {f.name for f in dataclasses.fields(Row)}
-    unknown = set(made) - names
-    if unknown:
-        raise TypeError(f"a row has no {', '.join(sorted(unknown))}")
-    for key in ("interval", "input_size"):
-        made[key] = tuple(made[key]) if made.get(key) is not None else None
-    made["paces"] = [BatchTiming(**pace) for pace in made.get("paces", [])]
-    if any(len(pace.seconds) != len(pace.base_seconds) or not pace.seconds for pace in made["paces"]):
-        raise ValueError("a pace needs as many times of the row as of the baseline, and at least one")
-    for key in ("accuracy", "macs", "macs_share", "overhead"):
-        if not isinstance(made.get(key), (int, float, type(None))):
-            raise TypeError(f"{key} is a number or null, got {made[key]!r}")
-    made["sites"] = [SiteTokens(**site) for site in made.get("sites", [])]
-    if made.get("break_even") is not None:
-        tried = [(int(n), float(r), float(s)) for n, r, s in made["break_even"]["tried"]]
-        made["break_even"] = BreakEven(**{**made["break_even"], "tried": tried})
-    for key in ("versus_baseline", "versus_control"):
-        made[key] = Comparison(**made[key]) if made.get(key) is not None else None
-    return Row(**made)
 
 
 def _half_range(values: list[float]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OptionError, UnknownOptionError, nearest
 from ..registry.registry import Registry, default_registry
-from ..registry.spec import Spec
+from ..registry.targets import resolve_target
 from .reducer import BaseReducer, reducer_name
 
 ReducerPlan = dict[str | None, tuple[BaseReducer, str, Sequence[int] | None]]
@@ -63,7 +63,7 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     if not isinstance(reducer, str):
         got = f"the class {reducer.__name__}; call it" if inspect.isclass(reducer) else type(reducer).__name__
         raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {got}")
-    made = Spec("x", reducer, "").load() if ":" in reducer else registry.load("reducer", reducer)
+    made = resolve_target(reducer) if ":" in reducer else registry.load("reducer", reducer)
     if not (inspect.isclass(made) and issubclass(made, BaseReducer)):
         raise OptionError(f"{reducer!r} stands for {made!r}, which is not a subclass of tokenreduce.Reducer")
     valid = made.option_defaults()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
@@ -12,11 +13,13 @@ import pluggy
 from ..errors import PluginError
 from .hookspecs import INTERFACE, PROJECT, SPECS
 from .kinds import HOOKS, Kind
-from .spec import Spec
+from .spec import Spec, check_fields
+
+MOST = 10_000  # specs of one hook: more are a mistake, such as a loop without an end
 
 
-def read_plugin(name: str) -> Iterator[tuple[Kind, Spec]]:
-    """The specs of the plugin of this name, each with its kind.
+def read_plugin(point: EntryPoint) -> Iterator[tuple[Kind, Spec]]:
+    """The specs of a plugin, each with its kind.
 
     A manager of its own keeps it from the others.
 
@@ -26,17 +29,20 @@ def read_plugin(name: str) -> Iterator[tuple[Kind, Spec]]:
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(SPECS)
-    if not manager.load_setuptools_entrypoints(PROJECT, name=name):
+    plugin = point.load()
+    if manager.register(plugin, name=point.name) is None:
         raise PluginError("its entry point could not be registered")
-    plugin = manager.get_plugin(name)
     check_interface(getattr(plugin, "tokenreduce_interface", INTERFACE))
     check_hooks(plugin)
     manager.check_pending()  # hooks of other names altogether
     for hook, kind in HOOKS.items():
         for specs in getattr(manager.hook, hook)():
-            for spec in specs:
+            for number, spec in enumerate(specs):
                 if not isinstance(spec, kind.spec):
                     raise PluginError(f"{hook} must yield {kind.spec.__name__}, got {type(spec).__name__}")
+                if number >= MOST:
+                    raise PluginError(f"{hook} yields more than {MOST} specs; end its loop")
+                check_fields(spec)
                 yield kind, spec
 
 

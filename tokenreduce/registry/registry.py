@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
 from collections import Counter
@@ -12,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import PluginError, TokenReduceError, UnknownNameError, nearest
+from ..errors import PluginError, TokenReduceError, UnknownNameError, guard, nearest, reason_of
 from .discovery import read_plugin
+from .entry_points import Point, entry_points, output_apart
 from .hookspecs import PROJECT
 from .kinds import KINDS, Kind
-from .spec import Spec
+from .spec import Spec, one_line
 
 _ORDER = {"baseline": 0, "control": 1, "method": 2}
 
@@ -42,10 +42,10 @@ class Entry:
     @property
     def usable(self) -> bool:
         """Whether that module is installed."""
-        try:
-            return not self.library or importlib.util.find_spec(self.library) is not None
-        except (ImportError, ValueError):
-            return False
+        found = [not self.library]
+        with guard(lambda reason: None):  # of "a.b" the package a is imported, which may raise anything
+            found.append(importlib.util.find_spec(self.library) is not None if self.library else True)
+        return found[-1]
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,12 @@ class Registry:
         """Scan the entry-point group ``tokenreduce``; ``TOKENREDUCE_DISABLE_PLUGINS=a,b`` skips plugins."""
         skip = {name.strip() for name in os.environ.get("TOKENREDUCE_DISABLE_PLUGINS", "").split(",")} - {""}
         registry = cls(disabled=tuple(sorted(skip)))
-        found: dict[str, dict[tuple[str, str], str]] = {}
-        for point in importlib.metadata.entry_points(group=PROJECT):
-            if point.name not in skip:
-                found.setdefault(point.name, {}).setdefault(_origin(point), point.value.partition(":")[0].strip())
+        points, damaged = entry_points(PROJECT)
+        registry.broken += [Broken(name, name, version, reason) for name, version, reason in damaged]
+        found: dict[str, dict[tuple[str, str], Point]] = {}
+        for one in points:
+            if one.point.name not in skip:
+                found.setdefault(one.point.name, {}).setdefault((one.distribution, one.version), one)
         offered: list[tuple[Kind, Entry]] = []
         for plugin, origins in sorted(found.items()):
             if len(origins) > 1:
@@ -98,22 +100,24 @@ class Registry:
                 reason = f"two distributions register a plugin of this name: {both}; uninstall one"
                 registry.broken.append(Broken(plugin, *next(iter(origins)), reason))
                 continue
-            for origin, module in origins.items():
-                offered += registry._load(plugin, *origin, module)
+            for one in origins.values():
+                offered += registry._load(one)
         registry._fill(offered)
         return registry
 
-    def _load(self, plugin: str, distribution: str, version: str, module: str) -> list[tuple[Kind, Entry]]:
+    def _load(self, one: Point) -> list[tuple[Kind, Entry]]:
         """The specs of one plugin; a broken one is noted and offers nothing."""
+        plugin, module = one.point.name, one.point.value.partition(":")[0].strip()
         found: list[tuple[Kind, Entry]] = []
-        try:
-            for kind, spec in read_plugin(plugin):
-                found.append((kind, Entry(spec, plugin, distribution, version, module)))
-        except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is reported, not passed on
-            names = tuple(entry.spec.name for _, entry in found)
-            self.broken.append(Broken(plugin, distribution, version, f"{type(error).__name__}: {error}", names))
-            return []
-        return found
+        reasons: list[str] = []
+        with output_apart(), guard(reasons.append):
+            for kind, spec in read_plugin(one.point):
+                found.append((kind, Entry(spec, plugin, one.distribution, one.version, module)))
+        if not reasons:
+            return found
+        names = tuple(entry.spec.name for _, entry in found)
+        self.broken.append(Broken(plugin, one.distribution, one.version, one_line(reasons[0]), names))
+        return []
 
     def _fill(self, offers: list[tuple[Kind, Entry]]) -> None:
         """Take every name that is offered once; a name offered twice is broken for both."""
@@ -185,24 +189,16 @@ class Registry:
         """Turns whatever the code of a plugin raises by mistake into a PluginError that names its distribution."""
         try:
             yield
-        except TokenReduceError:
+        except (TokenReduceError, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:
             entry = self.tables[kind].get(name)
             if entry is None:
                 raise
             raise PluginError(
-                f"{kind} {name!r} failed with {type(error).__name__}: {error}. Provided by {entry}; options and code: "
+                f"{kind} {name!r} failed with {reason_of(error)}. Provided by {entry}; options and code: "
                 f"'tokenreduce info {name}'"
             ) from error
-
-
-def _origin(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution of an entry point, as far as its metadata can be read."""
-    try:
-        return (str(point.dist.metadata["Name"]), point.dist.version) if point.dist is not None else ("unknown", "?")
-    except Exception:  # a damaged installation
-        return "unknown", "?"
 
 
 def _role(entry: Entry) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ..errors import PluginError
+from ..errors import PluginError, reason_of
+from .entry_points import output_apart
 
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -36,10 +38,7 @@ class Spec:
     description: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
-            raise PluginError(f"a spec's name is lower-case letters, digits, '-', '_' and '.', got {self.name!r}")
-        if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
-            raise PluginError(f"{self.name}: target must be 'module:attribute', got {self.target!r}")
+        check_fields(self)
 
     def load(self) -> Any:
         """Import the implementation.
@@ -48,12 +47,44 @@ class Spec:
             PluginError: the module cannot be imported or has no such attribute.
         """
         try:
-            return load_target(self.target)
-        except (Exception, SystemExit) as error:
+            with output_apart():
+                return load_target(self.target)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin's code may raise anything when it is imported
             raise PluginError(
-                f"{self.name}: cannot load {self.target!r} ({type(error).__name__}: {error}). "
+                f"{self.name}: cannot load {self.target!r} ({reason_of(error)}). "
                 "Reinstall the package that provides it, or see 'tokenreduce list'."
             ) from error
+
+
+def check_fields(spec: Spec) -> None:
+    """Have every field of a spec be what it says: text in one line, names, yes or no.
+
+    Raises:
+        PluginError: one is something else.
+    """
+    if not isinstance(spec.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", spec.name):
+        raise PluginError(f"a spec's name is lower-case letters, digits, '-', '_' and '.', got {spec.name!r}")
+    if not isinstance(spec.target, str) or not _TARGET.fullmatch(spec.target):
+        raise PluginError(f"{spec.name}: target must be 'module:attribute', got {spec.target!r}")
+    for entry in fields(spec):
+        value, default = getattr(spec, entry.name), entry.default
+        wanted: type | tuple[type, ...] = bool if isinstance(default, bool) else str
+        if entry.name in ("needs", "variants"):
+            wanted = (tuple, list) if entry.name == "needs" or value is not None else type(None)
+            if value is not None and not all(isinstance(one, str) for one in value):
+                wanted = ()
+        if not isinstance(value, wanted):
+            kind = "true or false" if wanted is bool else "text" if wanted is str else "a tuple of texts"
+            raise PluginError(f"{spec.name}: {entry.name} must be {kind}, got {value!r}")
+        if isinstance(value, str):
+            object.__setattr__(spec, entry.name, one_line(value))  # frozen for everybody else
+
+
+def one_line(text: str) -> str:
+    """Text in one line, without what no terminal should be given."""
+    return " ".join(_CONTROL.sub("\ufffd", str.__str__(text)).split())
 
 
 @dataclass(frozen=True)
@@ -89,7 +120,14 @@ class AdapterSpec(Spec):
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
-    """A task for ablations: ``target`` returns a :class:`tokenreduce.Task` when called without arguments."""
+    """A task for ablations: ``target`` returns a :class:`tokenreduce.Task` when called without arguments.
+
+    Args:
+        variants: names in the task's settings that are rows of their own, so that a name that is neither one of them
+            nor a reducer's is refused before the model is read; None where the settings themselves must say.
+    """
+
+    variants: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

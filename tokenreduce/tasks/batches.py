@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from .._torch import Inputs
-from ..errors import OptionError, PluginError
+from ..errors import OptionError, reason_of
 from .loader import Record
-from .task import Batch, Sample
+from .pictures import open_image, read_image, size_of
+from .task import NO_GROUP, Batch, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+__all__ = ["BatchSubset", "RecordBatches", "Remark", "Scale", "Target", "open_image", "samples"]
+
+Remark = Callable[[Sequence[Record]], Iterable[str]]
 Prepare = Callable[[Sequence["Image"], Sequence[str]], Inputs]
-NO_GROUP = "(no group)"
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,31 @@ class Target:
 class RecordBatches(Sequence[Batch]):
     """Records as batches, which can be gone through again; no picture stays in memory.
 
-    Targets of a batch are its :class:`Asked`, groups those of the records.
+    Targets of a batch are its :class:`Target`, groups those of the records.
 
     Args:
         records: all of them; the last batch has what is left.
         batch: records in a batch.
         prepare: ``prepare(images, texts)`` gives the model's inputs.
+        remarks: each gives what is to be said of the records, in sentences without a point.
 
     Raises:
         OptionError: no records, or a batch of none.
     """
 
-    def __init__(self, records: Sequence[Record], batch: int, prepare: Prepare) -> None:
+    def __init__(self, records: Sequence[Record], batch: int, prepare: Prepare, remarks: Sequence[Remark] = ()) -> None:
         if batch < 1:
             raise OptionError(f"a batch has one record or more, got {batch}")
         if not records:
             raise OptionError("there are no records to go through; give a data file (--data FILE.jsonl)")
-        self.records, self.batch, self.prepare = tuple(records), batch, prepare
+        self.records, self.batch, self.prepare, self.remarks = tuple(records), batch, prepare, tuple(remarks)
+        self._done: dict[str, set[Path]] = {}
+
+    def notes(self) -> list[str]:
+        """What was done to the pictures that have been opened so far, and what is to be said of the records."""
+        pictures = len({record.image for record in self.records})
+        done = [f"{len(paths)} of {pictures} pictures have {what}" for what, paths in sorted(self._done.items())]
+        return [*done, *(sentence for remark in self.remarks for sentence in remark(self.records))]
 
     def __len__(self) -> int:
         return -(-len(self.records) // self.batch)
@@ -69,10 +80,38 @@ class RecordBatches(Sequence[Batch]):
             return BatchSubset(self, range(len(self))[index])
         first = range(len(self))[index] * self.batch
         records = self.records[first : first + self.batch]
-        inputs = self.prepare([open_image(record.image) for record in records], [record.text for record in records])
+        inputs = self._inputs(records)
         groups = [record.group or NO_GROUP for record in records] if any(r.group for r in self.records) else None
         asked = tuple(Target(record.text, record.answers, record.choices) for record in records)
         return Batch(inputs, asked, groups)
+
+    def _inputs(self, records: Sequence[Record]) -> Inputs:
+        """The model's inputs.
+
+        Raises:
+            OptionError: they cannot be made; the message names the picture, if it is one that is to blame.
+        """
+        images = []
+        for record in records:
+            image, done = read_image(record.image)
+            images.append(image)
+            for what in done:
+                self._done.setdefault(what, set()).add(record.image)
+        try:
+            return self.prepare(images, [record.text for record in records])
+        except Exception as error:  # a processor may raise anything at a picture that does not suit it
+            for image, record in zip(images, records, strict=True):
+                self._try_alone(image, record)
+            raise error
+
+    def _try_alone(self, image: Image, record: Record) -> None:
+        try:
+            self.prepare([image], [record.text])
+        except Exception as error:
+            raise OptionError(
+                f"the picture at {record.image} ({size_of(image)}) cannot be made an input of this model "
+                f"({reason_of(error)}); replace the file or take its line out"
+            ) from error
 
 
 class BatchSubset(Sequence[Batch]):
@@ -92,28 +131,6 @@ class BatchSubset(Sequence[Batch]):
         if isinstance(index, slice):
             return BatchSubset(self.batches, self.places[index])
         return self.batches[self.places[index]]
-
-
-def open_image(path: str | Path) -> Image:
-    """A picture in RGB, turned as its camera says.
-
-    Raises:
-        OptionError: the file cannot be read as a picture.
-        PluginError: pillow is not installed.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise PluginError("opening pictures needs pillow: pip install pillow") from error
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OptionError(
-            f"expected a picture at {path}, which cannot be read as one ({type(error).__name__}: {error}); "
-            "replace the file or take its line out"
-        ) from error
 
 
 @dataclass(frozen=True)

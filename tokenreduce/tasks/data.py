@@ -19,6 +19,8 @@ TARGETS = ("labels", "label", "targets", "target")
 class Batches:
     """Anything that gives batches when gone through, as :class:`Batch` after :class:`Batch`, again and again.
 
+    Batches of no samples are left out.
+
     Args:
         source: a list or ``DataLoader`` of :class:`Batch`, of ``(inputs, targets)`` pairs, or of mappings in which
             one of ``labels``, ``label``, ``targets``, ``target`` is what the metric is given.
@@ -36,7 +38,7 @@ class Batches:
         self.source = source
 
     def __iter__(self) -> Iterator[Batch]:
-        return (as_batch(item) for item in self.source)
+        return (batch for batch in map(as_batch, self.source) if len(batch))
 
 
 def as_batch(item: Any) -> Batch:

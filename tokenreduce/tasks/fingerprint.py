@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
+from .identity import Identity, tensor_digest
 from .task import Batch
 
 
-def sample_fingerprints(batch: Batch) -> list[str]:
+def sample_fingerprints(batch: Batch, unknown: list[str] | None = None) -> list[str]:
     """A hash of each sample's inputs and target, whatever device they are on and whatever stands beside it.
 
     What has no axis of samples counts for every sample.
+
+    Args:
+        unknown: is told what of them cannot be hashed, and counts by its type alone.
     """
-    samples = len(batch)
-    leaves, _ = tree_flatten((batch.inputs, batch.targets))
+    samples, walk = len(batch), Identity(code=False)
+    inputs = batch.inputs.values() if isinstance(batch.inputs, Mapping) else batch.inputs
+    apart = partial(_is_apart, samples)
     hashes = [hashlib.sha256() for _ in range(samples)]
-    for leaf in leaves:
-        apart = hasattr(leaf, "__len__") and not isinstance(leaf, (str, bytes)) and len(leaf) == samples
-        plain = leaf.detach().cpu() if isinstance(leaf, Tensor) and leaf.ndim else leaf
-        for index, sha in enumerate(hashes):
-            add_value(sha, plain[index] if apart else plain)
+    for leaf in (leaf for value in (*inputs, batch.targets) for leaf in tree_leaves(value, is_leaf=apart)):
+        rows = per_sample(leaf, samples)
+        parts = [_digest(walk, leaf)] * samples if rows is None else [_digest(walk, row) for row in rows]
+        for sha, part in zip(hashes, parts, strict=True):
+            sha.update(part.encode())
+    if unknown is not None:
+        unknown += walk.unknown
     return [sha.hexdigest()[:16] for sha in hashes]
+
+
+def per_sample(value: Any, samples: int) -> Sequence[Any] | None:
+    """The parts of a value, one for each sample; None where it has no axis of samples."""
+    if isinstance(value, Tensor):
+        return list(value) if value.ndim and len(value) == samples else None
+    if isinstance(value, (str, bytes)) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        return None
+    try:
+        return [value[index] for index in range(samples)] if len(value) == samples else None
+    except (TypeError, KeyError, IndexError):
+        return None
 
 
 def join_fingerprints(parts: Sequence[str]) -> str:
@@ -36,28 +54,18 @@ def join_fingerprints(parts: Sequence[str]) -> str:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of a model's modules, weights, buffers, dtypes and configuration.
+    """A hash of a model's modules, their attributes, weights, buffers, dtypes and configuration.
 
-    Hooks, mode and device do not count.
+    Names of functions and classes count, not their code, so that it is the same on another machine. Mode and device do
+    not count.
     """
-    sha = hashlib.sha256()
-    for name, module in model.named_modules():
-        sha.update(f"{name} {type(module).__module__}.{type(module).__qualname__} {module.extra_repr()}\n".encode())
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        sha.update(name.encode())
-        add_value(sha, tensor)
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "to_dict"):
-        plain = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
-        sha.update(json.dumps(plain, sort_keys=True, default=str).encode())
-    return sha.hexdigest()[:16]
+    return Identity(code=False).of(model)[:16]
 
 
-def add_value(sha: Any, value: Any) -> None:
-    """Put a tensor (dtype, shape, bytes) or any other value into a hash."""
-    if not isinstance(value, Tensor):
-        sha.update(repr(value).encode())
-        return
-    plain = value.detach().cpu().contiguous()
-    sha.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
-    sha.update(plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b"")
+def _is_apart(samples: int, value: Any) -> bool:
+    """Whether it is a list with an entry for each sample."""
+    return isinstance(value, (list, tuple)) and len(value) == samples
+
+
+def _digest(walk: Identity, value: Any) -> str:
+    return tensor_digest(value) if isinstance(value, Tensor) else walk.of(value)

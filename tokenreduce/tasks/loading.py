@@ -6,7 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OptionError, PluginError, TokenReduceError, UnknownNameError, UnsupportedModelError, nearest
+from ..errors import (
+    OptionError,
+    PluginError,
+    TokenReduceError,
+    UnknownNameError,
+    UnsupportedModelError,
+    nearest,
+    reason_of,
+)
 from ..registry.registry import Registry
 from .loader import Loader, Record
 from .records import read_records
@@ -34,8 +42,7 @@ def load_task(registry: Registry, name: str, data: str | Path | None = None) -> 
     if name in registry.tasks or _is_broken(registry, name):
         if data is not None:
             raise OptionError(f"the task {name!r} has its own data; leave {str(data)!r} (--data) out, or name a model")
-        made: Task = registry.load("task", name)()
-        return made
+        return _own_task(registry, name)
     records = [] if data is None else read_records(data)
     prefix, colon, rest = name.partition(":")
     if colon and (prefix in registry.loaders or _is_broken(registry, prefix)):
@@ -72,8 +79,10 @@ def _find(registry: Registry, name: str, failed: list[str]) -> str | None:
             if not loader.guesses:
                 return candidate
             guessed = guessed or candidate
-        except Exception as error:  # a stranger's loader may raise anything; the others still get their turn
-            failed.append(f"the loader {candidate!r} of {entry} failed: {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a loader may raise anything; the others still get their turn
+            failed.append(f"the loader {candidate!r} of {entry} failed: {reason_of(error)}")
     return guessed
 
 
@@ -88,12 +97,25 @@ def _load(registry: Registry, loader: str, name: str, rest: str, records: list[R
         task = made.task(rest, records)
     except TokenReduceError:
         raise
-    except Exception as error:  # a stranger's loader may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginError(f"the loader {loader!r} of {entry} failed on {rest!r}: {reason}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a loader may raise anything
+        raise PluginError(f"the loader {loader!r} of {entry} failed on {rest!r}: {reason_of(error)}") from error
     if not isinstance(task, Task):
         raise PluginError(f"the loader {loader!r} of {entry} must give a tokenreduce.Task, got {type(task).__name__}")
     return dataclasses.replace(task, name=name)
+
+
+def _own_task(registry: Registry, name: str) -> Task:
+    """A registered task."""
+    from .task import Task
+
+    with registry.blame("task", name):
+        made = registry.load("task", name)()
+    if not isinstance(made, Task):
+        entry = registry.entry("task", name)
+        raise PluginError(f"{entry.spec.target} of {entry} must give a tokenreduce.Task, got {type(made).__name__}")
+    return made
 
 
 def _make(registry: Registry, loader: str) -> Loader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import OptionError, UnsupportedModelError, nearest
+from .vqa_words import normalize_answer, vqa_accuracy
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {"none": 0, **{word: number for number, word in enumerate(DIGITS)}}
-ARTICLES = {"a", "an", "the"}
+__all__ = ["Labels", "logits_of", "normalize_answer", "vqa_accuracy"]
 
 
 def logits_of(output: Any) -> Tensor:
@@ -26,36 +25,6 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UnsupportedModelError(f"expected logits (samples, classes) of the model, got {type(output).__name__}")
     return logits
-
-
-def normalize_answer(answer: str) -> str:
-    """An answer for comparison: lower case, no articles and punctuation, small numbers as digits.
-
-    Source: the answer processing of the VQA evaluation (Antol et al., VQA, ICCV 2015). In place of its table of
-    contractions ("dont" for "don't") every apostrophe is left out, on both sides.
-    """
-    text = re.sub(r"(?<!\d)[.,]|[.,](?!\d)", " ", re.sub(r"['’]", "", answer.lower()))
-    words = re.sub(r"[^\w.,:\s]|_", " ", text).split()
-    kept = [str(NUMBERS.get(word, word)) for word in words if word not in ARTICLES]
-    return " ".join(kept or words)
-
-
-def vqa_accuracy(answer: str, votes: Sequence[str]) -> float:
-    """VQA accuracy, 0 to 1: how far an answer agrees with what people said.
-
-    The official form: each person is left out in turn, an answer that three of the others gave counts full, and
-    the results are averaged; 1, 2, 3 votes of ten are worth 0.3, 0.6, 0.9. Where fewer than three others are left,
-    all of them must agree; one vote is an exact match.
-
-    Source: Antol et al., VQA, ICCV 2015, section 5.
-    """
-    wanted = normalize_answer(answer)
-    same = sum(normalize_answer(vote) == wanted for vote in votes)
-    if len(votes) == 1:
-        return float(same)
-    full = min(3, len(votes) - 1)
-    kept, dropped = min(1.0, same / full), min(1.0, (same - 1) / full)
-    return ((len(votes) - same) * kept + same * dropped) / len(votes)
 
 
 class Labels:
@@ -102,4 +71,4 @@ class Labels:
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from .._torch import Inputs
+from ..errors import OptionError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-from .._torch import Inputs
+
+NO_GROUP = "(no group)"
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,29 @@ class Batch:
     Args:
         inputs: keyword arguments of the model's call, or a tuple of positional ones.
         targets: whatever the metric compares with.
-        groups: a label per sample, for a score per group (question types, say).
+        groups: a label per sample, for a score per group (question types, say); None for a sample without one.
     """
 
     inputs: Inputs
     targets: Any
-    groups: Sequence[str] | None = None
+    groups: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
-        values = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
-        return len(next(iter(values)))
+        """The number of samples: the length of the first input that has as many entries as there are targets.
+
+        Where none has, the length of the first tensor, else of the first list.
+
+        Raises:
+            OptionError: the inputs hold neither.
+        """
+        values = list(self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs)
+        tensors = [len(value) for value in values if isinstance(value, Tensor) and value.ndim]
+        lengths = tensors + [len(value) for value in values if isinstance(value, (list, tuple))]
+        if not lengths:
+            told = ", ".join(type(value).__name__ for value in values) or "nothing"
+            raise OptionError(f"the inputs of a batch hold a tensor or a list with an entry per sample, got {told}")
+        wanted = _length(self.targets)
+        return wanted if wanted in lengths else lengths[0]
 
 
 @dataclass(frozen=True)
@@ -82,3 +99,9 @@ class Task:
     train: Callable[[int, int, int], Batch] | None = None
     validation: Callable[[int, int], Sequence[Batch]] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
+
+
+def _length(targets: Any) -> int | None:
+    if isinstance(targets, Tensor):
+        return len(targets) if targets.ndim else None
+    return len(targets) if isinstance(targets, (list, tuple)) else None

@@ -5,17 +5,18 @@ A loader brings the model, how pictures and texts become its inputs, and names; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from .batches import Prepare, RecordBatches, Scale, Target, samples
+from .batches import Prepare, RecordBatches, Remark, Scale, Target, samples
 from .loader import Record
-from .scoring import Labels, logits_of, vqa_accuracy
+from .scoring import Labels, logits_of, normalize_answer, vqa_accuracy
 from .task import Batch, Sample, Task
 
 
@@ -30,6 +31,7 @@ class Source:
         prepare: ``prepare(images, texts)`` gives the model's inputs.
         scale: how its pixels are scaled.
         pixels: name of the pixels among the inputs.
+        remarks: each gives what is to be said of some records, as :class:`RecordBatches` takes them.
     """
 
     name: str
@@ -38,10 +40,15 @@ class Source:
     prepare: Prepare
     scale: Scale
     pixels: str = "pixel_values"
+    remarks: tuple[Remark, ...] = ()
 
     def data(self, count: int, batch: int) -> RecordBatches:
         """The first ``count`` records."""
-        return RecordBatches(self.records[: max(count, 0)], batch, self.prepare)
+        return RecordBatches(self.records[: max(count, 0)], batch, self.prepare, self.remarks)
+
+    def with_remark(self, remark: Remark) -> Source:
+        """The source with something more to be said."""
+        return replace(self, remarks=(*self.remarks, remark))
 
     def samples(self, batch: Batch) -> list[Sample]:
         """What a person sees of a batch."""
@@ -83,6 +90,7 @@ def questions(source: Source, names: Sequence[str]) -> Task:
         said = zip(words(output), asked, strict=True)
         return logits_of(output).new_tensor([vqa_accuracy(word, one.answers) for word, one in said])
 
+    source = source.with_remark(partial(beyond_answers, {normalize_answer(name) for name in names}))
     return source.task(score, words, f"answers to questions, {len(names)} of them")
 
 
@@ -135,7 +143,28 @@ def best_text(source: Source, texts: Sequence[str]) -> Task:
             return [texts[index] for index in logits.argmax(dim=-1).tolist()]
         return [f"score {row[i]:.2f}" if len(row) else "" for i, row in enumerate(logits)]
 
+    source = source.with_remark(several_captions)
     return source.task(score, words, f"the best of {len(texts)} texts" if texts else "scores of texts")
+
+
+def beyond_answers(known: Set[str], records: Sequence[Record]) -> Iterator[str]:
+    """How many questions have no right answer among those that the model can give."""
+    missed = sum(known.isdisjoint(map(normalize_answer, record.answers)) for record in records)
+    if missed:
+        yield f"{missed} of {len(records)} questions have no right answer among the {len(known)} of the model"
+
+
+def several_captions(records: Sequence[Record]) -> Iterator[str]:
+    """How many pictures stand in several lines with different right texts, of which a line has its own alone."""
+    right: dict[Path, set[tuple[str, ...]]] = {}
+    for record in records:
+        right.setdefault(record.image, set()).add(record.answers or (record.text,))
+    several = sum(len(texts) > 1 for texts in right.values())
+    if several:
+        yield (
+            f"{several} of {len(right)} pictures stand in several lines with different right texts, and a line counts "
+            'its own alone as right (one line with "answers": [...] counts each of them)'
+        )
 
 
 def texts_of(records: Sequence[Record]) -> list[str]:

@@ -24,6 +24,7 @@ from .losses import total
 from .optimizer import adamw, linear_decay
 from .recipe import Recipe
 from .run_folder import RunFolder
+from .run_lock import run_lock
 from .teacher import reducer_losses
 from .warmup import warmup
 
@@ -76,7 +77,8 @@ def finetune(
         watch: called with every line of the log.
 
     Raises:
-        OptionError: the task cannot be trained, the folder holds another run, or the loss is not finite.
+        OptionError: the task cannot be trained, the folder holds another run or has one at work in it, or the loss or
+            every accuracy is not a number.
 
     And what attach raises. The model carries no attachment afterwards.
     """
@@ -91,7 +93,7 @@ def finetune(
     teacher = None if recipe.same_weights or not recipe.distillation else copy.deepcopy(model)
     seed_draws(recipe.seed)
     was_training = model.training
-    with attach(model, **chosen) as handle:
+    with run_lock(folder.path), attach(model, **chosen) as handle:
         settings = {"task": task.name, "model": before, "attach": handle.config, "recipe": recipe.to_json()}
         folder.claim(settings)
         try:

@@ -52,7 +52,8 @@ class Meter(Loader):
         def prepare(images: Sequence[Image], given: Sequence[str]) -> dict[str, Tensor]:
             return {**words(given), "pixel_values": pictures(images)["pixel_values"]}
 
-        return kinds.questions(kinds.Source(name, model, records, prepare, pictures.scale), names_of(model.config))
+        source = kinds.Source(name, model, records, prepare, pictures.scale, remarks=(words.remarks,))
+        return kinds.questions(source, names_of(model.config))
 
 
 def image_processor(folder: str, size: int) -> Any:

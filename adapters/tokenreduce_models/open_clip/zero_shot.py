@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,4 +55,23 @@ def task(name: str, model: Any, transform: Any, tokenizer: Any, records: Sequenc
 
     made = model.visual.preprocess_cfg
     scale = Scale(tuple(made["mean"]), tuple(made["std"]))
-    return kinds.best_text(kinds.Source(name, scorer, records, prepare, scale), texts)
+    source = kinds.Source(name, scorer, records, prepare, scale, remarks=(partial(remarks, tokenizer, texts),))
+    return kinds.best_text(source, texts)
+
+
+def remarks(tokenizer: Any, texts: Sequence[str], records: Sequence[Record]) -> Iterator[str]:
+    """How many texts are cut, and how many are the same as another one to the model."""
+    if not texts:
+        return
+    tokens = torch.cat([tokenizer(list(texts[i : i + STEP])) for i in range(0, len(texts), STEP)])
+    length = tokens.shape[1]
+    if hasattr(tokenizer, "encode"):  # open_clip's own, which puts a token in front and one behind
+        cut = sum(len(tokenizer.encode(text)) + 2 > length for text in texts)
+    else:
+        inner = getattr(tokenizer, "tokenizer", None)
+        cut = 0 if inner is None else sum(len(ids) > length for ids in inner(list(texts))["input_ids"])
+    if cut:
+        yield f"{cut} of {len(texts)} texts are longer than the {length} tokens that the model takes, and are cut"
+    same = len(texts) - len({tuple(row) for row in tokens.tolist()})
+    if same:
+        yield f"{same} of {len(texts)} texts are to the model as another one is, and of equal scores the first wins"

@@ -28,7 +28,8 @@ def questions(name: str, kind: str, records: Sequence[Record]) -> Task:
     def prepare(images: Sequence[Image], texts: Sequence[str]) -> dict[str, Tensor]:
         return {**words(texts), **pictures(images)}
 
-    return kinds.questions(kinds.Source(name, model, records, prepare, pictures.scale), names_of(model.config))
+    source = kinds.Source(name, model, records, prepare, pictures.scale, remarks=(words.remarks,))
+    return kinds.questions(source, names_of(model.config))
 
 
 def classes(name: str, kind: str, records: Sequence[Record]) -> Task:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from tokenreduce.errors import OptionError
+from tokenreduce.tasks import Record
 from tokenreduce.tasks.batches import Scale
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ class Pictures:
         """
         try:
             made = self.processor(images=list(images), return_tensors="pt")
-        except ValueError as error:
+        except Exception as error:  # processors raise what they like at sizes that do not suit them
+            if len(images) == 1:
+                size = f"{images[0].width}x{images[0].height}"
+                raise OptionError(
+                    f"the image processor of this checkpoint cannot take a picture of {size} pixels ({error}); give "
+                    "another picture"
+                ) from error
             raise OptionError(
                 f"the image processor of this checkpoint cannot make one batch of these pictures ({error}); give "
                 "pictures of one size, or save a processor that resizes or pads"
@@ -69,6 +76,7 @@ class Words:
         names: Sequence[str] = TEXT_NAMES,
     ) -> None:
         self.tokenizer, self.limit, self.names = tokenizer, limit, names
+        self.texts = list(dict.fromkeys(texts))
         self.length = limit if always else self._longest(texts)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -83,6 +91,26 @@ class Words:
         """The same in parts of ``size`` texts."""
         for first in range(0, len(texts), size):
             yield self(texts[first : first + size])
+
+    def remarks(self, records: Sequence[Record], alike: bool = False) -> Iterator[str]:
+        """What becomes of the texts: how many are cut, hold unknown words, or (if asked) are alike to the model."""
+        if not self.texts:
+            return
+        whole: list[list[int]] = self.tokenizer(self.texts, max_length=self.limit + 1, truncation=True)["input_ids"]
+        count = len(self.texts)
+        cut = sum(len(ids) > self.limit for ids in whole)
+        if cut:
+            yield f"{cut} of {count} texts are longer than the {self.limit} tokens that the model takes, and are cut"
+        unknown = self.tokenizer.unk_token_id
+        if unknown not in (None, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id):
+            with_unknown = sum(unknown in ids for ids in whole)
+            if with_unknown:
+                yield f"{with_unknown} of {count} texts have words that the tokenizer does not know"
+        if alike:
+            seen = self.tokenizer(self.texts, max_length=self.limit, truncation=True)["input_ids"]
+            same = count - len({tuple(ids) for ids in seen})
+            if same:
+                yield f"{same} of {count} texts are to the model as another one is, and of equal scores the first wins"
 
     def _longest(self, texts: Sequence[str]) -> int:
         """Tokens of the longest text, at most the limit; 0 without texts."""

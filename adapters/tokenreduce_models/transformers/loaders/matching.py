@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,4 +56,5 @@ def task(name: str, kind: str, records: Sequence[Record]) -> Task:
         asked = {} if texts or not any(given) else words(given)
         return {**pictures(images), **asked}
 
-    return kinds.best_text(kinds.Source(name, scorer, records, prepare, pictures.scale), texts)
+    remarks = (partial(words.remarks, alike=True),)
+    return kinds.best_text(kinds.Source(name, scorer, records, prepare, pictures.scale, remarks=remarks), texts)

@@ -58,9 +58,22 @@ def tokenizer_of(name: str) -> Any:
     """
     with reads(name, "the tokenizer (tokenizer.json, or vocab.txt and the like)"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **SAFE)
+    words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    lacking = [file for file in vocabulary_files(tokenizer) if not (Path(name) / file).is_file()]
+    if not words or (Path(name).is_dir() and lacking and not (Path(name) / "tokenizer.json").is_file()):
+        raise UnsupportedModelError(
+            f"{name!r} has no vocabulary of its tokenizer ({', '.join(lacking) or 'tokenizer.json'}), so every word "
+            "would be unknown; save the tokenizer there too: tokenizer.save_pretrained(folder)"
+        )
     if tokenizer.pad_token is None:
         raise UnsupportedModelError(f"the tokenizer of {name!r} has no pad_token; set one and save it again")
     return tokenizer
+
+
+def vocabulary_files(tokenizer: Any) -> list[str]:
+    """Names of the files that hold a tokenizer's vocabulary, where it is not in tokenizer.json."""
+    named = dict(getattr(type(tokenizer), "vocab_files_names", None) or {})
+    return [str(named[key]) for key in ("vocab_file", "merges_file") if isinstance(named.get(key), str)]
 
 
 def image_processor_of(name: str) -> Any:

@@ -1,0 +1,77 @@
+"""An ablation of a task: the request goes through to the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..registry.registry import Registry
+from ..tasks.task import Task
+from .ablation import Step, run_request
+from .finetuned import full_options, label_of
+from .preflight import check_variants, import_named
+from .request import Request
+from .result import Result
+from .store import Store
+
+
+def full_request(registry: Registry, request: Request, task: Task, overrides: dict[str, dict[str, object]]) -> Request:
+    """The request with every variant and all its options, so that it alone repeats the ablation.
+
+    Args:
+        overrides: options over those of the variants, by their names.
+
+    Raises:
+        UnknownNameError, OptionError, UnknownOptionError: a name or an option that there is not.
+    """
+    import_named(task.settings)
+    if request.variants is None:
+        own = [name for name, options in task.settings.items() if "reducer" in options or "weights" in options]
+        names = [*ready_reducers(registry), *own]
+    else:
+        names = list(request.variants)
+    given = request.variants or {}
+    variants = {n: {**(given.get(n) or task.settings.get(n, {})), **overrides.get(n, {})} for n in names}
+    check_variants(registry, variants)
+    return replace(request, variants=variants)
+
+
+def ready_reducers(registry: Registry) -> list[str]:
+    """The reducers that mean something without training."""
+    return [name for name, entry in registry.reducers.items() if not getattr(entry.spec, "learns", False)]
+
+
+def with_tuned(request: Request, folders: Sequence[str]) -> Request:
+    """The request with a variant for each folder of fine-tuned weights, called after its reducer."""
+    variants = dict(request.variants or {})
+    for folder in folders:
+        options = full_options({"weights": folder})
+        variants[label_of(folder, variants)] = options
+    return replace(request, variants=variants)
+
+
+def run_task(
+    request: Request,
+    task: Task,
+    *,
+    store: Store | None = None,
+    command: Sequence[str] = (),
+    step: Step | None = None,
+    trust: bool = False,
+) -> Result:
+    """The ablation of a task that a request asks for; the request names its variants.
+
+    Args:
+        command: goes into ``result.setup``.
+        store, step, trust: as for :func:`tokenreduce.ablate`.
+    """
+    request = replace(request, model=request.model or task.name)
+    about = {
+        "model": {"name": task.name},
+        "data": {"name": request.data or task.description},
+        "command": list(command),
+    }
+    data = task.data(request.samples, min(request.batch, request.samples))
+    return run_request(
+        request, task.model, data, task.metric, {}, task.settings, trust, store=store, about=about, step=step
+    )
