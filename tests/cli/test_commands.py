@@ -17,24 +17,6 @@ def test_list_names_everything(run):
         assert name in done.stdout
 
 
-@pytest.mark.parametrize("statement", ["cli.main(['list'])", "default_registry()"])
-def test_no_torch_without_need(statement):
-    code = f"import sys, tokenreduce, tokenreduce.cli as cli; from tokenreduce import *; {statement}"
-    heavy = "{'torch', 'timm', 'transformers', 'open_clip', 'sklearn'} & set(sys.modules)"
-    code = code.replace("from tokenreduce import *", "from tokenreduce.registry import default_registry")
-    done = subprocess.run([sys.executable, "-c", f"{code}; assert not ({heavy}), {heavy}"], capture_output=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_core_imports_no_backbone_library():
-    code = "import sys, tokenreduce; [getattr(tokenreduce, n) for n in tokenreduce.__all__]"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; assert not {{'timm', 'transformers', 'open_clip'}} & set(sys.modules)"],
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize("name", ["none", "random", "tome", "evit", "pumer"])
 def test_info_of_each_reducer(run, name):
     done = run("info", name)
