@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,34 @@ VILT = {
     "num_images": 2,
 }
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 7}
+
+CORE = (  # `pytest -m core`, a test of each part of the library: regular expressions that a test's id begins with
+    "unit/",
+    "plugins/test_(reference|counts|oracle|methods|own_reducer)",
+    "adapters/test_(attachment|lifecycle|bad_input|isolation)",
+    "conformance/test_adapters.*test_(tokens_go|detach)",
+    "conformance/test_reducers.*Test_pumer",
+    "training/test_(learnable|loop|saving)",
+    "loaders/test_(records|timm_loader)",
+    "lab/test_(statistics|verdict|compare)",
+    "lab/test_ablate.py::test_(accuracy|several_seeds|a_row_that_fails)",
+    "report/test_(formatting|terminal)",
+    "cli/test_(commands.py::test_list|plugins.py::test_two_plugins)",
+    "docs/test_documents.py::test_(code_runs.README|every|links|readme)",
+    "packaging/test_(neutral.py::test_(imports|nothing_heavy.*list|built_in|no_names)|packaging.py::test_(every|public))",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of the fast tier."""
+    ids = {item: item.nodeid.removeprefix("tests/") for item in items if not item.get_closest_marker("sweep")}
+    for item, name in ids.items():
+        if re.match("|".join(CORE), name):
+            item.add_marker("core")
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:  # everything was collected
+        gone = [pattern for pattern in CORE if not any(re.match(pattern, name) for name in ids.values())]
+        if gone:
+            raise pytest.UsageError(f"CORE in tests/conftest.py names tests that do not exist: {gone}")
 
 
 @pytest.fixture(autouse=True, scope="session")
