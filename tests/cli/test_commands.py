@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -201,8 +199,8 @@ def test_trying_a_file_leaves_no_trace(tmp_path):
     assert not new.exists() and known.read_text() == "kept"
 
 
-def test_bars_of_other_libraries_are_quiet():
+def test_bars_of_other_libraries_are_quiet(python):
     pytest.importorskip("tqdm")
     code = "from tokenreduce.cli.output import quiet_progress_bars as quiet; quiet(); import tqdm; list(tqdm.tqdm([1]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,8 +3,6 @@
 import ast
 import os
 import re
-import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -25,10 +23,10 @@ EXAMPLES = re.compile(
 )
 
 
-def test_imports_keep_the_contracts():
-    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["plugins", "adapters"])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+def test_imports_keep_the_contracts(python):
+    """Run ``PYTHONPATH=plugins:adapters lint-imports``."""
+    code = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
+    done = python("-c", code, cwd=ROOT, PYTHONPATH=os.pathsep.join(["plugins", "adapters"]))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -40,9 +38,9 @@ def test_imports_keep_the_contracts():
         ("[getattr(tokenreduce, name) for name in tokenreduce.__all__]", LIBRARIES),
     ],
 )
-def test_nothing_heavy_is_imported_without_need(statement, heavy):
+def test_nothing_heavy_is_imported_without_need(python, statement, heavy):
     code = f"import sys, tokenreduce; {statement}; found = ({heavy}) & set(sys.modules); assert not found, found"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
 
 
