@@ -11,6 +11,8 @@ import torch
 import tokenreduce
 from tokenreduce.errors import AlreadyAttachedError, UnsupportedCallError
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 
 @pytest.fixture(params=["vit", "vilt"])
 def setting(request, tiny_vit, tiny_vilt, images, vilt_inputs):
@@ -20,12 +22,6 @@ def setting(request, tiny_vit, tiny_vilt, images, vilt_inputs):
         return tiny_vit(), lambda model: model(x)
     inputs = vilt_inputs(lengths=[7, 4, 2])
     return tiny_vilt(), lambda model: model(**inputs).logits
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
 
 
 def test_context_manager(setting, forwards):

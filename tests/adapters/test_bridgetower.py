@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,15 +20,6 @@ SHRINKING = {"tome": {"r": 3}, "evit": {"keep": 0.6}, "random": {"keep": 0.6}, "
 TEXT = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 64}
 TEXT |= {"vocab_size": 60, "max_position_embeddings": 16, "initializer_factor": 1}
 VISION = {"hidden_size": 64, "num_hidden_layers": 5, "patch_size": 8, "image_size": 48}
-
-
-@pytest.fixture(scope="module")
-def oracle():
-    path = Path(__file__).parents[1] / "plugins" / "oracle.py"
-    spec = importlib.util.spec_from_file_location("bridgetower_tests_oracle", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @functools.cache

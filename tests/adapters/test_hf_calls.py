@@ -15,14 +15,10 @@ from tokenreduce_models.transformers.dinov2 import Dinov2
 from tokenreduce_models.transformers.siglip import Siglip
 from tokenreduce_models.transformers.vit import ViT
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 EXAMPLES = {label: make for kind in (Clip, Siglip, ViT, Dinov2, Blip) for label, make in kind().examples().items()}
 UNDER = ["CLIPVisionModel", "SiglipVisionModel", "ViTModel", "DeiTModel", "Dinov2Model", "BlipVisionModel"]
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("label", UNDER)

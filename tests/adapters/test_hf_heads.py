@@ -14,6 +14,8 @@ from tokenreduce_models.transformers.dinov2 import Dinov2
 from tokenreduce_models.transformers.siglip import Siglip
 from tokenreduce_models.transformers.vit import ViT
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 ADAPTERS = {"CLIP": Clip, "Siglip": Siglip, "ViT": ViT, "DeiT": ViT, "Dinov2": Dinov2, "Blip": Blip}
 MERGERS = {"tome": {"r": 3}, "evit": {"keep": 0.6, "saliency": "key-norm"}, "pumer": {"saliency": "key-norm"}}
 
@@ -25,12 +27,6 @@ def adapter(label):
 def example(label):
     made = adapter(label).examples()[label]()
     return made.model, made.inputs
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
 
 
 def last_tokens(model, inputs, name, **options):

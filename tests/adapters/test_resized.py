@@ -236,8 +236,8 @@ def test_a_model_of_ones_own_around_a_tower(adapter, images, snapshot):
 
 @pytest.mark.parametrize("task", ["vilt-digits", "clip-digits", "meter-digits"])
 @torch.no_grad()
-def test_the_embedded_models(task, tensors_of):
-    made = tokenreduce.registry.default_registry().load("task", task)()
+def test_the_embedded_models(task, embedded):
+    made = embedded(task)
     batch = made.data(4, 4)[0]
     model, size = made.model, image_size(batch.inputs)
     patch = patch_size(model)

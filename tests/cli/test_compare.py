@@ -30,7 +30,7 @@ def files(tmp_path):
 
 
 def test_tables(run, files):
-    done = run("compare", str(files / "a.json"), str(files / "b.json"))
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), COLUMNS="120")
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
         "100.0 % → 40.0 %",

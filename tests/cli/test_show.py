@@ -102,13 +102,13 @@ def test_wrong_use_found_later_says_what_to_type(main, tmp_path, args, words):
         assert word in said
 
 
-def test_a_task_that_shows_nothing_says_so(tmp_path):
+def test_a_task_that_shows_nothing_says_so(embedded, tmp_path):
     import dataclasses
 
     import tokenreduce
     from tokenreduce.report.sample_source import sample_from_file, sample_from_task
 
-    task = tokenreduce.registry.default_registry().load("task", "clip-digits")()
+    task = embedded("clip-digits")
     Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "red.png")
     with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="prepare"):
         sample_from_file(dataclasses.replace(task, prepare=None), tmp_path / "red.png", "")

@@ -1,29 +1,21 @@
 """docs/architecture.md names every package, and its picture of the imports is what the code has."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import tokenreduce
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 
-def test_the_picture_of_the_imports_is_current():
+def test_the_picture_of_the_imports_is_current(python):
     """Run ``python docs/imports.py``."""
-    command = [sys.executable, str(ROOT / "docs" / "imports.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = python(ROOT / "docs" / "imports.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_package_has_a_line():
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+def test_every_package_has_a_line(pyproject):
+    contracts = pyproject["tool"]["importlinter"]["contracts"]
     (floors,) = (one["layers"] for one in contracts if one["type"] == "layers")
     table = PAGE.partition("## The floors")[2].partition("\n## ")[0]
     for name in (name.strip() for floor in floors for name in floor.split("|")):

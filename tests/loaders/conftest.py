@@ -18,11 +18,6 @@ import tokenreduce
 from tokenreduce.tasks.loading import load_task
 
 ANSWERS = ["yes", "no", "red", "two"]
-WORDS = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-    *("what", "colour", "is", "the", "ball", "how", "many", "a", "photo", "of", "cat", "dog", "?"),
-    *("red", "two", "yes", "no", "it"),
-]
 VISION = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 TEXT = {**VISION, "num_hidden_layers": 2, "vocab_size": 99, "max_position_embeddings": 16}
 
@@ -108,16 +103,6 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-@pytest.fixture
-def bert_words(tmp_path: Path) -> Any:
-    """A BERT tokenizer of a few words."""
-    from transformers import BertTokenizer
-
-    file = tmp_path / "vocab.txt"
-    file.write_text("\n".join(WORDS) + "\n")
-    return BertTokenizer(str(file))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Data files and the batches made of them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -78,9 +76,9 @@ def test_bad_files(tmp_path):
         read_records(tmp_path / "latin.jsonl")
 
 
-def test_reading_needs_no_torch():
+def test_reading_needs_no_torch(python):
     code = "import sys, tokenreduce.tasks.records, tokenreduce.tasks.loading; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python("-c", code).returncode == 0
 
 
 def test_batches_are_opened_when_asked_for_and_again(pictures, lines):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-import tokenreduce
 from tokenreduce.errors import OptionError
 from tokenreduce.report.figure import draw
 from tokenreduce.report.fonts import families
@@ -70,8 +69,8 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
         png(torch.zeros(1, 4, 4))
 
 
-def test_a_look_leaves_the_model_as_it_was(snapshot):
-    task = tokenreduce.registry.default_registry().load("task", "vilt-digits")()
+def test_a_look_leaves_the_model_as_it_was(embedded, snapshot):
+    task = embedded("vilt-digits")
     (batch,) = task.data(1, 1)
     (sample,) = task.samples(batch)
     before = snapshot(task.model)

@@ -199,25 +199,27 @@ def test_tuned_rows_beside_plain_ones(task, tmp_path):
 
 
 @pytest.mark.sweep
-def test_command_killed_and_continued(tmp_path):
+def test_command_killed_and_continued(python, tmp_path):
     """kill -9 in the middle; the same line goes on from the last checkpoint, and its folder is a row."""
-    command = [sys.executable, "-m", "tokenreduce", "finetune", "--reducer", "evit", "--samples", "64", "--batch", "8",
+    command = ["-m", "tokenreduce", "finetune", "--reducer", "evit", "--samples", "64", "--batch", "8",
                "--save-every", "2", "--validate-every", "4", "--validation-samples", "20", "--out", "run"]  # fmt: skip
-    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.time() + 120
     while not (tmp_path / "run" / "checkpoint.pt").exists() and time.time() < end:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = python(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "before training" not in done.stdout and "step 8/8" in done.stdout
     assert "compare it with others: tokenreduce ablate --tuned run/best" in done.stdout
     flags = ["--samples", "20", "--rounds", "1", "--no-break-even", "--store", "cells", "--json", "out.json"]
-    ablate = [sys.executable, "-m", "tokenreduce", "ablate", "--tuned", "run/best", "--reducers", "evit", *flags]
-    shown = subprocess.run(ablate, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    ablate = ["-m", "tokenreduce", "ablate", "--tuned", "run/best", "--reducers", "evit", *flags]
+    shown = python(*ablate, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     rows = [row["name"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]]
     assert "evit tuned" in rows
-    other = subprocess.run([*command, "--lr", "0.1"], cwd=tmp_path, capture_output=True, text=True)
+    other = python(*command, "--lr", "0.1", cwd=tmp_path)
     assert other.returncode == 2 and "recipe.lr" in other.stderr

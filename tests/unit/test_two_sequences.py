@@ -21,7 +21,7 @@ from tokenreduce.backbones import Adapter, BlockView, Projected, Role, Stack
 from tokenreduce.engine.run import Run
 from tokenreduce.errors import UnfitReducerError, UnsupportedCallError, UnsupportedModelError
 from tokenreduce.methods import BaseReducer, Reduction
-from tokenreduce.registry import AdapterSpec, default_registry, use_registry
+from tokenreduce.registry import AdapterSpec
 
 TEXT, IMAGE, HEADS = 16, 12, 2
 WORDS, PATCHES = 6, 9
@@ -172,12 +172,10 @@ class ForgetfulAdapter(Mine):
 
 
 @pytest.fixture(autouse=True)
-def registry():
+def registry(fresh_registry):
     """The installed plugins and an adapter of a user's own."""
-    spec = AdapterSpec("two-sequences", f"{__name__}:Mine", "text and image in two sequences")
-    with use_registry(default_registry().copy()) as registry:
-        registry.add(spec)
-        yield registry
+    fresh_registry.add(AdapterSpec("two-sequences", f"{__name__}:Mine", "text and image in two sequences"))
+    return fresh_registry
 
 
 class Fixed(BaseReducer):
