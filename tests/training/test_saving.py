@@ -154,3 +154,25 @@ def test_a_class_that_cannot_be_found_again(tiny_vit, tmp_path):
 
     with pytest.raises(OptionError, match="could not be attached again"):
         tokenreduce.attach(tiny_vit(), Local()).save(tmp_path)
+
+
+class Versioned(Odd):
+    """What its option means changed once."""
+
+    version = 2
+
+
+def test_options_of_another_version_are_refused(tiny_vit, tmp_path):
+    handle = tokenreduce.attach(tiny_vit(), Versioned())
+    handle.save(tmp_path)
+    file = tmp_path / "tokenreduce.json"
+    document = json.loads(file.read_text())
+    (name,) = document["options"]
+    assert document["options"] == {name: 2} and name.endswith(":Versioned")
+    tokenreduce.load(tiny_vit(), tmp_path).detach()
+    del document["options"]  # written before there was a version
+    file.write_text(json.dumps(document))
+    model = tiny_vit()
+    with pytest.raises(OptionError, match=r"holds options of '.*:Versioned' in version 1, .* reads version 2"):
+        tokenreduce.load(model, tmp_path)
+    assert tokenreduce.attachment(model) is None

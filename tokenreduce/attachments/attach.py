@@ -22,7 +22,7 @@ from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry
 from ..registry.targets import names_from_file
 from .adapter_lookup import find_adapter
-from .checkpoint import CONFIG, fill, read_document, read_tensors
+from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
 from .replacements import check_originals, replacements
 from .resolve import Wanted, bind_stack
@@ -161,6 +161,7 @@ def load(model: nn.Module, folder: str | Path, replace: bool = False, trust: boo
     read_tensors(folder)
     old = attachment(model)
     with names_from_file(str(folder / CONFIG), trust):
+        check_option_versions(document, folder / CONFIG)
         handle = attach(model, **document["config"], replace=replace)
     try:
         fill({name: one.reducer for name, one in handle.stacks.items()}, folder, type(model).__name__)

@@ -50,6 +50,18 @@ def check_config(config: Mapping[str, Any]) -> None:
     plan_reducers(default_registry(), options.pop("reducer"), options.pop("layers", None), options)
 
 
+def reducer_class(registry: Registry, name: str) -> type[BaseReducer]:
+    """The class that a registered name, or ``"module:attribute"``, stands for.
+
+    Raises:
+        OptionError: it is not one of a reducer. UnknownNameError, PluginError: as :meth:`Registry.load` has them.
+    """
+    made: Any = resolve_target(name) if ":" in name else registry.load("reducer", name)
+    if not (inspect.isclass(made) and issubclass(made, BaseReducer)):
+        raise OptionError(f"{name!r} stands for {made!r}, which is not a subclass of tokenreduce.Reducer")
+    return made
+
+
 def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -> tuple[BaseReducer, str]:
     """A reducer and the name that stands for it in a config.
 
@@ -63,9 +75,7 @@ def make_reducer(registry: Registry, reducer: Any, options: Mapping[str, Any]) -
     if not isinstance(reducer, str):
         got = f"the class {reducer.__name__}; call it" if inspect.isclass(reducer) else type(reducer).__name__
         raise OptionError(f"reducer is a name, a Reducer or a mapping of stacks, got {got}")
-    made = resolve_target(reducer) if ":" in reducer else registry.load("reducer", reducer)
-    if not (inspect.isclass(made) and issubclass(made, BaseReducer)):
-        raise OptionError(f"{reducer!r} stands for {made!r}, which is not a subclass of tokenreduce.Reducer")
+    made = reducer_class(registry, reducer)
     valid = made.option_defaults()
     for name in options:
         if name not in valid:
