@@ -38,6 +38,7 @@ ACROSS = {  # horizontal centre of each box
     "backbones": 330,
     "registry": 520,
     "_torch": 330,
+    "_documents": 150,
     "errors": 330,
     "_version": 690,
     **dict.fromkeys(OUTSIDE, 830),

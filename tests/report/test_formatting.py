@@ -18,7 +18,7 @@ from tokenreduce.report.formatting import (
     seconds,
     size,
     throughput,
-    wrapped,
+    wrap_text,
 )
 
 
@@ -50,8 +50,8 @@ def test_outside_text_is_in_one_line_and_orders_nobody():
 
 
 def test_long_text_is_wrapped_by_what_it_takes_on_a_screen():
-    assert wrapped("one two three four", 9, 3) == ["one two", "three", "four"]
-    assert wrapped("漢" * 10, 8, 3) == ["漢" * 4, "漢" * 4, "漢" * 2]
-    lines = wrapped("word " * 100, 20, 3)
+    assert wrap_text("one two three four", 9, 3) == ["one two", "three", "four"]
+    assert wrap_text("漢" * 10, 8, 3) == ["漢" * 4, "漢" * 4, "漢" * 2]
+    lines = wrap_text("word " * 100, 20, 3)
     assert len(lines) == 3 and lines[-1].endswith(" …") and all(cell_len(line) <= 20 for line in lines)
-    assert wrapped("", 20, 3) == []
+    assert wrap_text("", 20, 3) == []

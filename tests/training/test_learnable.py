@@ -13,7 +13,7 @@ from torch import nn
 import tokenreduce
 from tokenreduce import Reducer
 from tokenreduce.errors import OptionError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
-from tokenreduce.testing.models import reduced
+from tokenreduce.testing.models import reduced_stack
 from tokenreduce_models.meter import MeterForQuestionAnswering
 from tokenreduce_models.meter.examples import example
 
@@ -32,7 +32,7 @@ def test_weights_are_a_part_of_the_model_while_attached(kind, case, snapshot):
     given = kind()
     handle = tokenreduce.attach(model, given)
     made = home(model).tokenreduce
-    assert made is reduced(handle).reducer
+    assert made is reduced_stack(handle).reducer
     assert made.reducer is given and not hasattr(given, "scores")  # the user's own is left as it was
     names = [name for name in model.state_dict() if name not in untouched[2]]
     assert names == [f"{prefix(model)}scores.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")]
@@ -65,7 +65,7 @@ def test_device_dtype_and_mode_are_the_models(kind, case):
     model.double()
     assert {p.dtype for p in made.parameters()} == {torch.float64}
     model.to("meta")
-    assert {p.device.type for p in reduced(handle).reducer.parameters()} == {"meta"}
+    assert {p.device.type for p in reduced_stack(handle).reducer.parameters()} == {"meta"}
 
 
 def test_new_weights_come_from_torchs_generator_and_disturb_no_draw(scorer, case):
@@ -73,11 +73,11 @@ def test_new_weights_come_from_torchs_generator_and_disturb_no_draw(scorer, case
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with tokenreduce.attach(model, scorer()) as handle:
-        one = copy.deepcopy(reduced(handle).reducer.state_dict())
+        one = copy.deepcopy(reduced_stack(handle).reducer.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
     with tokenreduce.attach(model, scorer()) as handle:
-        other = reduced(handle).reducer.state_dict()
+        other = reduced_stack(handle).reducer.state_dict()
     assert not torch.equal(one["scores.0.weight"], other["scores.0.weight"])
     with torch.inference_mode():
         handle = tokenreduce.attach(model, scorer())
@@ -119,7 +119,7 @@ def test_copies_have_one_reducer_of_their_own(duplicate, ran, case):
         model.eval()
     twin = duplicate(model)
     own = tokenreduce.attachment(twin)
-    assert home(twin).tokenreduce is reduced(own).reducer is not home(model).tokenreduce
+    assert home(twin).tokenreduce is reduced_stack(own).reducer is not home(model).tokenreduce
     assert not ran or own.last.losses == {}  # tensors with a history cannot be copied
     with torch.no_grad():
         assert torch.equal(run(twin), run(model))
@@ -220,7 +220,7 @@ def test_the_start_of_a_block_in_two_sequences(tiny_meter):
     with tokenreduce.attach(model, reducer, layers=[1], trace=True) as handle:
         model(**inputs)
         rows = [row for row in handle.last.sites if row.stream == "image"]
-        between = reduced(handle).last.between
+        between = reduced_stack(handle).last.between
         before, after = handle.last.macs
         source = handle.last.trace.stream("image")
     hook.remove()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import tokenreduce
 from tokenreduce import Reducer
 from tokenreduce.errors import OptionError, UnfitReducerError
-from tokenreduce.testing.models import reduced
+from tokenreduce.testing.models import reduced_stack
 
 
 def files(folder):
@@ -27,7 +27,7 @@ def test_the_same_again(name, options, case, tmp_path):
     model, run = case
     handle = tokenreduce.attach(model, name, restore=True, **options)
     with torch.no_grad():
-        for parameter in reduced(handle).reducer.parameters() if name == "dynamicvit" else ():
+        for parameter in reduced_stack(handle).reducer.parameters() if name == "dynamicvit" else ():
             parameter.normal_()
         expected = run(model)
     handle.save(tmp_path / "new" / "folder")

@@ -10,7 +10,7 @@ import torch
 import tokenreduce
 from tokenreduce.errors import OptionError, UnfitReducerError
 from tokenreduce.methods import BaseReducer, Reduction
-from tokenreduce.testing.models import reduced
+from tokenreduce.testing.models import reduced_stack
 from tokenreduce.train.warmup import warmup
 
 
@@ -34,7 +34,7 @@ def removed(handle):
 def test_from_nothing_to_what_was_configured(name, options, case):
     model, run = case
     with tokenreduce.attach(model, name, **options) as handle:
-        reducer, config = reduced(handle).reducer.reducer, handle.config
+        reducer, config = reduced_stack(handle).reducer.reducer, handle.config
         run(model)
         whole, before = removed(handle), reducer.options()
         seen = []
@@ -43,7 +43,7 @@ def test_from_nothing_to_what_was_configured(name, options, case):
             run(model)
             seen.append(removed(handle))
         assert seen[0] == 0 < seen[1] < seen[2] == whole
-        assert reduced(handle).reducer.reducer.options() == before
+        assert reduced_stack(handle).reducer.reducer.options() == before
         assert handle.config == config
 
 
@@ -51,7 +51,7 @@ def test_learned_weights_stay_the_same_objects(case, scorer):
     model, run = case
     model.train()
     handle = tokenreduce.attach(model, scorer(keep=0.5))
-    made = reduced(handle).reducer
+    made = reduced_stack(handle).reducer
     weights = [id(p) for p in made.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for factor in (0.0, 0.5, 1.0):
@@ -60,7 +60,7 @@ def test_learned_weights_stay_the_same_objects(case, scorer):
         assert made.training and made.scores is made._modules["scores"]
         (run(model).sum() + handle.last.losses["share"]).backward()
         optimizer.step()
-    assert reduced(handle).reducer is made
+    assert reduced_stack(handle).reducer is made
     assert [id(p) for p in made.parameters()] == weights
     model.eval()
     assert not made.training
@@ -94,14 +94,14 @@ def test_scale_and_guide_hold_together():
         half = removed(handle)
         width = model(**inputs).image_embeds.shape[-1]
         with handle.guide(torch.randn(width)):
-            assert reduced(handle).reducer.reducer.saliency == "text"
+            assert reduced_stack(handle).reducer.reducer.saliency == "text"
             model(**inputs)
             assert removed(handle) == half
             handle.scale(1)
-            assert reduced(handle).reducer.reducer.saliency == "text"
+            assert reduced_stack(handle).reducer.reducer.saliency == "text"
             model(**inputs)
             assert removed(handle) == whole
-        assert reduced(handle).reducer.reducer.saliency == "class"
+        assert reduced_stack(handle).reducer.reducer.saliency == "class"
         model(**inputs)
         assert 0 < half < removed(handle) == whole
 
@@ -130,7 +130,7 @@ def test_published_keep_rates(epoch, keep, tiny_vit):
     assert round(1 - (1 - 0.7) * factor, 4) == keep
     with tokenreduce.attach(tiny_vit(), "evit", keep=0.7) as handle:
         handle.scale(factor)
-        assert round(reduced(handle).reducer.keep, 4) == keep
+        assert round(reduced_stack(handle).reducer.keep, 4) == keep
 
 
 def test_a_linear_curriculum():
@@ -151,18 +151,18 @@ def test_warmup_steps_and_goes_on(tiny_vit):
     model = tiny_vit()
     handle = tokenreduce.attach(model, "evit", keep=0.7)
     schedule = tokenreduce.Warmup(handle, start=1, length=2, shape="linear", steps_per_epoch=2)
-    keeps = [reduced(handle).reducer.keep]
+    keeps = [reduced_stack(handle).reducer.keep]
     for _ in range(7):
-        assert schedule.step() == schedule.factor == reduced(handle).factor
-        keeps.append(reduced(handle).reducer.keep)
+        assert schedule.step() == schedule.factor == reduced_stack(handle).factor
+        keeps.append(reduced_stack(handle).reducer.keep)
     torch.testing.assert_close(keeps, [1.0, 1.0, 1.0, 0.925, 0.85, 0.775, 0.7, 0.7])
     assert keeps[-1] == 0.7
     state = json.loads(json.dumps(schedule.state_dict()))
     handle = tokenreduce.attach(model, "evit", keep=0.7, replace=True)
     other = tokenreduce.Warmup(handle, start=1, length=2, shape="linear", steps_per_epoch=2)
-    assert reduced(handle).reducer.keep == 1.0
+    assert reduced_stack(handle).reducer.keep == 1.0
     other.load_state_dict({**state, "steps": 4})
-    assert reduced(handle).reducer.keep == 0.85
+    assert reduced_stack(handle).reducer.keep == 0.85
     assert other.step() == 0.75
     for wrong in ({}, {"steps": -1}, {"steps": 1.5}):
         with pytest.raises(OptionError, match="state of a Warmup"):

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tokenreduce
-from tokenreduce.testing.models import reduced
+from tokenreduce.testing.models import reduced_stack
 from tokenreduce_models.transformers.trainer import DistillationTrainer
 from tokenreduce_models.transformers.vit import ViT
 
@@ -162,7 +162,11 @@ def test_losses_schedule_and_checkpoint(tiny_vilt, vilt_inputs, trainer, total):
         made = trainer(model, data, steps, True, folder, compute_loss_func=loss, callbacks=[Step()],
                        lr_scheduler_type="constant")  # fmt: skip
         made.train(resume_from_checkpoint=resume is not None)
-        return states[-1], reduced(handle).factor, {key: value.clone() for key, value in model.state_dict().items()}
+        return (
+            states[-1],
+            reduced_stack(handle).factor,
+            {key: value.clone() for key, value in model.state_dict().items()},
+        )
 
     _, factor, expected = run(4, "whole")
     assert factor == 1

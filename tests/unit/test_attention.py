@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenreduce.backbones import Projected
-from tokenreduce.engine.attention import fused
+from tokenreduce.engine.attention import fused_attention
 from tokenreduce.ops import attention_rows
 
 BATCH, WIDTH = 2, 4
@@ -51,7 +51,7 @@ def test_it_is_the_plain_formula(heads, rows, cached, causal, biased, scale, see
         hidden[..., 0] = False  # every query sees at least one key
         bias = bias.masked_fill(hidden, float("-inf"))
     context, attention = plain(query, key, value, bias, scale, causal)
-    got = fused(Projected(query, key, value), bias, scale, causal)
+    got = fused_attention(Projected(query, key, value), bias, scale, causal)
     torch.testing.assert_close(got, context, rtol=1e-9, atol=1e-9)
     if not causal:
         rows_of = attention_rows(query, key, bias, scale)
@@ -72,5 +72,5 @@ def test_gradients_reach_queries_keys_and_values(heads):
         torch.randn(1, heads, 3, WIDTH, requires_grad=True),
         torch.randn(1, heads, 3, WIDTH, requires_grad=True),
     )
-    fused(Projected(query, key, value), None, None, causal=True).square().sum().backward()
+    fused_attention(Projected(query, key, value), None, None, causal=True).square().sum().backward()
     assert all(side.grad.abs().sum() > 0 for side in (query, key, value))

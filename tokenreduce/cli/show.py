@@ -62,7 +62,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     model = arguments.model or next(iter(registry.tasks))
     if arguments.reducer is not None:
-        check_variants(registry, {arguments.reducer: wanted(arguments.reducer, options)}, own_variants(registry, model))
+        check_variants(
+            registry, {arguments.reducer: wanted_options(arguments.reducer, options)}, own_variants(registry, model)
+        )
     task = load_task(registry, model, arguments.data)
     import_named(task.settings)
     row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
@@ -119,7 +121,7 @@ def _ready(entry: Entry) -> bool:
     return getattr(entry.spec, "role", "") == "method" and not getattr(entry.spec, "learns", False)
 
 
-def wanted(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def wanted_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options with what ``--reducer`` says, a mapping of stacks where it is JSON.
 
     Raises:
@@ -154,7 +156,7 @@ def choose(
             raise OptionError("no method is installed; name a reducer with --reducer (see 'tokenreduce list')")
         name = methods[0]
     if name.lstrip().startswith("{"):
-        stacks = wanted(name, {})["reducer"]
+        stacks = wanted_options(name, {})["reducer"]
         label = " + ".join(str(part.get("reducer") if isinstance(part, dict) else part) for part in stacks.values())
         return label, {"reducer": stacks, **options}
     setting = dict(task.settings.get(name, {}))

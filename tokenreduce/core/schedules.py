@@ -67,7 +67,7 @@ def per_site(value: Any, sites: int, name: str, fill: Any) -> list[Any]:
     return [value] * sites
 
 
-def spaced(positions: Sequence[int], depth: int, *, base: int = 12, last: bool = False) -> list[int]:
+def spaced_layers(positions: Sequence[int], depth: int, *, base: int = 12, last: bool = False) -> list[int]:
     """Layers published for ``base`` blocks, carried over to ``depth`` blocks; ``last`` counts them from 1."""
     if last:
         layers = {max((p + 1) * depth // base - 1, 0) for p in positions}

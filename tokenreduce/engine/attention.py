@@ -24,7 +24,7 @@ def attend(
         return attention(view, projected, bias, training), bias
     width, scale = query.shape[-1], query.shape[-1] ** -0.5 if view.scale is None else view.scale
     wider = Projected(*as_channels(query, projected.key, projected.value, gate, scale))
-    context = fused(
+    context = fused_attention(
         wider, state.bias(query, proportional, gated=False), scale, view.causal, view.dropout if training else 0.0
     )
     return context[..., :width].transpose(1, 2).flatten(2), bias
@@ -32,11 +32,11 @@ def attend(
 
 def attention(view: BlockView, projected: Projected, bias: Tensor | None, training: bool) -> Tensor:
     """Attention of a block, heads side by side: (B, M, H * d)."""
-    context = fused(projected, bias, view.scale, view.causal, view.dropout if training else 0.0)
+    context = fused_attention(projected, bias, view.scale, view.causal, view.dropout if training else 0.0)
     return context.transpose(1, 2).flatten(2)
 
 
-def fused(
+def fused_attention(
     projected: Projected, bias: Tensor | None, scale: float | None, causal: bool = False, dropout: float = 0.0
 ) -> Tensor:
     """Attention (B, H, M, d) by torch's fused kernels.

@@ -7,7 +7,7 @@ from ..core.gate import Gate
 from ..core.option_checks import check_ratio, check_seed
 from ..core.reduction import Reduction
 from ..core.rules import Rule
-from ..core.schedules import spaced
+from ..core.schedules import spaced_layers
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
@@ -45,5 +45,5 @@ __all__ = [
     "random_score",
     "resolve",
     "saliency",
-    "spaced",
+    "spaced_layers",
 ]

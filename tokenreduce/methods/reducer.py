@@ -25,7 +25,7 @@ from typing_extensions import dataclass_transform
 from ..core.budget import Budget
 from ..core.gate import Gate
 from ..core.reduction import Reduction
-from ..core.schedules import spaced
+from ..core.schedules import spaced_layers
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Streams
@@ -148,7 +148,7 @@ class BaseReducer(SiteReducer):
         """The blocks it acts in when the user names none: all where a budget lists its sites, else a few."""
         if any(budget.per_site for budget in self.budgets().values()):
             return list(range(backbone.depth))
-        return spaced(self.default_layers, backbone.depth)
+        return spaced_layers(self.default_layers, backbone.depth)
 
     def usual_layers(self, depth: int) -> list[int]:
         """The same on a plain stack of image tokens, for a description."""

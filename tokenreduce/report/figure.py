@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..lab.result import Picture
 from .canvas import INK, PAPER, SOFT, look, new_figure
 from .fonts import families
-from .formatting import mark, one_line, wrapped
+from .formatting import mark, one_line, wrap_text
 from .patch_view import GREY, decode, draw_patches
 from .regions import PALETTE, Regions, regions
 
@@ -28,7 +28,7 @@ def draw(picture: Picture) -> bytes:
     """
     pixels = decode(picture)
     found = regions(picture.grid, picture.owner)
-    heading = wrapped(picture.text, 76, 3)
+    heading = wrap_text(picture.text, 76, 3)
     tall = min(max(PANEL * pixels.shape[0] / pixels.shape[1], 115), 650)
     top, bottom = 30 + LINE * len(heading), 90 if picture.expected else 68
     with look():

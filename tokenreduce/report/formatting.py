@@ -32,7 +32,7 @@ def one_line(text: Any, most: int = 0) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """The number, or None for None, for what is no number, and for those beyond every float."""
+    """The number, or None for None, for what is not a number, and for those beyond every float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -119,7 +119,7 @@ def mark(answer: str, expected: str) -> str:
     return "right" if answer.strip().casefold() == expected.strip().casefold() else "wrong"
 
 
-def wrapped(text: str, width: int, most: int) -> list[str]:
+def wrap_text(text: str, width: int, most: int) -> list[str]:
     """Text in lines of ``width`` terminal cells, ``most`` of them at most."""
     lines = Text(one_line(text)).wrap(Console(width=width), width, overflow="fold")
     said = [line.plain.rstrip() for line in lines if line.plain.strip()]

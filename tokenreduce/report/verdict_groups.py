@@ -21,7 +21,7 @@ def verdicts(result: Result) -> list[tuple[str, str, str, list[Row]]]:
     """(kind, sign, name, rows) of those kinds of verdict that some row has."""
     found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     for row in _judged(result):
-        found[standing(row)].append(row)
+        found[standing_of(row)].append(row)
     return [(kind, *KINDS[kind], rows) for kind, rows in found.items() if rows]
 
 
@@ -48,7 +48,7 @@ def break_even_table(result: Result) -> Table:
     return Table("row", columns, [lines] if lines else [], words=True)
 
 
-def standing(row: Row) -> str:
+def standing_of(row: Row) -> str:
     """``"beat"``, ``"lost"``, ``"level"`` or ``"open"``."""
     found = row.versus_control
     if found is None or finite(found.difference) is None or finite(found.p) is None:
@@ -65,6 +65,6 @@ def _judged(result: Result) -> list[Row]:
 def _cell(row: Row | None) -> Cell:
     if row is None:
         return Cell(NONE, kind="open")
-    kind, found = standing(row), row.versus_control
+    kind, found = standing_of(row), row.versus_control
     sentence = one_line(f"{row.name} {row.verdict or KINDS[kind][1]}")
     return Cell("" if found is None else points(found.difference), kind=kind, sign=KINDS[kind][0], title=sentence)

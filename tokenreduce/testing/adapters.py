@@ -30,7 +30,7 @@ from .model_laws import (
     stumble,
     watch_tokens,
 )
-from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, quietly, reduced, run
+from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, quietly, reduced_stack, run
 from .probes import Halve, Listener, Pair
 from .snapshot import snapshot
 
@@ -120,7 +120,7 @@ class AdapterConformance:
             for stack in self._stacks(model):
                 with attach(model, {stack: probe()}, adapter=self._name()) as handle, watch_tokens(handle) as seen:
                     outputs = run(model, example.inputs)
-                    one, rows = reduced(handle), last(handle).sites
+                    one, rows = reduced_stack(handle), last(handle).sites
                     assert any(row.tokens_out < row.tokens_in for row in rows), f"stack {stack!r}: nothing went"
                     calls = len(seen) // len(one.stack.blocks)
                     assert seen == self._handed_on(handle) * calls, f"stack {stack!r}: hooks saw {seen} tokens"
@@ -152,7 +152,7 @@ class AdapterConformance:
                     torch.no_grad(),
                 ):
                     run(model, example.inputs)
-                    heard = reduced(handle).reducer.reducer.heard
+                    heard = reduced_stack(handle).reducer.reducer.heard
                 for (layer, stream), values in heard.items():
                     value, where = values[signal], f"{signal} of stream {stream!r}, layer {layer} of stack {stack!r}"
                     assert value.shape[:2] == values["x"].shape[:2], f"{where}: {tuple(value.shape)}"
@@ -181,7 +181,7 @@ class AdapterConformance:
                 backward(loss(run(model, example.inputs)))
                 got = grads(model)
                 assert set(got) == set(expected), f"stack {stack!r}: {sorted(set(expected) ^ set(got))}"
-                if reduced(handle).output != "text":  # there the order of the others is the model's own affair
+                if reduced_stack(handle).output != "text":  # there the order of the others is the model's own affair
                     assert_gradients(got, expected, f"with 'none' on stack {stack!r}")
             model.zero_grad()
             with attach(model, {stack: Halve()}, adapter=self._name()):
@@ -240,7 +240,7 @@ class AdapterConformance:
                 handle = attach(model, {name: Halve()}, adapter=self._name())
                 assert list(model.state_dict()) == untouched[2], "attach changed the names of the weights"
                 expected = run(model, example.inputs)
-                for block in reduced(handle).stack.blocks:
+                for block in reduced_stack(handle).stack.blocks:
                     hook = block.register_forward_pre_hook(stumble)
                     with pytest.raises(InTheMiddleError):
                         run(model, example.inputs)
@@ -351,7 +351,7 @@ class AdapterConformance:
 
     def _handed_on(self, handle: Attachment) -> list[int]:
         """How many tokens each block hands on, by the record of the pass."""
-        stack, between = reduced(handle).stack, last(handle).between
+        stack, between = reduced_stack(handle).stack, last(handle).between
         return [between[index + 1][stack.role(index).own] for index in range(len(stack.blocks))]
 
 

@@ -17,7 +17,7 @@ from ..attachments.handle import Attachment
 from ..errors import TokenReduceError, UnfitReducerError, UnknownOptionError
 from ..registry.registry import default_registry
 from .compare import assert_close, identical
-from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, reduced, run
+from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, reduced_stack, run
 from .snapshot import snapshot
 from .subject import ReducerCase, Subject
 
@@ -58,7 +58,7 @@ class ModelLaws(ReducerCase):
         with subject.attach() as handle, torch.no_grad(), watch_tokens(handle) as seen:
             for tensor in subject.run():
                 assert not tensor.is_floating_point() or tensor.isfinite().all(), "the output is not finite"
-            record, stack = last(handle), reduced(handle).stack
+            record, stack = last(handle), reduced_stack(handle).stack
             rows = record.sites
             for index, (_, given) in enumerate(zip(stack.blocks, seen, strict=True)):
                 assert given == record.between[index + 1][stack.role(index).own], (
@@ -79,7 +79,7 @@ class ModelLaws(ReducerCase):
             with subject.attach(self.zero, trace=True) as handle:
                 if self.zero is None and not self.baseline:
                     handle.scale(0.0)
-                assert identical(subject.run(), expected), f"{reduced(handle).reducer} should change no bit"
+                assert identical(subject.run(), expected), f"{reduced_stack(handle).reducer} should change no bit"
                 trace = last(handle).trace
                 assert trace is not None
                 source = trace.source
@@ -90,7 +90,7 @@ class ModelLaws(ReducerCase):
         inputs = cast(batch_of_three(subject.inputs), torch.float64)
         subject.model.double()
         with subject.attach() as handle, torch.no_grad():
-            if reduced(handle).reducer.stochastic:
+            if reduced_stack(handle).reducer.stochastic:
                 return
             whole = comparable_outputs(handle, subject.run(inputs))
             for rows in ([2, 0, 1], [0], [1], [2]):
@@ -157,8 +157,8 @@ class ModelLaws(ReducerCase):
             plain = subject.run()
             handle = subject.attach()
             expected = subject.run()
-            for index in {0, len(reduced(handle).stack.blocks) - 1}:
-                hook = reduced(handle).stack.blocks[index].register_forward_pre_hook(stumble)
+            for index in {0, len(reduced_stack(handle).stack.blocks) - 1}:
+                hook = reduced_stack(handle).stack.blocks[index].register_forward_pre_hook(stumble)
                 with pytest.raises(InTheMiddleError):
                     subject.run()
                 hook.remove()
@@ -175,7 +175,7 @@ class ModelLaws(ReducerCase):
         with torch.no_grad():
             plain = subject.run()
             with subject.attach() as handle:
-                object.__setattr__(reduced(handle).reducer, "reduce_streams", stumble)
+                object.__setattr__(reduced_stack(handle).reducer, "reduce_streams", stumble)
                 with pytest.raises(InTheMiddleError):
                     subject.run()
             assert snapshot(subject.model) == untouched, "detach left something on the model"
@@ -185,7 +185,7 @@ class ModelLaws(ReducerCase):
         """Each input token is in one place; protected ones are by themselves; sizes count the members."""
         with subject.attach(trace=True) as handle, torch.no_grad():
             subject.run()
-            trace, stack = last(handle).trace, reduced(handle).stack
+            trace, stack = last(handle).trace, reduced_stack(handle).stack
             assert trace is not None
             prefix = stack.prefix["text" if "text" in stack.prefix else "image"]
             assert trace.source.shape[1] == sum(trace.first.values())
@@ -219,7 +219,7 @@ class ModelLaws(ReducerCase):
                     handle.scale(1.0)
                     assert identical(subject.run(), expected), "scale(1) is not what was configured"
                     assert last(handle).sites == rows
-            if not isinstance(reduced(handle).reducer, nn.Module):  # new weights are other weights
+            if not isinstance(reduced_stack(handle).reducer, nn.Module):  # new weights are other weights
                 with attach(subject.model, **config):
                     assert identical(subject.run(), expected), "attach(model, **handle.config) gives something else"
 
@@ -287,7 +287,7 @@ def of_samples(output: Tensor, rows: list[int]) -> Tensor:
 
 def comparable_outputs(handle: Attachment, outputs: list[Tensor]) -> list[Tensor]:
     """Outputs without the tokens whose order is the model's own affair: where only the text comes back, the rest."""
-    one = reduced(handle)
+    one = reduced_stack(handle)
     record, text_stream = one.last, one.stack.text_stream
     if record is None or text_stream not in record.initial or one.output not in (text_stream, "reduced"):
         return outputs
@@ -305,7 +305,7 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 @contextmanager
 def watch_tokens(handle: Attachment) -> Iterator[list[int]]:
     """How many tokens each block of the first stack hands on, in the order they run."""
-    stack, seen = reduced(handle).stack, list[int]()
+    stack, seen = reduced_stack(handle).stack, list[int]()
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         seen.append(stack.unpack(output).shape[1])

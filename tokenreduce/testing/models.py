@@ -94,14 +94,14 @@ def run(model: nn.Module, inputs: Mapping[str, Any], seed: int = 0) -> list[Tens
         return tensors(call(model, inputs))
 
 
-def reduced(handle: Attachment) -> ReducedStack:
+def reduced_stack(handle: Attachment) -> ReducedStack:
     """The first reduced stack."""
     return next(iter(handle.stacks.values()))
 
 
 def last(handle: Attachment) -> Record:
     """What the last pass through the first reduced stack did."""
-    record = reduced(handle).last
+    record = reduced_stack(handle).last
     assert record is not None, "no forward pass yet"
     return record
 

@@ -22,7 +22,7 @@ from tokenreduce.methods import (
     Site,
     Streams,
     check_ratio,
-    spaced,
+    spaced_layers,
 )
 
 from .predictor import Predictor
@@ -71,7 +71,7 @@ class DynamicViT(BaseReducer):
         return {"keep": Budget(keep=shares if isinstance(self.keep, (list, tuple)) else shares[0])}
 
     def layers(self, backbone: Backbone) -> list[int]:
-        return spaced(self.default_layers, backbone.depth)
+        return spaced_layers(self.default_layers, backbone.depth)
 
     def bind(self, backbone: Backbone) -> Stages:
         return Stages(self, backbone.width, backbone.sites)

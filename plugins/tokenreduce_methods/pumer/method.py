@@ -15,7 +15,7 @@ from tokenreduce.methods import (
     check_ratio,
     check_seed,
     resolve,
-    spaced,
+    spaced_layers,
 )
 
 from .reduction import BoundPuMer
@@ -117,7 +117,7 @@ class PuMer(BaseReducer):
 
     def layers(self, backbone: Backbone) -> list[int]:
         published = published_for(backbone)
-        return spaced(published.layers, backbone.depth, base=published.depth, last=published.last)
+        return spaced_layers(published.layers, backbone.depth, base=published.depth, last=published.last)
 
     def bind(self, backbone: Backbone) -> BoundPuMer:
         published = published_for(backbone)
