@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .measure.macs import count_macs
     from .methods.chain import chain
     from .methods.reducer import Reducer
+    from .report.terminal import print_result
     from .tasks.task import Task
     from .train.distill import distill
     from .train.finetune import finetune
@@ -50,6 +51,7 @@ _LAZY = {  # imported on first use: these need torch
     "distill": "train.distill",
     "finetune": "train.finetune",
     "load": "attachments.attach",
+    "print_result": "report.terminal",
 }
 _PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
 
@@ -70,6 +72,7 @@ __all__ = [
     "distill",
     "finetune",
     "load",
+    "print_result",
 ]
 
 

@@ -15,7 +15,7 @@ from ..registry.registry import Registry, default_registry
 from ..registry.targets import names_from_file
 from ..report.formatting import one_line
 from .options import add_trust, device_of, move, own_variants
-from .output import STDOUT, check_writable, quiet_progress_bars, terminal, write
+from .output import STDOUT, check_writable, quiet_progress_bars, write
 from .request_flags import add_flags, build_request, check_overrides, parse_settings
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         request = build_request(registry, arguments)
         overrides = parse_settings(arguments.set)
         from ..lab.distributed import process_group
+        from ..report.terminal import print_result
 
         crew = process_group()
         source = str(arguments.grid or arguments.repeat or "the command line")
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             result, task = evaluate(registry, request, overrides, arguments)
         if not crew.first:
             return 0 if result.ok else 1
-        _print(result, task.name)
+        print_result(result, task.name)
         for row in result.rows:
             if row.failed is not None:
                 print(f"tokenreduce: {one_line(row.name)} failed: {one_line(row.failed)}", file=sys.stderr)
@@ -164,21 +165,6 @@ def evaluate(
             except TokenReduceError as error:  # the rest of the result is not to be lost
                 result.setup.setdefault("notes", []).append(f"no pictures: {error}")
     return result, task
-
-
-def _print(result: Result, name: str) -> None:
-    from ..report.terminal import accuracy, cost, groups, remarks
-
-    out, setup = terminal(), result.setup
-    data, cells = setup["data"], setup["cells"]
-    if cells["kept"]:
-        total = sum(cells.values())
-        out.print(f"{cells['kept']} of {total} cells were kept from earlier runs (--fresh works them out)\n")
-    title = f"{one_line(name)}: {data['samples']} samples, batch {data['batch']}"
-    for part in (*accuracy(result, title, out.width), *cost(result, out.width), *groups(result, out.width)):
-        out.print(part, "")
-    for line in remarks(result):
-        out.print(line)
 
 
 def _write(result: Result, files: Mapping[str, Path | None]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._documents import read_document
 from ..errors import OptionError
 from ..report.formatting import macs, number, one_line, p_value, percent, plus_minus, points, size
-from .output import STDOUT, check_writable, terminal, write
+from .output import STDOUT, check_writable, write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,6 +56,7 @@ def _print(arguments: argparse.Namespace, a: Result, b: Result, changes: list[Ch
     from rich.text import Text
 
     from ..lab.compare import same_machine
+    from ..report.terminal import terminal
 
     out = terminal()
     out.print(f"A: {one_line(arguments.a)}\nB: {one_line(arguments.b)}\n")

@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 STDOUT = Path("-")
 
@@ -49,16 +45,6 @@ def write(flag: str, path: Path, made: str | bytes) -> None:
             path.write_bytes(made if isinstance(made, bytes) else made.encode())
     except OSError as error:
         raise OptionError(f"{flag}: {path} cannot be written ({error.strerror}); name another file") from error
-
-
-def terminal() -> Console:
-    """For tables: as wide as the terminal or ``COLUMNS``, 120 cells where there is neither."""
-    from rich.console import Console
-
-    out = Console(highlight=False, markup=False)
-    if not out.is_terminal and "COLUMNS" not in os.environ:
-        out = Console(highlight=False, markup=False, width=120)
-    return out
 
 
 def quiet_progress_bars() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +39,34 @@ class Column:
         """Cells that it needs, so that no number is cut."""
         headings = [min(cell_len(line), HEADING) for line in self.heading.split("\n")]
         return max([1, *headings, *(cell_len(cell) for cell in self.cells)])
+
+
+def terminal() -> Console:
+    """For tables: as wide as the terminal or ``COLUMNS``, 120 cells where there is neither."""
+    out = Console(highlight=False, markup=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out = Console(highlight=False, markup=False, width=120)
+    return out
+
+
+def print_result(result: Result, name: str = "ablation", out: Console | None = None) -> None:
+    """Print the tables of an ablation: accuracy, cost, groups, and remarks such as verdicts.
+
+    Args:
+        result: of :func:`tokenreduce.ablate`.
+        name: for the title, such as that of the model or task.
+        out: where to; standard output if left out.
+    """
+    out = out or terminal()
+    data, cells = result.setup["data"], result.setup["cells"]
+    if cells["kept"]:
+        total = sum(cells.values())
+        out.print(f"{cells['kept']} of {total} cells were kept from earlier runs (--fresh works them out)\n")
+    title = f"{one_line(name)}: {data['samples']} samples, batch {data['batch']}"
+    for part in (*accuracy(result, title, out.width), *cost(result, out.width), *groups(result, out.width)):
+        out.print(part, "")
+    for line in remarks(result):
+        out.print(line)
 
 
 def tables(title: str, corner: str, names: Sequence[str], columns: Sequence[Column], width: int) -> Iterator[Table]:
