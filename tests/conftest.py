@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from .helpers import WORDS
+
 pytest_plugins = ["tokenreduce.testing"]
 
 VILT = {
@@ -30,11 +32,6 @@ VILT = {
     "patch_size": 8,
     "num_images": 2,
 }
-WORDS = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-    *("what", "colour", "is", "the", "ball", "how", "many", "a", "photo", "of", "cat", "dog", "?"),
-    *("red", "two", "yes", "no", "it"),
-]
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 7}
 
 CORE = (  # `pytest -m core`, a test of each part of the library: regular expressions that a test's id begins with

@@ -212,13 +212,6 @@ def test_torch_attention_does_not_pass_us_by(build, images, monkeypatch):
         assert [row.tokens_out for row in handle.last.sites] == [14, 11, 8, 5]
 
 
-def gradients(model, inputs, tensors_of):
-    model.zero_grad()
-    torch.manual_seed(0)
-    sum(t.float().cos().sum() for t in tensors_of(model(**inputs)) if t.is_floating_point()).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def test_checkpointing_recomputes_each_block_once(build, images):
     visual, calls = build().train(), []
     visual.set_grad_checkpointing(True)

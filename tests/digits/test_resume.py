@@ -12,9 +12,7 @@ from safetensors.torch import load_file
 
 from tokenreduce_digits.training import train
 
-
-class Killed(Exception):
-    pass
+from ..helpers import Killed
 
 
 def run(name, out, *flags, dies_at=None):

@@ -11,7 +11,8 @@ import tokenreduce
 from tokenreduce.errors import OptionError, UnsupportedModelError
 from tokenreduce.tasks.scoring import vqa_accuracy
 
-from .conftest import ANSWERS, TEXT, VISION, WORDS, Wicked
+from ..helpers import WORDS
+from .conftest import ANSWERS, TEXT, VISION, Wicked
 
 QUESTIONS = ["what colour is the ball ?", "how many cat ?", "is it a dog ?", "what is it ?"]
 

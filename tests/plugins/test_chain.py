@@ -13,6 +13,8 @@ from tokenreduce import Reducer, chain
 from tokenreduce.errors import LayerError, OptionError, UnfitReducerError, UnsupportedCallError
 from tokenreduce.methods import BoundWrapper, WrapperReducer
 
+from ..helpers import KeyNorm
+
 CHAINS = [
     ("evit", "tome"),
     ("tome", "evit"),
@@ -23,15 +25,6 @@ CHAINS = [
     ),
     ({"reducer": "pumer", "layers": [1]}, {"reducer": "pumer", "layers": [1, 2]}, {"reducer": "tome", "r": 1}),
 ]
-
-
-class KeyNorm(Reducer):
-    """Keeps tokens with long keys."""
-
-    needs = {"keys"}
-
-    def reduce(self, tokens, signals, remove):
-        return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
 
 
 class Either(Reducer):

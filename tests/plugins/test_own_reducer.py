@@ -4,19 +4,11 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import Reducer
 from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.methods import Reduction
 from tokenreduce.ops import others
 
-
-class KeyNorm(Reducer):
-    """Keeps tokens with long keys."""
-
-    needs = {"keys"}
-
-    def reduce(self, tokens, signals, remove):
-        return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
+from ..helpers import KeyNorm
 
 
 class Spelled(KeyNorm):

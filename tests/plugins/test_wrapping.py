@@ -12,6 +12,8 @@ import tokenreduce
 from tokenreduce.errors import OptionError, UnfitReducerError
 from tokenreduce.methods import BoundWrapper, WrapperReducer, make
 
+from ..helpers import KeyNorm
+
 
 class Late(WrapperReducer):
     """Another reducer, in the second half of the layers alone."""
@@ -90,12 +92,6 @@ def test_it_comes_back_from_json_and_goes_into_a_chain(tiny_vit, images):
 
 @torch.no_grad()
 def test_reduce_alone_may_be_handed_on(tiny_vit, images, flow):
-    class KeyNorm(tokenreduce.Reducer):
-        needs = {"keys"}
-
-        def reduce(self, tokens, signals, remove):
-            return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
-
     model = tiny_vit(img_size=48)
     with tokenreduce.attach(model, Half(inner=KeyNorm()), layers=[1]) as handle:
         model(images(2, 48, 48))
