@@ -65,10 +65,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Tiny models are faster on one thread, and sums come out the same each time; commands under test alike."""
+    """Tiny models are faster on one thread, and sums come out the same each time; so do the commands under test."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each stand in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each get in each other's way
     yield
     torch.set_num_threads(before)
 

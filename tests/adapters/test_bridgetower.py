@@ -1,4 +1,4 @@
-"""BridgeTower: every reducer on it, its bridges, its heads, and the whole of it once more in an ordinary loop."""
+"""BridgeTower: every reducer on it, its bridges, its heads, and all of it again in an ordinary loop."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ CASES = [
     ("method", "levels", "options", "shape"),
     [*((*case, "shared") for case in CASES), (*CASES[1], "own transforms"), (*CASES[3], "interpolated")],
 )
-def test_the_same_as_an_ordinary_loop_over_the_library_s_parts(method, levels, options, shape, oracle):
+def test_the_same_as_an_ordinary_loop_over_the_librarys_parts(method, levels, options, shape, oracle):
     model = other_model(**SHAPES[shape]).double()
     ids = torch.randint(3, 60, (2, 11))
     pixels = torch.randn(2, 3, 48, 48, dtype=torch.float64)
@@ -208,7 +208,7 @@ def test_the_same_as_an_ordinary_loop_over_the_library_s_parts(method, levels, o
 
 
 @torch.no_grad()
-def test_every_text_token_has_a_place_where_each_is_read():
+def test_every_text_token_has_a_position_where_each_is_read():
     for label, text in ((MASKED, "logits"), (MODEL, "text_features")):
         made = build(label)
         plain = made.model(**made.inputs)[text]
@@ -238,7 +238,7 @@ def test_restore_brings_both_sequences_back_or_leaves_both():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["tome", "evit", "pumer"])
 def test_padding_decides_nothing(name, assert_close):
-    """What stands in padded places changes nothing, and a sample of full length is the same without a mask."""
+    """What padding contains changes nothing, and a sample of full length is the same without a mask."""
     made = build(MODEL)
     model, inputs = made.model, made.inputs
     real = inputs["attention_mask"].bool()
@@ -362,7 +362,7 @@ class TestRefused:
                 example.model(**example.inputs, **{name: True})
             example.model(**example.inputs, **{name: False})
 
-    def test_two_of_them_and_what_one_sequence_only_has(self):
+    def test_two_models_at_once_and_options_for_one_sequence(self):
         model = build(MODEL).model
         with pytest.raises(UnsupportedModelError, match="2 BridgeTowers"):
             tokenreduce.attach(torch.nn.ModuleList([model, build(MODEL).model]), "pumer")
@@ -371,7 +371,7 @@ class TestRefused:
         with tokenreduce.attach(model, "pumer") as handle, pytest.raises(UnfitReducerError, match="shares no space"):
             handle.guide(torch.randn(32))
 
-    def test_a_forward_of_ones_own(self):
+    def test_a_users_own_forward(self):
         class Mine(BridgeTowerModel):
             def forward(self, *args, **kwargs):
                 return super().forward(*args, **kwargs)
@@ -389,7 +389,7 @@ class TestRefused:
 
 
 @torch.no_grad()
-def test_a_head_of_your_own():
+def test_a_users_own_head():
     class Mine(torch.nn.Module):
         def __init__(self, inner):
             super().__init__()

@@ -50,7 +50,7 @@ def test_a_text_reducer_acts_in_the_text_block_and_an_image_reducer_in_the_image
 
 
 @torch.no_grad()
-def test_text_comes_back_whole_to_whoever_reads_it(tiny_meter):
+def test_text_is_restored_for_whatever_reads_it(tiny_meter):
     model, inputs = tiny_meter("MeterModel")
     plain = model(**inputs)
     with tokenreduce.attach(model, "pumer"):
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused(tiny_meter):
         tokenreduce.attach(pair, "pumer")
 
 
-def test_a_head_of_your_own(tiny_meter):
+def test_a_users_own_head(tiny_meter):
     class Mine(torch.nn.Module):
         def __init__(self, meter):
             super().__init__()

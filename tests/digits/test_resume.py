@@ -69,7 +69,7 @@ def test_on_a_gpu(name, tmp_path):
         (["--lr", "1e30"], "lower lr"),
     ],
 )
-def test_bad_options_are_said_in_words(flags, said, tmp_path, monkeypatch, capsys):
+def test_bad_options_are_explained(flags, said, tmp_path, monkeypatch, capsys):
     from tokenreduce_digits import train_vilt, training
 
     line = ["train_vilt", "--out", str(tmp_path), "--scenes", "12", "--batch", "2", "--final-samples", "4", *flags]

@@ -349,7 +349,7 @@ def test_files_that_are_missing_are_named(vilt, load):
         load(folder)
 
 
-def test_a_head_without_weights_is_no_head(vilt, load):
+def test_a_head_without_weights_is_refused(vilt, load):
     folder = vilt("ViltModel")
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["ViltForQuestionAnswering"]

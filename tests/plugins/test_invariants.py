@@ -57,7 +57,7 @@ def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", SOME + RANDOM, ids=case_id)
-def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
+def test_restore_returns_every_token_to_its_position(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
         reduced = model.forward_features(x)
@@ -121,7 +121,7 @@ PADDED = [
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", PADDED, ids=case_id)
-def test_taking_padding_alone_changes_nothing(tiny_vilt, vilt_inputs, case):
+def test_removing_only_padding_changes_nothing(tiny_vilt, vilt_inputs, case):
     model = tiny_vilt().double()
     inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (16, 32), (24, 16)])  # 0, 8 and 10 patches missing
     inputs["pixel_values"] = inputs["pixel_values"].double()

@@ -1,4 +1,4 @@
-"""Reducers as a stranger writes them, through attach."""
+"""Reducers as a user writes them, through attach."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_other_ways_to_drop_are_the_same_drop(tiny_vit, images, kind):
     torch.testing.assert_close(got, wanted)
 
 
-def test_mistakes_of_a_reducer_are_told_in_words(tiny_vit, images):
+def test_mistakes_of_a_reducer_are_explained(tiny_vit, images):
     model, x = tiny_vit(), images()
     for kind, says in (
         (Greedy, "the reducer read signals.keys but its 'needs' has"),

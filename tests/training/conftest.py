@@ -1,4 +1,4 @@
-"""Learnable reducers as a stranger writes them."""
+"""Learnable reducers as a user writes them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EarlyScorer(Scorer):
 
 
 class Sharp(Scorer):
-    """Takes its tokens for good in training too, weighted by their score, so that a gradient reaches the score."""
+    """Removes its tokens in training too, weighted by their score, so that a gradient reaches the score."""
 
     def bind(self, backbone):
         return SharpScores(self, backbone)
