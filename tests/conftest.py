@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -114,13 +114,10 @@ def pyproject() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def oracle() -> ModuleType:
-    """The slow re-implementations of the methods in plugins/oracle.py (the tests are not a package to import from)."""
-    spec = importlib.util.spec_from_file_location(
-        "tokenreduce_tests_oracle", Path(__file__).parent / "plugins" / "oracle.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The slow re-implementations of the methods in plugins/oracle.py."""
+    from .plugins import oracle
+
+    return oracle
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def test_every_model(name, shrink, scramble, forwards, snapshot, assert_close, m
 
 
 @pytest.mark.sweep
-def test_what_the_sweep_refuses_is_not_a_plain_vit():
+def test_what_the_sweep_refuses_is_no_plain_vit():
     """The names of the towers that are refused: convolutions, windows, relative or rotary positions, EVA."""
     refused = {name for name in open_clip.list_models() if reason(get_model_config(name)["vision_cfg"])}
     starts = ("EVA0", "MobileCLIP", "PE-Core", "RN", "convnext", "swin", "vit_relpos")
