@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
+from .helpers import WORDS
 
 pytest_plugins = ["tokenreduce.testing"]
 
@@ -30,11 +32,6 @@ VILT = {
     "patch_size": 8,
     "num_images": 2,
 }
-WORDS = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-    *("what", "colour", "is", "the", "ball", "how", "many", "a", "photo", "of", "cat", "dog", "?"),
-    *("red", "two", "yes", "no", "it"),
-]
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 7}
 
 CORE = (  # `pytest -m core`, a test of each part of the library: regular expressions that a test's id begins with
@@ -68,10 +65,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Tiny models are faster on one thread, and sums come out the same each time; commands under test alike."""
+    """Tiny models are faster on one thread, and sums come out the same each time; so do the commands under test."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each stand in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each get in each other's way
     yield
     torch.set_num_threads(before)
 
@@ -117,13 +114,10 @@ def pyproject() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def oracle() -> ModuleType:
-    """The slow re-implementations of the methods in plugins/oracle.py (the tests are not a package to import from)."""
-    spec = importlib.util.spec_from_file_location(
-        "tokenreduce_tests_oracle", Path(__file__).parent / "plugins" / "oracle.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The slow re-implementations of the methods in plugins/oracle.py."""
+    from .plugins import oracle
+
+    return oracle
 
 
 @pytest.fixture(scope="session")

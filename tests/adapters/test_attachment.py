@@ -196,7 +196,7 @@ def test_config_round_trip(options, setting):
         assert torch.equal(run(model), expected)
         assert handle.config == config
     config["reducer"] = "changed"
-    assert handle.config != config  # a copy of one's own
+    assert handle.config != config  # it is a copy
 
 
 def test_config_of_a_reducer_given_ready(setting):

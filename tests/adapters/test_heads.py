@@ -80,7 +80,7 @@ def test_pools_see_a_merged_token_as_often_as_its_size(pool, case, tiny_vit, ima
 
 @pytest.mark.parametrize("case", BOTH)
 @pytest.mark.parametrize("pool", ["avg", "avg-of-normed", "avgmax", "max", "map", "prr"])
-def test_pools_see_every_token_at_its_place_where_a_method_merges_and_drops(pool, case, tiny_vit, images, assert_close):
+def test_pools_see_every_token_at_its_position_after_merges_and_drops(pool, case, tiny_vit, images, assert_close):
     """What is left cannot be repeated to one length for all samples, so dropped tokens come back as they last were."""
     model, x = tiny_vit(global_pool=pool.split("-")[0], fc_norm=False if "-" in pool else None), images()
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_token_pooling_gets_the_short_sequence(tiny_vit, images):
 
 @pytest.mark.parametrize("arguments", [{}, NO_CLASS, {"global_pool": ""}, {"reg_tokens": 2}])
 @pytest.mark.parametrize("options", [{"reducer": "tome", "r": 3}, {"reducer": "tome", "r": [2, 0, 5]}])
-def test_restore_gives_every_token_back_in_its_place(arguments, options, tiny_vit, images, assert_close):
+def test_restore_returns_every_token_to_its_position(arguments, options, tiny_vit, images, assert_close):
     model, x = tiny_vit(**arguments), images()
     tokens, trace = final_tokens(model, x, **options)
     with tokenreduce.attach(model, restore=True, **options), torch.no_grad():

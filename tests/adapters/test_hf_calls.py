@@ -32,7 +32,7 @@ def test_masks_are_refused(label, mask):
 
 
 @pytest.mark.parametrize("label", ["ViTForImageClassification", "Dinov2ForImageClassification"])
-def test_a_mask_of_ones_is_no_mask(label, assert_close):
+def test_a_mask_of_ones_is_the_same_as_none(label, assert_close):
     example = EXAMPLES[label]()
     with tokenreduce.attach(example.model, "none"):
         got = example.model(**example.inputs, attention_mask=torch.ones(2, 26))

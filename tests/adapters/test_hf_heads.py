@@ -1,4 +1,4 @@
-"""Vision towers of transformers: what each head reads, checked by hand, and models that are yours."""
+"""Vision towers of transformers: what each head reads, checked by hand, and models of users."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_siglip_without_its_pooling_head_gives_every_token():
 
 
 class Own(nn.Module):
-    """A head of one's own, which reads the patches of the last state in a grid."""
+    """A user's own head, which reads the patches of the last state in a grid."""
 
     def __init__(self, tower):
         super().__init__()
@@ -190,7 +190,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     "label", ["CLIPVisionModel", "SiglipVisionModel", "ViTModel", "Dinov2Model", "BlipVisionModel"]
 )
-def test_a_tower_under_a_head_of_ones_own_gives_every_token(label, assert_close):
+def test_a_tower_under_a_users_own_head_gives_every_token(label, assert_close):
     tower, inputs = example(label)
     model = Own(tower).eval()
     expected = model(**inputs)

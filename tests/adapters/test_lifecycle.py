@@ -1,4 +1,4 @@
-"""An attached model among its like: pickled, copied, shared by threads, hooked, interrupted, and its random numbers."""
+"""An attached model in use: pickled, copied, shared by threads, hooked, interrupted, and its random numbers."""
 
 from __future__ import annotations
 

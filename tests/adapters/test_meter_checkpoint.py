@@ -145,7 +145,7 @@ def test_the_second_image_starts_as_the_first(checkpoint, weights, text):
     assert torch.equal(types[2], types[1])
 
 
-def test_files_that_are_no_checkpoints(tmp_path, text):
+def test_files_that_are_not_checkpoints(tmp_path, text):
     with pytest.raises(FileNotFoundError, match=r"nothing\.ckpt"):
         MeterModel.from_checkpoint(tmp_path / "nothing.ckpt")
     (tmp_path / "noise.ckpt").write_bytes(b"this is no checkpoint")

@@ -66,7 +66,7 @@ def final_tokens(visual, x, **attach):
 
 
 @pytest.mark.parametrize("name", ["random", "tome", "evit", "pumer"])
-def test_tokens_really_go(name, example, tensors_of, snapshot):
+def test_tokens_are_really_removed(name, example, tensors_of, snapshot):
     model, untouched = example.model, snapshot(example.model)
     seen = []
     tower = tower_of(model)
@@ -196,7 +196,7 @@ def test_blocks_in_sequence_first_layout(build, images, assert_close):
     assert shapes == [(17, 2, 32), (17, 2, 32), (14, 2, 32), (17, 2, 32)]  # as the block itself returns them
 
 
-def test_torch_attention_does_not_pass_us_by(build, images, monkeypatch):
+def test_torchs_attention_kernel_does_not_bypass_the_reducer(build, images, monkeypatch):
     """In evaluation without gradients torch answers nn.MultiheadAttention in one kernel of its own."""
     visual, x = build(), images()
     calls = []
@@ -210,13 +210,6 @@ def test_torch_attention_does_not_pass_us_by(build, images, monkeypatch):
             visual(x)
         assert calls == []
         assert [row.tokens_out for row in handle.last.sites] == [14, 11, 8, 5]
-
-
-def gradients(model, inputs, tensors_of):
-    model.zero_grad()
-    torch.manual_seed(0)
-    sum(t.float().cos().sum() for t in tensors_of(model(**inputs)) if t.is_floating_point()).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_checkpointing_recomputes_each_block_once(build, images):
@@ -293,7 +286,7 @@ def test_towers_without_tokens_are_refused_with_the_reason(snapshot):
         assert snapshot(model) == untouched
 
 
-def test_two_towers_are_refused_and_one_inside_your_model_is_found(build, images, forwards):
+def test_two_towers_are_refused_and_one_inside_a_users_own_model_is_found(build, images, forwards):
     visual = build()
     with pytest.raises(UnsupportedModelError, match="2 vision towers"):
         tokenreduce.attach(nn.ModuleList([visual, build()]), "tome")
@@ -339,7 +332,7 @@ GUIDABLE = [
 
 @pytest.mark.parametrize("label", GUIDABLE)
 def test_shared_space_is_that_of_the_features(label, assert_close):
-    """Where all tokens are alike, whatever the tower pools comes out as any one of them does."""
+    """Where all tokens are equal, whatever the tower pools comes out as any one of them does."""
     example = EXAMPLES[label]()
     stack = OpenClip().stacks(example.model)["vision"]
     assert stack.guidable

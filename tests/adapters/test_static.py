@@ -1,4 +1,4 @@
-"""Token counts are whole numbers that follow from the shape of the input alone."""
+"""Token counts are integers that follow from the shape of the input alone."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_model_without_fused_attention(tiny_vit, images, assert_close):
             assert_close(model(images()), expected)
 
 
-def test_tower_inside_a_model_of_ones_own(tiny_vit, images, assert_close):
+def test_a_tower_inside_a_users_own_model(tiny_vit, images, assert_close):
     model = torch.nn.Sequential(tiny_vit(num_classes=0), Mlp(32, 16, 3))
     with torch.no_grad():
         expected = model(images())

@@ -34,7 +34,7 @@ def test_the_same_answer_on_every_call(masked, crossing, tiny_vilt, assert_close
             assert_close(run(model, masked).logits, first, 1e-6)
 
 
-def test_a_mask_of_ones_is_no_mask(crossing, tiny_vilt, vilt_inputs, assert_close):
+def test_a_mask_of_ones_is_the_same_as_none(crossing, tiny_vilt, vilt_inputs, assert_close):
     model, inputs, (name, options) = tiny_vilt(), vilt_inputs(), crossing
     ones = torch.ones(3, 32, 32)
     with tokenreduce.attach(model, name, **options):
@@ -78,7 +78,7 @@ def test_patches_reach_the_blocks_in_raster_order(height, width, mask, tiny_vilt
 
 
 def test_a_trace_names_patches_in_raster_order(tiny_vilt, vilt_inputs):
-    """A patch that no other resembles is the last to merge: it shows up where it stands in the image."""
+    """A patch that no other resembles is the last to merge: it shows up at its position in the image."""
     model, inputs = tiny_vilt(), vilt_inputs(batch=1)
     with tokenreduce.attach(model, "evit", keep=0.2, fuse=False, layers=[0], trace=True) as handle:
         run(model, inputs)

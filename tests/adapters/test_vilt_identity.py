@@ -145,7 +145,7 @@ def test_a_model_loaded_from_a_checkpoint_saved_while_attached(tiny_vilt, vilt_i
         assert torch.equal(fresh(**inputs).logits, expected)
 
 
-def test_bare_model_inside_a_head_of_ones_own(tiny_vilt, vilt_inputs, assert_close):
+def test_a_bare_model_inside_a_users_own_head(tiny_vilt, vilt_inputs, assert_close):
     class Head(torch.nn.Module):
         def __init__(self, vilt):
             super().__init__()

@@ -104,7 +104,7 @@ def test_wrong_files(run, files, more, words, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-def test_bytes_that_are_no_text(run, files):
+def test_bytes_that_are_not_text(run, files):
     (files / "bad.json").write_bytes(b"\xff\xfe\x00")
     done = run("compare", str(files / "bad.json"), str(files / "a.json"))
     assert (done.returncode, "bad.json" in done.stderr) == (2, True)

@@ -85,7 +85,7 @@ def test_what_is_written_needs_no_formatter(output, tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["reducer", "adapter"])
-def test_the_tests_of_their_own_pass(output, made, site, kind):
+def test_their_own_tests_pass(output, made, site, kind):
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not TestConformance"]
     assert "1 passed" in output(*command, cwd=made[0][kind], sites=[site])
 
@@ -131,7 +131,7 @@ def test_bad_names_are_refused(run, tmp_path, name, says):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_of_a_strangers_plugin_is_refused(run, site, tmp_path):
+def test_the_name_of_a_third_party_plugin_is_refused(run, site, tmp_path):
     command = ["new", "task", NAMES["reducer"], "--into", tmp_path]
     done = run(*command, sites=[site])
     assert done.returncode == 2

@@ -26,7 +26,7 @@ def test_a_held_out_sample(run, tmp_path):
         assert image.format == "PNG" and image.width > 1000
 
 
-def test_a_picture_of_ones_own_and_a_reducer_per_stack(run, tmp_path):
+def test_a_users_own_picture_and_a_reducer_per_stack(run, tmp_path):
     photo, out = tmp_path / "photo.jpg", tmp_path / "seen.png"
     Image.new("RGB", (300, 200), (30, 120, 200)).save(photo)
     stacks = '{"cross": "pumer", "vision": {"reducer": "tome", "r": 20}}'

@@ -234,7 +234,7 @@ def test_parts_of_the_kit(tiny_vit):
     assert snapshot(model) != before
 
 
-def test_names_that_are_missing_are_told():
+def test_missing_names_are_reported():
     with pytest.raises(pytest.fail.Exception, match="reducer = "):
         ReducerConformance().made({})
     with pytest.raises(ValueError, match="no backbone is called 'nope'; kinds: "):

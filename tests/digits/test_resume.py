@@ -12,9 +12,7 @@ from safetensors.torch import load_file
 
 from tokenreduce_digits.training import train
 
-
-class Killed(Exception):
-    pass
+from ..helpers import Killed
 
 
 def run(name, out, *flags, dies_at=None):
@@ -71,7 +69,7 @@ def test_on_a_gpu(name, tmp_path):
         (["--lr", "1e30"], "lower lr"),
     ],
 )
-def test_bad_options_are_said_in_words(flags, said, tmp_path, monkeypatch, capsys):
+def test_bad_options_are_explained(flags, said, tmp_path, monkeypatch, capsys):
     from tokenreduce_digits import train_vilt, training
 
     line = ["train_vilt", "--out", str(tmp_path), "--scenes", "12", "--batch", "2", "--final-samples", "4", *flags]

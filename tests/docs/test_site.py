@@ -57,7 +57,7 @@ def test_what_the_api_shows_is_there():
             assert hasattr(importlib.import_module(module), name), line
 
 
-def test_a_strangers_reducer_is_described_as_ours_are(fresh_registry, capsys):
+def test_a_third_party_reducer_is_described_like_a_built_in_one(fresh_registry, capsys):
     from tokenreduce import cli
 
     fresh_registry.add(tokenreduce.registry.ReducerSpec("mine", f"{__name__}:Mine", "my method", source="my paper"))

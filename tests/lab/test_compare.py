@@ -131,7 +131,7 @@ def test_a_name_is_not_a_fingerprint():
     assert same_samples(result(), b)
 
 
-def test_how_much_was_kept_is_no_difference():
+def test_how_much_was_kept_is_not_a_difference():
     assert differences(result(cells={"kept": 0}), result(cells={"kept": 9})) == []
 
 

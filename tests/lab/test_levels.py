@@ -80,7 +80,7 @@ def test_a_reducer_that_learns_is_not_judged_on_arbitrary_weights(vit, data):
     assert "no trained weights" in rows["dynamicvit"].failed and rows["tome"].failed is None
 
 
-def test_a_reducer_of_ones_own_is_matched_too(vit, data):
+def test_a_users_own_reducer_is_matched_too(vit, data):
     class Nearest(tokenreduce.Reducer):
         def reduce(self, tokens, signals, remove):
             return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
@@ -142,7 +142,7 @@ def test_levels_as_text():
             parse_ratios(wrong)
 
 
-def test_the_controls_and_the_baseline_are_always_in():
+def test_the_controls_and_the_baseline_are_always_included():
     registry = tokenreduce.registry.default_registry()
     rows = plan(registry, ["tome"], {"random": {"keep": 0.4}})
     assert [(row.name, row.role) for row in rows] == [("none", "baseline"), ("random", "control"), ("tome", "method")]

@@ -109,7 +109,7 @@ def test_an_architecture_and_a_file(folder, architecture, data, load, judge):
     assert parts("ViT-B-32/laion2b_s34b_b79k") == ("ViT-B-32", "laion2b_s34b_b79k")
 
 
-def test_what_is_wrong_is_said(folder, architecture, data, lines, load):
+def test_mistakes_are_explained(folder, architecture, data, lines, load):
     for name, words in {
         f"open_clip:{architecture}": r"random; type open_clip:tiny-clip/TAG",
         f"open_clip:{architecture}/nothing": r"not a known tag or valid file path.*local-dir:FOLDER",

@@ -29,7 +29,7 @@ def test_every_field_and_synonym(pictures, lines):
     assert (three.text, three.answers) == ("a cat", ())
 
 
-def test_a_file_of_windows_is_read_alike(pictures, tmp_path):
+def test_a_windows_file_is_read_the_same(pictures, tmp_path):
     (name,) = pictures(1)
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"image": name, "text": "a\u2028b"}).encode() + b"\r\n\r\n")
@@ -110,7 +110,7 @@ def test_batches_are_opened_when_asked_for_and_again(pictures, lines):
         RecordBatches([], 2, prepare)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(OptionError, match=r"a\.png.*UnidentifiedImageError"):
         open_image(tmp_path / "a.png")

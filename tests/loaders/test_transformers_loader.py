@@ -11,7 +11,8 @@ import tokenreduce
 from tokenreduce.errors import OptionError, UnsupportedModelError
 from tokenreduce.tasks.scoring import vqa_accuracy
 
-from .conftest import ANSWERS, TEXT, VISION, WORDS, Wicked
+from ..helpers import WORDS
+from .conftest import ANSWERS, TEXT, VISION, Wicked
 
 QUESTIONS = ["what colour is the ball ?", "how many cat ?", "is it a dog ?", "what is it ?"]
 
@@ -348,7 +349,7 @@ def test_files_that_are_missing_are_named(vilt, load):
         load(folder)
 
 
-def test_a_head_without_weights_is_no_head(vilt, load):
+def test_a_head_without_weights_is_refused(vilt, load):
     folder = vilt("ViltModel")
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["ViltForQuestionAnswering"]

@@ -13,6 +13,8 @@ from tokenreduce import Reducer, chain
 from tokenreduce.errors import LayerError, OptionError, UnfitReducerError, UnsupportedCallError
 from tokenreduce.methods import BoundWrapper, WrapperReducer
 
+from ..helpers import KeyNorm
+
 CHAINS = [
     ("evit", "tome"),
     ("tome", "evit"),
@@ -23,15 +25,6 @@ CHAINS = [
     ),
     ({"reducer": "pumer", "layers": [1]}, {"reducer": "pumer", "layers": [1, 2]}, {"reducer": "tome", "r": 1}),
 ]
-
-
-class KeyNorm(Reducer):
-    """Keeps tokens with long keys."""
-
-    needs = {"keys"}
-
-    def reduce(self, tokens, signals, remove):
-        return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
 
 
 class Either(Reducer):
@@ -78,7 +71,7 @@ def example(request, tiny_vit, images, tiny_vilt, vilt_inputs, tiny_meter):
 
 
 @pytest.mark.parametrize("name", ["evit", "tome", "pumer", "random"])
-def test_a_part_beside_one_that_changes_nothing_is_alone(example, name):
+def test_a_part_beside_one_that_changes_nothing_acts_as_if_alone(example, name):
     model, run = example
     alone = outcome(model, run, name)
     layers = sorted({layer for layer, *_ in alone[2]})
@@ -251,7 +244,7 @@ def test_layers_of_parts(tiny_vit, images):
         assert handle.config == config
 
 
-def test_what_cannot_be_chained_is_told(tiny_vit, images):
+def test_what_cannot_be_chained_is_refused(tiny_vit, images):
     with pytest.raises(UnfitReducerError, match="DynamicViT has weights to learn and cannot act inside Chain"):
         tokenreduce.attach(tiny_vit(), chain("tome", "dynamicvit"))
     with pytest.raises(OptionError, match="a chain needs parts"):

@@ -91,7 +91,7 @@ def test_tome_falling_schedule_of_197_tokens(vit, shapes):
         ({"class_token": False, "global_pool": "avg"}, 196, 98),
     ],
 )
-def test_most_that_tome_takes_in_one_step(tiny_vit, flow, options, before, after):
+def test_most_tokens_that_tome_removes_in_one_step(tiny_vit, flow, options, before, after):
     from timm.models.deit import VisionTransformerDistilled
 
     options = dict(options)

@@ -208,7 +208,7 @@ def test_padding_counts_for_nothing(stream, site, training):
         assert torch.equal(found[0].keep[1, :4], found[1].keep[1, :4])
 
 
-def test_what_is_gone_stays_gone(stream, site):
+def test_removed_tokens_stay_removed(stream, site):
     method, x = made().train(), torch.randn(4, 30, 4)
     gone = torch.rand(4, 30) < 0.5
     before = (~gone).float()
@@ -221,7 +221,7 @@ def test_what_is_gone_stays_gone(stream, site):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_nothing_goes_with_keep_1(stream, site, training):
+def test_nothing_is_removed_with_keep_1(stream, site, training):
     losses = {}
     method = made(keep=[1.0, 0.5], sites=2).train(training)
     streams = Streams({"image": stream(torch.randn(2, 9, 4), training=training)}, losses=losses if training else None)

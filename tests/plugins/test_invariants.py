@@ -5,6 +5,8 @@ import torch
 
 import tokenreduce
 
+from ..helpers import case_id
+
 CHAIN = "tokenreduce.methods.chain:Chain"
 ZERO = [
     ("random", {"remove": 0}),
@@ -39,12 +41,8 @@ SOME = [
 RANDOM = [("random", {"keep": 0.6}), ("evit", {"keep": 0.6, "saliency": "random"}), ("pumer", {"saliency": "random"})]
 
 
-def ids(case):
-    return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("case", ZERO, ids=ids)
+@pytest.mark.parametrize("case", ZERO, ids=case_id)
 def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
     model, x = tiny_vit(), images()
     base = model(x)
@@ -58,8 +56,8 @@ def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
-def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=case_id)
+def test_restore_returns_every_token_to_its_position(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
         reduced = model.forward_features(x)
@@ -75,7 +73,7 @@ def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=case_id)
 def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48, global_pool="avg", fc_norm=False), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
@@ -90,7 +88,9 @@ def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [("evit", {"keep": 0.97}), ("evit", {"keep": 0.97, "saliency": "random"})], ids=ids)
+@pytest.mark.parametrize(
+    "case", [("evit", {"keep": 0.97}), ("evit", {"keep": 0.97, "saliency": "random"})], ids=case_id
+)
 def test_restore_puts_tokens_back_when_one_is_replaced_by_the_fused_one(tiny_vit, images, case):
     model, x = tiny_vit(img_size=56), images(2, 56, 56)  # 49 patches: one goes, the fused token comes, 50 stay 50
     with tokenreduce.attach(model, case[0], layers=[1], restore=False, trace=True, **case[1]) as handle:
@@ -120,8 +120,8 @@ PADDED = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", PADDED, ids=ids)
-def test_taking_padding_alone_changes_nothing(tiny_vilt, vilt_inputs, case):
+@pytest.mark.parametrize("case", PADDED, ids=case_id)
+def test_removing_only_padding_changes_nothing(tiny_vilt, vilt_inputs, case):
     model = tiny_vilt().double()
     inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (16, 32), (24, 16)])  # 0, 8 and 10 patches missing
     inputs["pixel_values"] = inputs["pixel_values"].double()
@@ -134,7 +134,7 @@ def test_taking_padding_alone_changes_nothing(tiny_vilt, vilt_inputs, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [*PADDED, ("pumer", {"modality_aware": False})], ids=ids)
+@pytest.mark.parametrize("case", [*PADDED, ("pumer", {"modality_aware": False})], ids=case_id)
 def test_padding_never_changes_an_answer(tiny_vilt, vilt_inputs, case):
     model = tiny_vilt().double()
     inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (32, 16), (24, 24)])

@@ -7,6 +7,8 @@ from tokenreduce import testing
 from tokenreduce.methods import Streams
 from tokenreduce.registry import default_registry
 
+from ..helpers import case_id
+
 METHODS = [
     ("random", {"keep": 0.6}),
     ("random", {"remove": 3}),
@@ -27,11 +29,7 @@ METHODS = [
 BATCH, LENGTH, WIDTH = 3, 11, 4
 
 
-def ids(case):
-    return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
-
-
-@pytest.fixture(params=METHODS, ids=ids)
+@pytest.fixture(params=METHODS, ids=case_id)
 def method(request):
     name, options = request.param
     return bound(name, **options)

@@ -1,22 +1,14 @@
-"""Reducers as a stranger writes them, through attach."""
+"""Reducers as a user writes them, through attach."""
 
 import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import Reducer
 from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.methods import Reduction
 from tokenreduce.ops import others
 
-
-class KeyNorm(Reducer):
-    """Keeps tokens with long keys."""
-
-    needs = {"keys"}
-
-    def reduce(self, tokens, signals, remove):
-        return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
+from ..helpers import KeyNorm
 
 
 class Spelled(KeyNorm):
@@ -80,7 +72,7 @@ def test_other_ways_to_drop_are_the_same_drop(tiny_vit, images, kind):
     torch.testing.assert_close(got, wanted)
 
 
-def test_mistakes_of_a_reducer_are_told_in_words(tiny_vit, images):
+def test_mistakes_of_a_reducer_are_explained(tiny_vit, images):
     model, x = tiny_vit(), images()
     for kind, says in (
         (Greedy, "the reducer read signals.keys but its 'needs' has"),

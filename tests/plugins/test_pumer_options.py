@@ -75,7 +75,7 @@ def test_random_saliency(vilt):
     assert not torch.equal(output(), output())
 
 
-def test_unfit_backbones_are_told_what_to_pass(tiny_vit):
+def test_errors_for_unfit_backbones_say_what_to_pass(tiny_vit):
     headless = tiny_vit(class_token=False, global_pool="avg")
     with pytest.raises(UnfitReducerError, match=r"pass saliency='key-norm' or 'random', or prune=0"):
         tokenreduce.attach(headless, "pumer")
@@ -138,7 +138,7 @@ def test_modality_aware_merging_never_mixes(vilt):
 
 @torch.no_grad()
 @pytest.mark.parametrize("modality_aware", [True, False])
-def test_text_comes_back_at_its_places_for_token_heads(vilt, modality_aware):
+def test_text_is_restored_to_its_positions_for_token_heads(vilt, modality_aware):
     model, inputs = vilt("ViltForMaskedLM")
     with tokenreduce.attach(
         model, "pumer", layers=[0, 2], text_merge=0.4, modality_aware=modality_aware, trace=True

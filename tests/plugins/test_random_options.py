@@ -56,7 +56,7 @@ def test_seeds_differ(run):
     assert torch.equal(run(seed=1), run(seed=1))
 
 
-def test_the_draw_goes_by_place_in_the_batch_not_by_content_or_batch_size(run):
+def test_the_draw_depends_on_the_position_in_the_batch_not_on_content_or_batch_size(run):
     rows = run(batch=3)
     assert not torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[1], rows[2])
@@ -69,7 +69,7 @@ def test_layers_draw_differently(run):
     assert not torch.equal(one, two)
 
 
-def test_training_draws_afresh(run):
+def test_training_draws_new_numbers(run):
     once, twice = run(passes=2, training=True)
     assert not torch.equal(once, twice)
     assert once.shape == twice.shape

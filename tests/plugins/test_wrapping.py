@@ -12,6 +12,8 @@ import tokenreduce
 from tokenreduce.errors import OptionError, UnfitReducerError
 from tokenreduce.methods import BoundWrapper, WrapperReducer, make
 
+from ..helpers import KeyNorm
+
 
 class Late(WrapperReducer):
     """Another reducer, in the second half of the layers alone."""
@@ -58,7 +60,7 @@ INNER = ["tome", "pumer", {"reducer": "evit", "keep": 0.6}, "chain"]
 
 @torch.no_grad()
 @pytest.mark.parametrize("inner", INNER, ids=str)
-def test_it_is_the_other_in_its_layers(tiny_vit, images, tiny_meter, inner):
+def test_it_acts_like_the_inner_reducer_in_its_layers(tiny_vit, images, tiny_meter, inner):
     x, layers = images(2, 48, 48), [2, 3]
     meter, inputs = tiny_meter()
     for model, run in (
@@ -89,20 +91,14 @@ def test_it_comes_back_from_json_and_goes_into_a_chain(tiny_vit, images):
 
 
 @torch.no_grad()
-def test_reduce_alone_may_be_handed_on(tiny_vit, images, flow):
-    class KeyNorm(tokenreduce.Reducer):
-        needs = {"keys"}
-
-        def reduce(self, tokens, signals, remove):
-            return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
-
+def test_reduce_alone_may_be_delegated(tiny_vit, images, flow):
     model = tiny_vit(img_size=48)
     with tokenreduce.attach(model, Half(inner=KeyNorm()), layers=[1]) as handle:
         model(images(2, 48, 48))
         assert flow(handle) == [37, 32]
 
 
-def test_what_cannot_be_wrapped_is_told(tiny_vit):
+def test_what_cannot_be_wrapped_is_refused(tiny_vit):
     with pytest.raises(UnfitReducerError, match="DynamicViT has weights to learn and cannot act inside Late"):
         tokenreduce.attach(tiny_vit(), Late(inner="dynamicvit"))
     with pytest.raises(OptionError, match=r"layers=\[1\] has no meaning here"):

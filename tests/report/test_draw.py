@@ -69,7 +69,7 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
         png(torch.zeros(1, 4, 4))
 
 
-def test_a_look_leaves_the_model_as_it_was(embedded, snapshot):
+def test_viewing_a_sample_leaves_the_model_unchanged(embedded, snapshot):
     task = embedded("vilt-digits")
     (batch,) = task.data(1, 1)
     (sample,) = task.samples(batch)
@@ -127,6 +127,6 @@ def test_letters_come_from_whatever_font_has_them():
     assert len(chinese) == 1 or "DejaVu" not in chinese[1]
 
 
-def test_letters_without_any_font_are_no_warning(picture, recwarn):
+def test_letters_without_any_font_give_no_warning(picture, recwarn):
     assert draw(picture(text="\ue0f0 漢字 한국어 עברית 😀", after="\U000e0101"))
     assert not recwarn.list

@@ -38,11 +38,11 @@ def test_numbers_in_words():
 
 @pytest.mark.parametrize("say", [number, percent, points, size, macs, seconds, throughput])
 @pytest.mark.parametrize("odd", [None, float("nan"), float("inf"), 10**400, "3", True, [1]])
-def test_what_is_no_number_has_one_word(say, odd):
+def test_what_is_not_a_number_has_one_word(say, odd):
     assert say(odd) == "–" and finite(odd) is None
 
 
-def test_outside_text_is_in_one_line_and_orders_nobody():
+def test_outside_text_stays_on_one_line_and_controls_nothing():
     assert one_line(" a\n b\x00", 0) == "a b\ufffd" and one_line("abcdef", 4) == "abc…"
     assert clean("a\x1b[31m\x9b1m\u202eb\u2066c\ud800\r\nd\re") == "a\ufffd[31m\ufffd1m\ufffdb\ufffdc\ufffd\nd\ufffde"
     assert one_line("漢字漢字漢字", 7) == "漢字漢…" and cell_len(one_line("漢字漢字", 6)) <= 6

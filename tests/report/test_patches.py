@@ -75,7 +75,7 @@ def test_padding_has_no_owner_and_real_patches_keep_their_place(tiny_vilt, vilt_
             patch_owners(handle, (32, 32), (8, 8))
 
 
-def test_registers_stand_in_front(tiny_vit, images):
+def test_registers_come_first(tiny_vit, images):
     model = tiny_vit(reg_tokens=3)
     with tokenreduce.attach(model, "none", trace=True) as handle, torch.inference_mode():
         model(images())

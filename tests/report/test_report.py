@@ -143,7 +143,7 @@ def test_groups_are_rows(full):
     assert table.count("<td") == 2 * (len(full.rows) - 1)
 
 
-def test_bright_and_dark_set_every_colour_that_is_drawn_in(full):
+def test_light_and_dark_themes_set_every_colour_in_use(full):
     text = render_report(full)
     style = text[text.index("<style>") : text.index("</style>")]
     bright, dark = re.findall(r":root \{(.*?)\}", style, re.S)
@@ -170,7 +170,7 @@ def test_charts_escape_names(hostile):
         }
 
 
-def test_nothing_to_say():
+def test_empty_results():
     page = check(render_report(Result([], {})))
     assert "0 rows" in page.text
     page = check(render_report(Result([Row("only")], {})))

@@ -1,4 +1,4 @@
-"""The tables of an ablation in terminals of any width: nothing is cut, nothing of a result orders the terminal."""
+"""The tables of an ablation in terminals of any width: nothing is cut, no text of a result controls the terminal."""
 
 import pytest
 from rich.cells import cell_len
@@ -56,11 +56,11 @@ def test_a_group_that_a_row_lacks_has_no_number(row):
     ]
 
 
-def test_hostile_text_orders_no_terminal(hostile):
+def test_hostile_text_controls_no_terminal(hostile):
     text = printed(hostile, 80)
     assert not {"\x1b", "\x00", "\u202e", "\x9b"} & set(text)
     assert "[31m" in text.replace("\n", "")  # as text
 
 
-def test_nothing_to_say():
+def test_empty_results():
     assert printed(Result([], {}), 80).strip().startswith("a title")

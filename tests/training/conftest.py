@@ -1,4 +1,4 @@
-"""Learnable reducers as a stranger writes them."""
+"""Learnable reducers as a user writes them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EarlyScorer(Scorer):
 
 
 class Sharp(Scorer):
-    """Takes its tokens for good in training too, weighted by their score, so that a gradient reaches the score."""
+    """Removes its tokens in training too, weighted by their score, so that a gradient reaches the score."""
 
     def bind(self, backbone):
         return SharpScores(self, backbone)
@@ -102,18 +102,3 @@ def case(request, tiny_vit, tiny_vilt, images, vilt_inputs):
 def total():
     """The sum of a handle's losses."""
     return lambda handle: torch.stack(list(handle.last.losses.values())).sum()
-
-
-@pytest.fixture(scope="session")
-def checkpointed():
-    """Switch gradient checkpointing on, block by block."""
-
-    def on(model):
-        if hasattr(model, "set_grad_checkpointing"):
-            model.set_grad_checkpointing()
-            return
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-        model.get_input_embeddings().weight.requires_grad_(True)
-
-    return on

@@ -178,7 +178,7 @@ def test_in_two_streams_of_one_sequence_each_has_its_own(tiny_vilt, vilt_inputs)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2, 17, dtype=torch.long), torch.zeros(17), [0.5]])
-def test_what_is_no_gate(value):
+def test_what_is_not_a_gate(value):
     with pytest.raises(UnsupportedCallError, match="floating-point values"):
         Gate(value)
 

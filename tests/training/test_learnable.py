@@ -1,4 +1,4 @@
-"""Reducers with weights of their own: where these live, who sees them, and who is left alone."""
+"""Reducers with weights of their own: where these live, who sees them, and what is left alone."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ class Elsewhere(Reducer):
         return tokens.identity()
 
 
-def test_places_that_there_are_not(tiny_vit):
+def test_places_that_do_not_exist(tiny_vit):
     model = tiny_vit()
     Early.reduce = Elsewhere.reduce
     with pytest.raises(UnfitReducerError, match=r"before a block .* needs keys; leave 'needs' empty"):

@@ -16,11 +16,9 @@ from tokenreduce.errors import OptionError
 from tokenreduce.train import Loop, LoopSettings, adamw, linear_decay, progress_text, trapezoid
 from tokenreduce.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 
+from ..helpers import Killed
+
 SETTINGS = LoopSettings(samples=24, batch=4, lr=1e-2, weight_decay=0.1, save_every=3, validate_every=4, seed=5)
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import tokenreduce
 from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.methods import BaseReducer
 
+from ..helpers import enable_checkpointing, gradients
+
 
 class Adds(BaseReducer):
     """Adds whatever it is told to."""
@@ -61,28 +63,25 @@ def test_one_number_each(value, tiny_vit, images):
         model(images())
 
 
-def gradients(model, run, handle, total):
-    model.zero_grad()
+def loss_and_gradients(model, run, handle, total):
     torch.manual_seed(1)
-    output = run(model)
-    loss = output.float().square().mean() + total(handle)
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    loss = run(model).float().square().mean() + total(handle)
+    return loss.detach(), gradients(model, loss)
 
 
 @pytest.mark.parametrize("name", ["dynamicvit", "scorer", "early_scorer"])
 @pytest.mark.parametrize("how", ["blocks", "model"])
-def test_gradient_checkpointing_changes_nothing(name, how, case, request, total, checkpointed):
+def test_gradient_checkpointing_changes_nothing(name, how, case, request, total):
     model, run = case
     reducer = name if name == "dynamicvit" else request.getfixturevalue(name)()
     handle = tokenreduce.attach(model.train(), reducer, layers=[1, 2])
-    expected_loss, expected = gradients(model, run, handle, total)
+    expected_loss, expected = loss_and_gradients(model, run, handle, total)
     assert all(name in expected for name, _ in model.named_parameters() if "tokenreduce" in name)
     if how == "model":
-        loss, got = gradients(model, lambda m: checkpoint(run, m, use_reentrant=False), handle, total)
+        loss, got = loss_and_gradients(model, lambda m: checkpoint(run, m, use_reentrant=False), handle, total)
     else:
-        checkpointed(model)
-        loss, got = gradients(model, run, handle, total)
+        enable_checkpointing(model)
+        loss, got = loss_and_gradients(model, run, handle, total)
     torch.testing.assert_close(loss, expected_loss)
     assert got.keys() == expected.keys()
     for key in expected:

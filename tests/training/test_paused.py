@@ -10,6 +10,8 @@ import torch
 
 import tokenreduce
 
+from ..helpers import enable_checkpointing
+
 
 @pytest.fixture(params=["pumer", "tome", "dynamicvit"])
 def attached(request, case):
@@ -55,10 +57,10 @@ def test_report_trace_and_losses_stay_those_of_the_student(case):
         losses["ratio"].backward()
 
 
-def test_a_pass_is_paused_or_not_as_a_whole(case, checkpointed):
+def test_a_pass_is_paused_or_not_as_a_whole(case):
     """Blocks that are run again for their gradient do what they did the first time."""
     model, run = case
-    checkpointed(model.train())
+    enable_checkpointing(model.train())
     handle = tokenreduce.attach(model, "tome", r=2)
     student = run(model)
     with handle.paused():

@@ -142,7 +142,7 @@ def test_a_linear_curriculum():
     ("arguments", "match"),
     [((-1, 0, 1), "step"), ((0, -1, 1), "start"), ((0, 0, float("inf")), "length"), ((0, 0, 1, "sine"), "shape")],
 )
-def test_schedules_that_there_are_not(arguments, match):
+def test_schedules_that_do_not_exist(arguments, match):
     with pytest.raises(OptionError, match=match):
         warmup(*arguments)
 

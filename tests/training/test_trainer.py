@@ -68,7 +68,7 @@ def test_train_and_evaluate(name, task, trainer):
 @pytest.mark.parametrize("name", ["pumer", "dynamicvit"])
 @pytest.mark.parametrize("same", [True, False], ids=["same-weights", "copy"])
 def test_distillation_trainer(name, same, task, trainer, tmp_path):
-    """Its loss is the sum of the terms, whatever the gradient accumulation; reducer and weights stand in the folder."""
+    """Its loss is the sum of the terms, whatever the gradient accumulation; reducer and weights are in the folder."""
     model, data = task
     teacher = None if same else copy.deepcopy(model)
     logs = []

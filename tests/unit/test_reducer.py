@@ -199,7 +199,7 @@ def test_a_reducer_without_a_body_is_refused_when_it_is_bound():
     assert First().bind(backbone).options() == First().options()
 
 
-def test_a_signal_that_nobody_gives_is_told_by_name():
+def test_an_unknown_signal_is_named():
     class Eager(First):
         needs = {"keys", "gradients"}
 

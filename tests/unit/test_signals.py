@@ -65,7 +65,7 @@ def test_the_scale_of_the_block_is_used(attention):
     torch.testing.assert_close(made(attention, scale=0.1).text_attention, expected[:, :TEXT, COLUMNS].mean(dim=1))
 
 
-def test_signals_that_are_not_there_are_told_by_name(attention):
+def test_missing_signals_are_named(attention):
     with pytest.raises(UnsupportedCallError, match="no text_attention; it has keys, readout_attention"):
         _ = made(attention, text_rows=0).text_attention
     with pytest.raises(UnsupportedCallError, match="no class_attention"):

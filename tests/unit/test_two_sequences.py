@@ -1,4 +1,4 @@
-"""Text and image in two sequences: the engine against a model, an adapter and reducers as a stranger writes them.
+"""Text and image in two sequences: the engine against a model, an adapter and reducers as a user writes them.
 
 What must come out is worked out in :func:`by_hand`, one sample at a time; there a token that was merged with
 proportional attention is attended to by being repeated.
@@ -294,7 +294,7 @@ WHERE = [(order, *key, acts) for order, table in PLACES.items() for key, acts in
 
 
 @pytest.mark.parametrize(("order", "stream", "needs", "acts"), WHERE)
-def test_the_place_of_a_reducer(order, stream, needs, acts):
+def test_the_position_of_a_reducer(order, stream, needs, acts):
     stack = Cross(build(order)[0])
     reducer = Fixed(plan={}, streams=(stream,), needs=needs)
     assert [acting_block(stack, level, reducer, layer) for layer, level in enumerate(stack.levels)] == [
@@ -349,7 +349,7 @@ def test_without_reduction_and_detached(order):
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("order", ["text first", "image first"])
 def test_padding_is_never_attended_to(order, plan, weighted):
-    """What stands in padded places is never seen, also once text is a memory that has been shortened."""
+    """What padding contains is never seen, even once text is a memory that has been shortened."""
     model, text, image = build(order)
     real = torch.tensor([[True] * WORDS, [True] * 3 + [False] * 3])
     loud = torch.where(real[..., None], text, 1e3 * torch.randn_like(text))
@@ -554,7 +554,7 @@ def test_a_view_without_a_part_of_the_cross_attention_is_refused(registry):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["none", "random", "tome", "evit", "pumer"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_registered_reducers_run_on_a_stranger_s_model(name, order):
+def test_the_registered_reducers_run_on_a_third_party_model(name, order):
     model, text, image = build(order)
     real = torch.tensor([[True] * WORDS, [True] * 4 + [False] * 2])
     options = {"tome": {"r": 2}, "pumer": {"prune": 0.3, "merge": 0.2, "text_merge": 0.3}}.get(name, {})
