@@ -224,3 +224,15 @@ def test_reduce_needs_one_budget():
 
     with pytest.raises(UnfitReducerError, match=r"needs one budget .* budgets\(\) gives 2"):
         _ = Two().budget
+
+
+def test_a_subclass_changes_the_default_of_an_option():
+    class Half(Longest):
+        keep = 0.5
+
+    class Quarter(Half):
+        keep = 0.25
+
+    assert Half().keep == Half().options()["keep"] == 0.5
+    assert Quarter().options() == {"keep": 0.25, "remove": None}
+    assert Quarter(keep=3).budget == Budget(keep=3)

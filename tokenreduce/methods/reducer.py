@@ -16,7 +16,7 @@ that model, such as an ``nn.Module`` with weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -40,6 +40,15 @@ R = TypeVar("R", bound="BaseReducer")
 
 def _defaults(cls: Any) -> dict[str, Any]:
     return {one.name: one.default for one in fields(cls) if one.init}
+
+
+def _redeclare(cls: Any) -> None:
+    """Make ``keep = 0.5`` in a subclass the new default of an inherited option; dataclasses would ignore it."""
+    own = dict(vars(cls).get("__annotations__", {}))
+    for name in (one.name for base in cls.__mro__[1:] if is_dataclass(base) for one in fields(base)):
+        if name in vars(cls) and name not in own and not isinstance(vars(cls)[name], property):
+            own[name] = Any
+    cls.__annotations__ = own
 
 
 def _plain(value: Any) -> Any:
@@ -91,6 +100,7 @@ class BaseReducer(SiteReducer):
                 f"{cls.__name__} defines __init__; write its options as annotated fields (seed: int = 0) and check "
                 "them in __post_init__"
             )
+        _redeclare(cls)
         try:
             dataclass(frozen=True, kw_only=True, repr=False)(cls)
         except ValueError as error:  # a list or a dict as a default
