@@ -279,3 +279,9 @@ def test_what_is_kept_is_whole_json(ablate, tmp_path):
     assert not list((tmp_path / "cells").rglob("*.tmp"))
     for cell in (tmp_path / "cells").rglob("*.json"):
         assert set(json.loads(cell.read_text())) == {"about", "value"}
+
+
+def test_under_autocast_cells_are_others(ablate):
+    ablate(top(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ablate(top(1))[1] > 0

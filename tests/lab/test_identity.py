@@ -280,3 +280,33 @@ def test_packages_that_are_installed_for_good_and_those_that_are_not():
     assert not is_library("no_such_package") and package_fingerprint("json") == sys.version
     found = source_fingerprints(["__main__", "no_such_package", "numpy"])
     assert list(found) == ["numpy"]
+
+
+@functools.cache
+def cached(output):
+    return output * FACTOR
+
+
+def test_decorated_functions_count_by_what_they_wrap(monkeypatch):
+    before = identity(cached)
+    monkeypatch.setitem(globals(), "FACTOR", 3)
+    assert identity(cached) != before
+
+
+def test_a_module_that_is_imported_as_a_function_runs_counts(monkeypatch):
+    import types
+
+    settings = types.ModuleType("settings_of_test")
+    settings.K = 1
+    monkeypatch.setitem(sys.modules, "settings_of_test", settings)
+
+    def metric(output):
+        import settings_of_test
+
+        return output.topk(settings_of_test.K)
+
+    before = identity(metric)
+    settings.OTHER = 3
+    assert identity(metric) == before
+    settings.K = 3
+    assert identity(metric) != before

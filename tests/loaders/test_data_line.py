@@ -165,3 +165,6 @@ def test_logits_that_are_not_finite_are_said(vilt, pictures, lines, load):
     task.model.classifier[-1].weight.data.fill_(torch.nan)
     result = tokenreduce.ablate(task.model, task.data(4, 2), ["none"], metric=task.metric, rounds=1, break_even=False)
     assert all("not finite" in row.failed for row in result.rows)
+    batch = task.data(4, 4)[0]
+    output = task.model(**batch.inputs)
+    assert task.answers(output) == ["(not a number)"] * 4 and task.metric(output, batch.targets).sum() == 0

@@ -1,5 +1,8 @@
 """Picture files of every depth: right, or refused by name; and what is said of them."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +36,20 @@ def test_more_than_eight_bits_are_scaled(tmp_path, name, values):
     Image.fromarray(values).save(tmp_path / name)
     check_ramp(tmp_path / name)
     assert read_image(tmp_path / name)[1] == (DEEP,)
+
+
+def test_sixteen_bits_a_colour(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0, 0x8000, 0xFFFF) for _ in range(2))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "c.png").write_bytes(png)
+    image, done = read_image(tmp_path / "c.png")
+    assert (
+        done == (DEEP,) and image.getpixel((0, 0)) == (0x12, 0x56, 0x9A) and image.getpixel((1, 0)) == (0, 0x80, 0xFF)
+    )
 
 
 def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path):

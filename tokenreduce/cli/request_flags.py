@@ -36,7 +36,7 @@ def build_request(registry: Registry, arguments: argparse.Namespace) -> Request:
     """
     request = Request()
     if arguments.grid or arguments.repeat:
-        request = read_request(arguments.grid or arguments.repeat)
+        request = read_request(arguments.grid or arguments.repeat, arguments.model)
     elif arguments.preset:
         request = preset(registry, arguments.preset)
     flags: dict[str, Any] = {name: getattr(arguments, name) for name in FIELDS}
@@ -50,11 +50,6 @@ def build_request(registry: Registry, arguments: argparse.Namespace) -> Request:
         known = request.variants or {}
         flags["variants"] = {name: known.get(name, {}) for name in dict.fromkeys(names)}
     request = with_flags(request, flags)
-    if request.model is None and arguments.repeat:
-        raise OptionError(
-            f"{arguments.repeat} is of a model and data given in Python, which a file cannot bring back; call "
-            "tokenreduce.ablate there again, or name a model with --model"
-        )
     if request.model is None:
         if not registry.tasks:
             raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")

@@ -207,7 +207,8 @@ def _run(bench: Context, rows: list[Row], progress: Progress, asked: Request) ->
         }
     progress.finish()
     if asked.rounds < LEAST_ROUNDS:
-        notes.append(f"times are of {asked.rounds} rounds, too few to know their spread; give more with --rounds")
+        rounds = "one round" if asked.rounds == 1 else f"{asked.rounds} rounds"
+        notes.append(f"times are of {rounds}, too few to know their spread; give more with --rounds")
     setup = {"baseline": baseline.name, "rounds": asked.rounds, "batch_sizes": sizes, "seeds": list(seeds)}
     return Result(rows, {**setup, "notes": notes, "definitions": definitions})
 

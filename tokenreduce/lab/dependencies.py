@@ -48,7 +48,9 @@ class Dependencies:
             "tokenreduce": __version__,
             "code": digest(code, adapter_code, str(sources)),
             "model": model_fingerprint(model),
-            "device": next(model.parameters()).device.type,
+            "device": (device := next(model.parameters()).device.type),
+            "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "",
+            "precision": torch.get_float32_matmul_precision(),
             "torch": torch.__version__,
             "python": ".".join(map(str, sys.version_info[:2])),
         }

@@ -101,11 +101,14 @@ def request_from_mapping(given: Any, where: str) -> Request:
     return check_document(Request, values, where)
 
 
-def read_request(path: str | Path) -> Request:
+def read_request(path: str | Path, model: str | None = None) -> Request:
     """A request from a TOML or JSON file; of the JSON of a result, what it was asked for.
 
+    Args:
+        model: what stands in for the model of the file.
+
     Raises:
-        OptionError: no such file, or it cannot be read as one.
+        OptionError: no such file, it cannot be read as one, or it is a result that no file can bring back.
     """
     given = read_document(path, "name a TOML or JSON file")
     if isinstance(given, dict) and "setup" in given:
@@ -114,6 +117,11 @@ def read_request(path: str | Path) -> Request:
             raise OptionError(
                 f"{path}: setup.request must be a table of entries, as 'tokenreduce ablate --json' writes it, so there "
                 "is nothing to repeat"
+            )
+        if setup["request"].get("model") is None and model is None:
+            raise OptionError(
+                f"{path} is of a model and data given in Python, which a file cannot bring back; call "
+                "tokenreduce.ablate there again, or name a model with --model"
             )
         return request_from_mapping(setup["request"], f"{path}: setup.request")
     return request_from_mapping(given, str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import sys
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -65,7 +66,10 @@ def _of_function(walk: Walk, function: types.FunctionType) -> str:
     names = set(_names(code))
     reads = sorted(_reads(code) - {*function.__globals__})
     walk.reads += [f"{function.__qualname__} uses {name}" for name in reads]
+    modules = {name: sys.modules[name] for name in sorted(_imports(code)) if name in sys.modules}
+    walk.packages |= {top_level(name) for name in _imports(code)}
     known = [(name, function.__globals__[name]) for name in sorted(names) if name in function.__globals__]
+    known += [(name, module) for name, module in modules.items() if name not in function.__globals__]
     named = [(name, _value(walk, name, value, written), _inside(value, names)) for name, value in known]
     return walk.of(("function", code, *parts, named))
 
@@ -116,6 +120,12 @@ def _reads(code: types.CodeType) -> set[str]:
         elif step.argval in (READS_BY.get(step.opname) or ()):
             found.add(step.argval)
     return found
+
+
+def _imports(code: types.CodeType) -> set[str]:
+    """Modules that a function imports as it runs, by their full names."""
+    found = {str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME" and step.argval}
+    return found.union(*(_imports(value) for value in code.co_consts if isinstance(value, types.CodeType)))
 
 
 def _content(cell: types.CellType) -> Any:

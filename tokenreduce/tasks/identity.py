@@ -143,8 +143,13 @@ class Identity:
         """An object by its class and what pickle would take along."""
         reduce = copyreg.dispatch_table.get(type(value))
         made = reduce(value) if reduce is not None else value.__reduce_ex__(4)
-        if isinstance(made, str):  # a name in its module
-            return digest("global", class_name(value), made)
+        inner = getattr(value, "__wrapped__", None)  # of what decorators such as functools.cache make
+        if isinstance(made, str):  # a name in its module, so what it does is not in what is taken along
+            package = top_level(getattr(value, "__module__", None))
+            if inner is None and package == "__main__":
+                raise TypeError("it is known by its name alone")
+            self.packages.add(package)
+            return digest("global", class_name(value), made, self.of(inner))
         parts = [list(part) if index in (3, 4) and part is not None else part for index, part in enumerate(made)]
         return digest("object", self.of(type(value)), *map(self.of, parts))
 

@@ -36,12 +36,15 @@ def read_image(path: str | Path) -> tuple[Image, tuple[str, ...]]:
             if file.format == "EPS":
                 raise ValueError("EPS is drawn by another program, which is not started here")
             moving = getattr(file, "n_frames", 1) > 1
+            deep = any(
+                ";16" in str(tile[-1]) for tile in file.tile
+            )  # of a colour picture pillow takes the upper 8 bits
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith(("I", "F")):
                 return _eight_bits(image, file.format == "PNG"), (DEEP, *(MOVING,) * moving)
             image = image.convert("RGBA") if "transparency" in image.info else image
             clear = image.mode in ("RGBA", "LA", "PA") and min(image.getchannel("A").tobytes(), default=255) < 255
-            return image.convert("RGB"), (*(CLEAR,) * clear, *(MOVING,) * moving)
+            return image.convert("RGB"), (*(DEEP,) * deep, *(CLEAR,) * clear, *(MOVING,) * moving)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OptionError(
             f"expected a picture at {path}, which cannot be read as one ({type(error).__name__}: {error}); "

@@ -19,6 +19,8 @@ from .loader import Record
 from .scoring import Labels, logits_of, normalize_answer, vqa_accuracy
 from .task import Batch, Sample, Task
 
+NO_ANSWER = "(not a number)"  # said where a logit is none
+
 
 @dataclass(frozen=True)
 class Source:
@@ -84,11 +86,13 @@ def questions(source: Source, names: Sequence[str]) -> Task:
             raise OptionError(f"{of(record)} has choices, but the model answers freely; leave 'choices' out")
 
     def words(output: Any) -> list[str]:
-        return [names[index] for index in logits_of(output).argmax(dim=-1).tolist()]
+        return [NO_ANSWER if index is None else names[index] for index in likeliest(logits_of(output))]
 
     def score(output: Any, asked: Sequence[Target]) -> Tensor:
-        said = zip(words(output), asked, strict=True)
-        return logits_of(output).new_tensor([vqa_accuracy(word, one.answers) for word, one in said])
+        said = zip(likeliest(logits_of(output)), asked, strict=True)
+        return logits_of(output).new_tensor(
+            [0.0 if index is None else vqa_accuracy(names[index], one.answers) for index, one in said]
+        )
 
     source = source.with_remark(partial(beyond_answers, {normalize_answer(name) for name in names}))
     return source.task(score, words, f"answers to questions, {len(names)} of them")
@@ -109,13 +113,13 @@ def classes(source: Source, names: Sequence[str]) -> Task:
             labels.index(answer, of(record))
 
     def score(output: Any, asked: Sequence[Target]) -> Tensor:
-        best = zip(logits_of(output).argmax(dim=-1).tolist(), asked, strict=True)
+        best = zip(likeliest(logits_of(output)), asked, strict=True)
         return logits_of(output).new_tensor(
             [float(index in {labels.index(answer, "a record") for answer in one.answers}) for index, one in best]
         )
 
     def words(output: Any) -> list[str]:
-        return [labels.names[index] for index in logits_of(output).argmax(dim=-1).tolist()]
+        return [NO_ANSWER if index is None else labels.names[index] for index in likeliest(logits_of(output))]
 
     return source.task(score, words, f"pictures of {len(names)} classes")
 
@@ -133,18 +137,24 @@ def best_text(source: Source, texts: Sequence[str]) -> Task:
         logits, right = logits_of(output), []
         for row, one in zip(logits, asked, strict=True):
             choices = list(one.choices or texts)
-            best = choices[int(row[[place[text] for text in choices]].argmax())]
-            right.append(float(best in (one.answers or (one.text,))))
+            (best,) = likeliest(row[[place[text] for text in choices]][None])
+            right.append(float(best is not None and choices[best] in (one.answers or (one.text,))))
         return logits.new_tensor(right)
 
     def words(output: Any) -> list[str]:
         logits = logits_of(output)
         if texts:
-            return [texts[index] for index in logits.argmax(dim=-1).tolist()]
+            return [NO_ANSWER if index is None else texts[index] for index in likeliest(logits)]
         return [f"score {row[i]:.2f}" if len(row) else "" for i, row in enumerate(logits)]
 
     source = source.with_remark(several_captions)
     return source.task(score, words, f"the best of {len(texts)} texts" if texts else "scores of texts")
+
+
+def likeliest(logits: Tensor) -> list[int | None]:
+    """The column of the greatest logit of each row (B, K), the first of equal ones; None where one is no number."""
+    best, wrong = logits.argmax(dim=-1).tolist(), logits.isnan().any(dim=-1).tolist()
+    return [None if no_number else index for index, no_number in zip(best, wrong, strict=True)]
 
 
 def beyond_answers(known: Set[str], records: Sequence[Record]) -> Iterator[str]:

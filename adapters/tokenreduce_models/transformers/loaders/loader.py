@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 REFUSED = {
+    "BlipForImageTextRetrieval": "scores texts in a way that this loader does not know yet",
+    "BridgeTowerForImageAndTextRetrieval": "scores texts in a way that this loader does not know yet",
+    "BridgeTowerForContrastiveLearning": "scores texts in a way that this loader does not know yet",
     "BlipForQuestionAnswering": "writes its answers word by word, which no score of a class can stand for",
     "BlipForConditionalGeneration": "writes text, and has no answers to choose among",
     "ViltForMaskedLM": "fills in words, and has no answers to choose among",
