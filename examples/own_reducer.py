@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 import tokenreduce
-from tokenreduce.report import terminal as table
 from tokenreduce.tasks.loading import load_task
 
 
@@ -49,11 +46,7 @@ def main() -> None:
         rounds=args.rounds,
         break_even=False,
     )
-    out = Console(highlight=False)
-    out.print(table.accuracy(result, f"{task.name}: {args.samples} samples, {args.share:.0%} of the multiply-adds"))
-    out.print(table.cost(result))
-    for line in table.remarks(result):
-        out.print(line, markup=False)
+    tokenreduce.print_result(result, f"{task.name}, {args.share:.0%} of the multiply-adds")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,22 @@
-"""Tiny models with random weights, their inputs, and the comparisons that the tests share."""
+"""What the tests share: the fast tier, commands, tiny models with random weights, their inputs, comparisons."""
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Iterator
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from .helpers import WORDS
 
 pytest_plugins = ["tokenreduce.testing"]
 
@@ -26,13 +34,41 @@ VILT = {
 }
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 7}
 
+CORE = (  # `pytest -m core`, a test of each part of the library: regular expressions that a test's id begins with
+    "unit/",
+    "plugins/test_(reference|counts|oracle|methods|own_reducer)",
+    "adapters/test_(attachment|lifecycle|bad_input|isolation)",
+    "conformance/test_adapters.*test_tokens_go",
+    "conformance/test_reducers.*Test_pumer",
+    "training/test_(learnable|loop|saving)",
+    "loaders/test_(records|timm_loader)",
+    "lab/test_(statistics|verdict|compare)",
+    "lab/test_ablate.py::test_(accuracy|several_seeds|a_row_that_fails)",
+    "report/test_(formatting|terminal)",
+    "cli/test_(commands.py::test_list|plugins.py::test_two_plugins)",
+    "docs/test_documents.py::test_(code_runs.README|every|links|readme)",
+    "packaging/test_(neutral.py::test_(imports|nothing_heavy.*list|built_in|no_names)|packaging.py::test_(every|public))",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of the fast tier."""
+    ids = {item: item.nodeid.removeprefix("tests/") for item in items if not item.get_closest_marker("sweep")}
+    for item, name in ids.items():
+        if re.match("|".join(CORE), name):
+            item.add_marker("core")
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:  # everything was collected
+        gone = [pattern for pattern in CORE if not any(re.match(pattern, name) for name in ids.values())]
+        if gone:
+            raise pytest.UsageError(f"CORE in tests/conftest.py names tests that do not exist: {gone}")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Tiny models are faster on one thread, and sums come out the same each time; commands under test alike."""
+    """Tiny models are faster on one thread, and sums come out the same each time; so do the commands under test."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each stand in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each get in each other's way
     yield
     torch.set_num_threads(before)
 
@@ -40,6 +76,66 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_grad() -> Iterator[None]:
+    """No gradients in this test: ``pytestmark = pytest.mark.usefixtures("no_grad")``."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``python ARGS`` in another process, with the folders ``sites`` on its path and extra environment."""
+
+    def run(
+        *args: object,
+        sites: Sequence[Path] = (),
+        cwd: Path | None = None,
+        timeout: float = 300,
+        executable: str | Path = sys.executable,
+        **env: str,
+    ) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([*map(str, sites), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+        env = {**os.environ, "PYTHONPATH": path, **env}
+        command = [str(executable), *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=env, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def pyproject() -> dict[str, Any]:
+    """What pyproject.toml says."""
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="session")
+def oracle() -> ModuleType:
+    """The slow re-implementations of the methods in plugins/oracle.py."""
+    from .plugins import oracle
+
+    return oracle
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Callable[[str], Any]:
+    """Make a task that comes with the library, by name."""
+    from tokenreduce.registry import default_registry
+
+    return lambda name: default_registry().load("task", name)()
+
+
+@pytest.fixture
+def bert_words(tmp_path: Path) -> Any:
+    """A BERT tokenizer of a few words."""
+    from transformers import BertTokenizer
+
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(WORDS) + "\n")
+    return BertTokenizer(str(file))
 
 
 def _scramble(model: nn.Module, seed: int = 0) -> nn.Module:

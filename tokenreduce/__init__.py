@@ -6,7 +6,7 @@ print(handle)
 handle.detach()                               # the model as it was, bit for bit
 
 These names are for users. Authors of plugins import from ``tokenreduce.methods``, ``.backbones``, ``.tasks``,
-``.registry``, ``.ops``, ``.errors`` and ``.testing``; the other packages are private.
+``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``; the other packages are private.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .measure.macs import count_macs
     from .methods.chain import chain
     from .methods.reducer import Reducer
+    from .report.terminal import print_result
     from .tasks.task import Task
     from .train.distill import distill
     from .train.finetune import finetune
@@ -50,8 +51,9 @@ _LAZY = {  # imported on first use: these need torch
     "distill": "train.distill",
     "finetune": "train.finetune",
     "load": "attachments.attach",
+    "print_result": "report.terminal",
 }
-_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing")
+_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
     "Attachment",
@@ -70,6 +72,7 @@ __all__ = [
     "distill",
     "finetune",
     "load",
+    "print_result",
 ]
 
 

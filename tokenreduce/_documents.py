@@ -131,7 +131,7 @@ def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     if dataclasses.is_dataclass(kind) and not hasattr(kind, "__pydantic_config__"):
-        kind.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[union-attr]  # of those inside as well
+        setattr(kind, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010  # of those inside as well
     return TypeAdapter(kind)
 
 

@@ -136,21 +136,21 @@ def reductions() -> None:
 
 
 def endings() -> None:
-    """What the head gets, one row per ending."""
+    """What the rest of the model is given, one row per output of a stack."""
     parts = [
         words(110, 34, "tokens at the start"),
         words(390, 34, "left at the end"),
-        words(590, 34, "given to the head"),
+        words(590, 34, "given to the rest of the model"),
     ]
     rows = [
-        ("none", ["C", "1", "2", "3", "4"], ["C", "1 3", "4"], ["C", "1 3", "4"], "the head reads C alone"),
-        ("expand", ["1", "2", "3", "4"], ["1 3", "2", "4"], ["1 3", "2", "1 3", "4"], "the head takes the mean of all"),
+        ("reduced", ["C", "1", "2", "3", "4"], ["C", "1 3", "4"], ["C", "1 3", "4"], "the head reads C only"),
+        ("repeated", ["1", "2", "3", "4"], ["1 3", "2", "4"], ["1 3", "2", "1 3", "4"], "the head averages all tokens"),
         (
             "text",
             ["C", "a", "b", "1", "2", "3"],
             ["C", "a b", "1 3"],
             ["C", "a b", "a b", "1 3"],
-            "the head reads text",
+            "the head reads text tokens",
         ),
         (
             "full",
@@ -163,14 +163,15 @@ def endings() -> None:
     for i, (name, first, left, given, why) in enumerate(rows):
         y = 54 + 84 * i
         parts += [words(24, y + 24, name, more=' font-weight="bold"'), row(110, y, first), row(390, y, left)]
-        parts += [arrow((540, y + 19), (575, y + 19)), row(590, y, given, sizes=name == "none")]
+        parts += [arrow((540, y + 19), (575, y + 19)), row(590, y, given, sizes=name == "reduced")]
         parts.append(words(590, y + 57, why, color=SOFT, size=13))
     desc = (
-        "Four endings. None: the tokens that are left. Expand: merged tokens repeated for each of their members. "
-        "Text: text tokens at their places, then what is left of the image. Full: every token at its place, merged "
-        "ones with their common value, dropped ones with the last value that they had."
+        "Four outputs of a stack. Reduced: the tokens that are left. Repeated: merged tokens once for each of their "
+        "members. Text: text tokens restored to their original positions, then what is left of the image. Full: every "
+        "token restored to its original position, merged ones with their common value, dropped ones with the last "
+        "value that they had."
     )
-    picture("endings", 840, 400, "What the head gets", desc, *parts)
+    picture("endings", 840, 400, "What the rest of the model is given", desc, *parts)
 
 
 def attach() -> None:
@@ -179,7 +180,7 @@ def attach() -> None:
         words(24, 34, "attach", more=' font-weight="bold"'),
         box(24, 50, 150, 60, PLAIN, "adapter:", "stacks and views"),
         arrow((174, 80), (204, 80)),
-        box(204, 50, 150, 60, PLAIN, "reducer:", "options and layers"),
+        box(204, 50, 150, 60, PLAIN, "bind reducer:", "options and layers"),
         arrow((354, 80), (384, 80)),
         box(384, 50, 150, 60, "#fff1d3", "proof: view", "equals block?"),
         arrow((534, 80), (584, 80)),
@@ -197,14 +198,14 @@ def attach() -> None:
             60,
             IMAGE,
             "model(...): each pass makes its own state,",
-            "blocks are called as ever, the engine computes them",
+            "blocks are called as usual, the engine computes them",
         ),
         arrow((660, 286), (660, 330)),
         words(24, 322, "detach", more=' font-weight="bold"'),
-        box(204, 330, 532, 44, PLAIN, "delete the replacements: the forward of each class is back"),
+        box(204, 330, 532, 44, PLAIN, "delete the replacements: the class's forward is in force again"),
     ]
     desc = (
-        "Attach finds an adapter, which gives stacks and views, settles the reducer's options and layers, and proves "
+        "Attach finds an adapter, which gives stacks and views, binds the reducer to a stack and layers, and proves "
         "that each view computes what its block computes. If not, it raises an error and the model is untouched. If "
         "so, it replaces forward on this instance. Each pass then makes its own state. Detach deletes the replacements."
     )

@@ -26,6 +26,9 @@ QUERY_GAIN = 2.0
 class ZeroShot(nn.Module):
     """A CLIP model and the captions of the classes: scores each image against every caption."""
 
+    input_ids: Tensor
+    attention_mask: Tensor
+
     def __init__(self, clip: CLIPModel, input_ids: Tensor, attention_mask: Tensor) -> None:
         super().__init__()
         self.clip = clip

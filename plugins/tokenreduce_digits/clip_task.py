@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tokenreduce.errors import OptionError
 from tokenreduce.tasks import Batch, Sample
 from tokenreduce.tasks.task import Task
 
-from .captions import CAPTIONS
+from .captions import CAPTIONS, CLASSES
 from .clip_model import load
 from .clutter import Cluttered, ClutterFactory, pixel_values, targets
+from .evaluate import accuracy_by_group
 from .pictures import to_image, to_pixels
 from .splits import Splits
+from .task import loss, right
 from .words import COLOURS
 
 if TYPE_CHECKING:
@@ -58,16 +58,6 @@ SPLITS = Splits(ClutterFactory, as_batch)
 held_out, validation, train = SPLITS.held_out, SPLITS.validation, SPLITS.train
 
 
-def loss(output: Any, target: Tensor) -> Tensor:
-    """Cross-entropy of the captions."""
-    return F.cross_entropy(output.logits.float(), target.to(output.logits.device))
-
-
-def right(output: Any, target: Tensor) -> Tensor:
-    """(S,) 1 where the most likely caption names digit and colour."""
-    return (output.logits.argmax(dim=-1) == target.to(output.logits.device)).float()
-
-
 def prepare(images: Sequence[Image], texts: Sequence[str]) -> dict[str, Tensor]:
     """B pictures of any size as inputs of the model.
 
@@ -94,15 +84,11 @@ def answers(output: Any) -> list[str]:
 
 def accuracy(model: nn.Module, samples: int = 500, batch: int = 100) -> dict[str, float]:
     """Shares of right captions on the first ``samples`` held-out scenes: ``all``, and each digit and colour."""
-    was_training = model.training
-    model.eval()
-    hits: dict[str, list[float]] = {name: [] for name in ("all", *map(str, range(10)), *COLOURS)}
-    with torch.inference_mode():
-        for part in held_out(samples, batch):
-            score = right(model(**part.inputs), part.targets).tolist()
-            for target, value in zip(part.targets.tolist(), score, strict=True):
-                colour, digit = divmod(target, 10)
-                for name in ("all", str(digit), COLOURS[colour]):
-                    hits[name].append(value)
-    model.train(was_training)
-    return {name: round(sum(values) / max(len(values), 1), 4) for name, values in hits.items()}
+    return accuracy_by_group(
+        model, held_out(samples, batch), right, (*map(str, range(10)), *COLOURS), _digit_and_colour
+    )
+
+
+def _digit_and_colour(batch: Batch) -> list[list[str]]:
+    named = [CLASSES[int(target)] for target in batch.targets]
+    return [[str(digit) for _, digit in named], [colour for colour, _ in named]]

@@ -134,4 +134,5 @@ def windows(scenes: list[Cluttered], side: int, seed: int) -> Tensor:
     corners = [[rng.integers(max(0, at + CELL - side), min(at, GRID - side) + 1) for at in s.place] for s in scenes]
     row, col = torch.tensor(np.array(corners)).T[..., None, None]
     step = torch.arange(side)
-    return ((row + step[:, None]) * GRID + col + step).flatten(1)
+    numbers: Tensor = ((row + step[:, None]) * GRID + col + step).flatten(1)
+    return numbers

@@ -7,7 +7,7 @@ from typing import Any
 from tokenreduce.tasks.task import Task
 
 from .meter_model import load
-from .task import answers, held_out, loss, prepare, right, samples, train, validation
+from .task import question_task
 
 # About as many multiply-adds as PuMer's published schedule leaves in the levels of co-attention, so that rows compare.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -20,17 +20,5 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def meter_digits() -> Task:
     """The trained METER, held-out scenes, and whether the answer is right."""
-    return Task(
-        "meter-digits",
-        load(),
-        held_out,
-        right,
-        SETTINGS,
-        "questions about scenes of held-out handwritten digits, answered by METER",
-        prepare,
-        samples,
-        answers,
-        train,
-        validation,
-        loss,
-    )
+    description = "questions about scenes of held-out handwritten digits, answered by METER"
+    return question_task("meter-digits", load(), SETTINGS, description)

@@ -47,7 +47,8 @@ def load(path: Path = WEIGHTS) -> ViltForQuestionAnswering:
 
     model = build()
     model.load_state_dict(load_file(path))
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def sines(side: int, width: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenreduce.tasks import Batch, Sample
@@ -32,20 +32,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def vilt_digits() -> Task:
     """The trained ViLT, held-out scenes, and whether the answer is right."""
-    return Task(
-        "vilt-digits",
-        load(),
-        held_out,
-        right,
-        SETTINGS,
-        "questions about scenes of held-out handwritten digits",
-        prepare,
-        samples,
-        answers,
-        train,
-        validation,
-        loss,
-    )
+    return question_task("vilt-digits", load(), SETTINGS, "questions about scenes of held-out handwritten digits")
+
+
+def question_task(name: str, model: nn.Module, settings: dict[str, dict[str, Any]], description: str) -> Task:
+    """The questions for a model that answers them."""
+    shown = (prepare, samples, answers)
+    return Task(name, model, held_out, right, settings, description, *shown, train, validation, loss)
 
 
 def as_batch(scenes: list[Scene]) -> Batch:
@@ -66,7 +59,8 @@ def loss(output: Any, answer: Tensor) -> Tensor:
 
 def right(output: Any, answer: Tensor) -> Tensor:
     """(S,) 1 where the most likely answer is right."""
-    return (output.logits.argmax(dim=-1) == answer.to(output.logits.device)).float()
+    score: Tensor = (output.logits.argmax(dim=-1) == answer.to(output.logits.device)).float()
+    return score
 
 
 def prepare(images: Sequence[Image], texts: Sequence[str]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ of 6 x 6 patches around the digit, which is three times as fast; then all patche
 
 from __future__ import annotations
 
-import itertools
+import argparse
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,15 @@ from torch.nn import functional as F
 from .clip_model import ZeroShot, build
 from .clip_task import accuracy
 from .clutter import GROUND, NO_PART, Cluttered, ClutterFactory, patch_labels, pixel_values, targets, windows
-from .training import Recipe, options, train
+from .patches import gather, patch_cross_entropy
+from .training import ScriptRecipe, options, run
 from .words import COLOURS
 
 EARLY, LATER = 2, 4
 WINDOW = 6  # patches per side
-GROUND_WEIGHT = 0.05
 
 
-class PatchHeads(nn.Module):
+class ClutterHeads(nn.Module):
     """The auxiliary losses on patches: part of the digit, digit and colour; empty ground weighted down."""
 
     def __init__(self, width: int) -> None:
@@ -38,55 +38,48 @@ class PatchHeads(nn.Module):
     def forward(self, early: Tensor, later: Tensor, digit: Tensor, colour: Tensor, part: Tensor) -> Tensor:
         """early, later (S, N, C) after layers EARLY and LATER; the labels (S, N). A loss for each head, (3,)."""
         pairs = ((self.part(early), part), (self.digit(later), digit), (self.colour(later), colour))
-        return torch.stack([_cross_entropy(logits, target) for logits, target in pairs])
+        return torch.stack([patch_cross_entropy(logits, target) for logits, target in pairs])
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    weight = torch.ones(logits.shape[-1])
-    weight[-1] = GROUND_WEIGHT
-    return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), weight=weight)
+def parser() -> argparse.ArgumentParser:
+    """The options of this script."""
+    return options(__doc__, scenes=200_000, lr=1e-3, near="share of the steps that see a window alone")
 
 
-def main() -> None:
-    """Parse the options, then train."""
-    args = options(__doc__, scenes=200_000, lr=1e-3, near="share of the steps that see a window alone").parse_args()
-    torch.manual_seed(args.seed)
-    model = build().train()
+def recipe(args: argparse.Namespace) -> ScriptRecipe:
+    """The model and its losses; windows are drawn from the number of the step."""
+    model = build().to(args.device).train()
     model.clip.set_attn_implementation("eager")  # trains faster than fused attention in bf16 on a CPU
-    heads, step = PatchHeads(model.clip.vision_embed_dim), itertools.count()
-    recipe = Recipe(
+    heads = ClutterHeads(model.clip.vision_embed_dim).to(args.device)
+    return ScriptRecipe(
         model.clip,
         heads,
         "clip.safetensors",
         ClutterFactory("train", args.seed),
-        lambda scenes, first: losses(
-            model, heads, scenes, windows(scenes, WINDOW, next(step)) if first else None, args.bf16
-        ),
+        lambda scenes, step, near: losses(model, heads, scenes, windows(scenes, WINDOW, step) if near else None),
         ("caption", "part", "digit", "colour"),
         lambda samples: accuracy(model, samples=samples),
     )
-    train(args, recipe)
 
 
-def losses(model: ZeroShot, heads: PatchHeads, scenes: list[Cluttered], seen: Tensor | None, bf16: bool) -> Tensor:
-    """Losses of one batch: caption, part, digit, colour. ``seen`` (S, N) are the patches to look at, None: all."""
-    labels = patch_labels(scenes)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        vision = model.clip.vision_model
-        tokens = vision.embeddings(pixel_values(scenes))
-        if seen is not None:
-            labels = tuple(label.gather(1, seen) for label in labels)
-            index = torch.cat([torch.zeros_like(seen[:, :1]), seen + 1], 1)
-            tokens = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
-        after = [vision.pre_layrnorm(tokens)]
-        for block in vision.encoder.layers:
-            after.append(block(after[-1], None))
-        image = model.clip.visual_projection(vision.post_layernorm(after[-1][:, 0]))
-        text = model.clip.get_text_features(model.input_ids, model.attention_mask).pooler_output
-        logits = model.clip.logit_scale.exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-        extra = heads(after[EARLY][:, 1:], after[LATER][:, 1:], *labels)
-    return torch.cat([F.cross_entropy(logits.float(), targets(scenes))[None], extra])
+def losses(model: ZeroShot, heads: ClutterHeads, scenes: list[Cluttered], shown: Tensor | None) -> Tensor:
+    """Losses of one batch: caption, part, digit, colour. ``shown`` (S, N) are the patches to look at, None: all."""
+    device, vision = model.input_ids.device, model.clip.vision_model
+    labels = [label.to(device) for label in patch_labels(scenes)]
+    tokens = vision.embeddings(pixel_values(scenes).to(device))
+    if shown is not None:
+        shown = shown.to(device)
+        labels = [label.gather(1, shown) for label in labels]
+        tokens = gather(tokens, shown)
+    after = [vision.pre_layrnorm(tokens)]
+    for block in vision.encoder.layers:
+        after.append(block(after[-1], None))
+    image = model.clip.visual_projection(vision.post_layernorm(after[-1][:, 0]))
+    text = model.clip.get_text_features(model.input_ids, model.attention_mask).pooler_output
+    logits = model.clip.logit_scale.exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    extra = heads(after[EARLY][:, 1:], after[LATER][:, 1:], *labels)
+    return torch.cat([F.cross_entropy(logits.float(), targets(scenes).to(device))[None], extra])
 
 
 if __name__ == "__main__":
-    main()
+    run(parser(), recipe)

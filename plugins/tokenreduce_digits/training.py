@@ -1,18 +1,19 @@
-"""What the training scripts share: options, the learning rate's course, the loop, and checkpoints."""
+"""What the training scripts share: their options, what one of them trains, and the way into the training loop."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from tokenreduce.errors import OptionError
+from tokenreduce.train import Loop, LoopSettings, adamw, progress_text, save_weights, trapezoid
 
 
 def options(description: str | None, *, scenes: int, lr: float, near: str | None = None) -> argparse.ArgumentParser:
@@ -27,20 +28,21 @@ def options(description: str | None, *, scenes: int, lr: float, near: str | None
         parser.add_argument("--near", type=float, default=0.7, help=near)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200)
-    parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes judged at the end")
+    parser.add_argument("--final-samples", type=int, default=4000, help="held-out scenes evaluated at the end")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu (default), cuda, cuda:1 ...")
     return parser
 
 
 @dataclass
-class Recipe:
+class ScriptRecipe:
     """What one script trains.
 
     Args:
-        model: what is trained and saved, under ``name`` in ``--out``.
+        model: what is trained and saved, under ``file`` in ``--out``; on ``--device``, as the heads.
         heads: trained beside it, and only kept in the checkpoint.
         scene: makes scene number i.
-        losses: (L,) of a list of scenes; the second argument says whether it is the first part of the steps.
+        losses: ``losses(scenes, step, near)`` gives (L,) values; ``near`` is true in the first part of the steps.
             The task's own loss comes first, the others are weighted by ``--aux``.
         labels: names of the losses.
         score: held-out accuracy on so many scenes.
@@ -49,76 +51,81 @@ class Recipe:
 
     model: nn.Module
     heads: nn.Module
-    name: str
+    file: str
     scene: Callable[[int], Any]
-    losses: Callable[[list[Any], bool], Tensor]
+    losses: Callable[[list[Any], int, bool], Tensor]
     labels: Sequence[str]
     score: Callable[[int], dict[str, float]]
     half: bool = False
 
 
-def train(args: argparse.Namespace, recipe: Recipe) -> None:
-    """Run from the last checkpoint, or from the start, to the end."""
+def run(parser: argparse.ArgumentParser, recipe: Callable[[argparse.Namespace], ScriptRecipe]) -> None:
+    """Parse the options, seed what ``recipe`` builds from them, then train."""
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    try:
+        train(args, recipe(args))
+    except OptionError as error:
+        parser.error(str(error))
+
+
+def train(args: argparse.Namespace, recipe: ScriptRecipe) -> None:
+    """Run from the last checkpoint, or from the start, to the end.
+
+    Raises:
+        OptionError: an option is out of range, the checkpoint does not fit, or a loss is not finite.
+    """
+    modules = {"model": recipe.model, "heads": recipe.heads}
+    trained = nn.ModuleList(modules.values())
+    settings = LoopSettings(
+        samples=args.scenes,
+        batch=args.batch,
+        lr=args.lr,
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        bf16=args.bf16,
+        save_every=args.save_every,
+        validate_every=500,
+        seed=args.seed,
+    )
+    batch, steps = settings.batch, settings.steps
+
+    def losses(numbered: tuple[int, list[Any]]) -> tuple[Tensor, dict[str, Tensor]]:
+        step, scenes = numbered
+        values = recipe.losses(scenes, step, step < getattr(args, "near", 0) * steps)
+        return values[0] + args.aux * values[1:].sum(), dict(zip(recipe.labels, values, strict=True))
+
+    def evaluate(step: int) -> dict[str, float]:
+        save_weights(recipe.model, args.out, recipe.half, recipe.file)
+        score = recipe.score(500 if step < steps else args.final_samples)
+        print(f"held-out after step {step}: " + json.dumps(score), flush=True)
+        return {}
+
+    loop = Loop(
+        modules,
+        adamw(trained, settings),
+        settings,
+        args.out / "checkpoint.pt",
+        schedule=lambda step: trapezoid(step, steps),
+        batch=lambda step: (step, [recipe.scene(step * batch + i) for i in range(batch)]),
+        losses=losses,
+        evaluate=evaluate,
+        report=lambda line: print(progress_text(line), flush=True),
+        clipped=trained.parameters(),
+    )
     args.out.mkdir(parents=True, exist_ok=True)
-    params = [*recipe.model.parameters(), *recipe.heads.parameters()]
-    optimizer, steps = adamw(params, args.lr), args.scenes // args.batch
-    start = restore(args.out, recipe, optimizer)
-    if start:
-        print(f"continuing at step {start} of {steps}", flush=True)
-    begun, mean = time.time(), torch.zeros(len(recipe.labels))
-    for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate(step, steps)
-        scenes = [recipe.scene(step * args.batch + i) for i in range(args.batch)]
-        values = recipe.losses(scenes, step < getattr(args, "near", 0) * steps)
-        (values[0] + args.aux * values[1:].sum()).backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        mean = values.detach() if step == start else 0.98 * mean + 0.02 * values.detach()
-        if (step + 1) % 50 == 0:
-            pace = (step + 1 - start) * args.batch / (time.time() - begun)
-            left = (steps - step - 1) * args.batch / pace / 60
-            said = " ".join(f"{label} {value:.3f}" for label, value in zip(recipe.labels, mean, strict=True))
-            print(f"step {step + 1}/{steps} {said} {pace:.0f} scenes/s {left:.0f} min left", flush=True)
-        if (step + 1) % args.save_every == 0 or step + 1 == steps:
-            save(args.out, recipe, optimizer, step + 1)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            score = recipe.score(500 if step + 1 < steps else args.final_samples)
-            print(f"held-out after step {step + 1}: " + json.dumps(score), flush=True)
+    if loop.resume():
+        print(f"continuing at step {loop.progress.step} of {steps}", flush=True)
+    loop.run()
 
 
-def rate(step: int, steps: int, warmup: int = 200) -> float:
-    """Learning-rate factor: linear rise, constant, linear fall over the last fifth."""
-    return min(1.0, (step + 1) / warmup, max(0.01, (steps - step) / (0.2 * steps)))
-
-
-def adamw(params: Sequence[nn.Parameter], lr: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves vectors."""
-    groups = [
-        {"params": [p for p in params if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-
-
-def restore(out: Path, recipe: Recipe, optimizer: torch.optim.Optimizer) -> int:
-    """Load the checkpoint in ``out``, if there is one; the number of steps that it has behind it."""
-    if not (out / "checkpoint.pt").exists():
-        return 0
-    state = torch.load(out / "checkpoint.pt", weights_only=True)
-    recipe.model.load_state_dict(state["model"])
-    recipe.heads.load_state_dict(state["heads"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
-
-
-def save(out: Path, recipe: Recipe, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write the checkpoint and the weights, each whole or not at all."""
-    model = recipe.model.state_dict()
-    state = {"model": model, "heads": recipe.heads.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(state, out / "checkpoint.tmp")
-    (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
-    weights = {key: (value.half() if recipe.half else value).contiguous() for key, value in model.items()}
-    save_file(weights, out / "weights.tmp", metadata={"format": "pt", "step": str(step)})
-    (out / "weights.tmp").replace(out / recipe.name)
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(
+            f"expected a device of this machine, such as cpu, got {name!r} ({reason})"
+        ) from None
+    return device

@@ -137,7 +137,7 @@ def test_a_model_that_no_adapter_takes(other, snapshot):
 
 
 @pytest.mark.parametrize("thing", [None, "model", 3, torch.zeros(3), torch.nn.Linear])
-def test_something_that_is_no_model(thing):
+def test_something_that_is_not_a_model(thing):
     with pytest.raises(UnsupportedModelError, match=r"torch\.nn\.Module"):
         tokenreduce.attach(thing, "tome")
 
@@ -189,14 +189,14 @@ def test_one_block_used_twice(tiny_vit, snapshot):
     assert snapshot(model) == untouched
 
 
-def test_blocks_that_are_no_sequence(tiny_vit):
+def test_blocks_that_are_not_a_sequence(tiny_vit):
     model = tiny_vit()
     model.blocks = torch.nn.ModuleList(model.blocks)
     with pytest.raises(UnsupportedModelError, match="ModuleList"):
         tokenreduce.attach(model, "tome", r=1)
 
 
-def test_a_reducer_of_ones_own_that_fails_leaves_the_model_untouched(model, snapshot):
+def test_a_users_own_reducer_that_fails_leaves_the_model_untouched(model, snapshot):
     class Failing(tokenreduce.Reducer):
         def bind(self, backbone):
             raise ZeroDivisionError("of its own")
@@ -207,7 +207,7 @@ def test_a_reducer_of_ones_own_that_fails_leaves_the_model_untouched(model, snap
     assert snapshot(model) == untouched
 
 
-def test_a_reducer_that_needs_a_signal_nobody_has(model, snapshot):
+def test_a_reducer_that_needs_a_signal_no_backbone_has(model, snapshot):
     class Psychic(tokenreduce.Reducer):
         needs = frozenset({"clairvoyance"})
 

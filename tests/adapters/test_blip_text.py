@@ -13,6 +13,8 @@ import tokenreduce
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 from tokenreduce_models.transformers.blip import Blip
 
+from ..helpers import assert_same_gradients, enable_checkpointing, gradients
+
 ANSWER, MATCH = "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 STACKS = {"cross": ["cross"], "both": ["vision", "cross"]}
 SHRINKING = {"tome": {"r": 3}, "evit": {"keep": 0.6}, "random": {"keep": 0.6}, "pumer": {}}
@@ -57,7 +59,7 @@ def test_vision_alone_is_the_default_and_cross_is_told_apart(case):
     model, inputs = case
     with tokenreduce.attach(model, "tome", r=3) as handle:
         model(**inputs)
-        assert {row.stack for row in handle.report()} == {"vision"}
+        assert {row.stack for row in handle.last.sites} == {"vision"}
     with pytest.raises(UnsupportedModelError, match="stack 'cross'"):
         tokenreduce.attach(model, {"text": "tome"})
     for kind in ("BlipModel", "BlipForConditionalGeneration"):
@@ -78,7 +80,7 @@ def test_pumer_prunes_what_the_text_looks_at_least():
     options = {"prune": 0.4, "merge": 0, "text_merge": 0, "layers": [1]}
     with tokenreduce.attach(model, {"cross": {"reducer": "pumer", **options}}, trace=True) as handle:
         model(**inputs)
-        trace = handle.trace("cross")
+        trace = handle.stacks["cross"].last.trace
     image = model.vision_model(inputs["pixel_values"]).last_hidden_state
     text = model.text_encoder.embeddings(input_ids=inputs["input_ids"])
     mask = torch.zeros(2, 6, dtype=torch.float64).masked_fill(~real, -1e30)[:, None, None]
@@ -104,7 +106,7 @@ def test_tome_is_the_same_as_text_that_sees_each_token_as_often_as_it_has_member
     inputs["pixel_values"] = inputs["pixel_values"].double()
     with tokenreduce.attach(model, {"cross": {"reducer": "tome", "r": 6, "layers": [0]}}, trace=True) as handle:
         got = question(model, inputs)[1]
-        ends = handle.trace("cross").stream("image") - 6
+        ends = handle.stacks["cross"].last.trace.stream("image") - 6
     image = model.vision_model(inputs["pixel_values"]).last_hidden_state
     layers = model.text_encoder.encoder.layer
     text = layers[0](model.text_encoder.embeddings(input_ids=inputs["input_ids"]), image)
@@ -153,12 +155,10 @@ def test_caches_and_attentions_are_refused():
             model.text_encoder(**text, output_attentions=True)
 
 
-def gradients(model, inputs):
-    model.zero_grad()
+def loss(model, inputs):
     torch.manual_seed(3)
     _, text = question(model, inputs)
-    (text * torch.linspace(-1, 1, text.numel()).view(text.shape)).sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return (text * torch.linspace(-1, 1, text.numel()).view(text.shape)).sum()
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -169,15 +169,11 @@ def test_gradients_are_the_same_through_checkpoints(name, restore, stacks, reent
     model.train()
     options = {"keep": 0.6, "seed": 1} if name == "random" else SHRINKING[name]
     with tokenreduce.attach(model, plan(stacks, name, options), restore=restore):
-        plain = gradients(model, inputs)
-        on = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        on({"use_reentrant": reentrant})
-        again = gradients(model, inputs)
-    assert plain.keys() == again.keys()
-    scale = max(float(gradient.abs().max()) for gradient in plain.values())
-    for key, gradient in plain.items():
-        assert gradient.isfinite().all()
-        assert (gradient - again[key]).abs().max() <= 1e-5 * scale, key
+        plain = gradients(model, loss(model, inputs))
+        enable_checkpointing(model, reentrant)
+        again = gradients(model, loss(model, inputs))
+    assert all(gradient.isfinite().all() for gradient in plain.values())
+    assert_same_gradients(again, plain)
     layers = [key for key in plain if key.startswith("text_encoder.encoder.layer") and key.endswith("weight")]
     assert layers and all(plain[key].abs().max() > 0 for key in layers)
     assert any("vision_model" in key and plain[key].abs().max() > 0 for key in plain)
@@ -196,7 +192,7 @@ def test_answers_are_generated(stacks):
         found = model.generate(**call)
         assert found.shape[0] == 2 and found.shape[1] >= 3
         assert torch.equal(model.generate(**call), found)
-        assert handle.tokens("cross")["image"] < 26
+        assert handle.stacks["cross"].last.tokens["image"] < 26
     assert torch.equal(model.generate(**call), plain)
 
 
@@ -205,9 +201,9 @@ def test_restore_false_hands_on_fewer_words_and_fewer_image_tokens():
     model, inputs = build()
     with tokenreduce.attach(model, plan("both", "pumer", {"text_merge": 0.4}), restore=False) as handle:
         output, text = question(model, inputs)
-        assert text.shape[1] == handle.tokens("cross")["text"] < 6
-        assert output.last_hidden_state.shape[1] == handle.tokens("vision")["image"] < 26
-        assert handle.report()[-1].tokens_out < handle.tokens("vision")["image"]
+        assert text.shape[1] == handle.stacks["cross"].last.tokens["text"] < 6
+        assert output.last_hidden_state.shape[1] == handle.stacks["vision"].last.tokens["image"] < 26
+        assert handle.last.sites[-1].tokens_out < handle.stacks["vision"].last.tokens["image"]
 
 
 @torch.no_grad()

@@ -62,19 +62,19 @@ def test_one_graph(kind, reducer, backend, build, assert_close):
     name, options, model, calls = build(kind, reducer)
     with torch.no_grad(), tokenreduce.attach(model, name, layers=[0, 1], **options) as handle:
         expected = [logits(model(**call)) for call in calls]
-        rows = handle.report()
+        rows = handle.last.sites
     with torch.no_grad(), tokenreduce.attach(model, name, layers=[0, 1], **options) as handle:
         compiled = torch.compile(model, fullgraph=True, backend=backend)
         assert_close(logits(compiled(**calls[0])), expected[0])
         assert counters["stats"]["unique_graphs"] == 1
-        assert handle.report() == rows
+        assert handle.last.sites == rows
         assert str(rows[0].tokens_out) in str(handle)
         with dynamo.patch(error_on_recompile=True):
             assert_close(logits(compiled(**calls[1])), expected[1])
             assert_close(logits(compiled(**calls[0])), expected[0])
         assert counters["stats"]["unique_graphs"] == 1
         assert not counters["graph_break"]
-        assert handle.report() == rows
+        assert handle.last.sites == rows
 
 
 @pytest.mark.parametrize(("kind", "reducer"), [("vit", "evit"), ("vilt-mlm", "pumer")])
@@ -110,9 +110,9 @@ def test_compiled_trace(tiny_vit, images):
     model, x = tiny_vit(depth=2), images()
     with torch.no_grad(), tokenreduce.attach(model, "tome", r=3, trace=True) as handle:
         model(x)
-        expected = handle.trace()
+        expected = handle.last.trace
         torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-        trace = handle.trace()
+        trace = handle.last.trace
     assert torch.equal(trace.source, expected.source)
     assert torch.equal(trace.size, expected.size)
 
@@ -125,7 +125,7 @@ def test_another_image_size_while_compiled(tiny_vit, images, assert_close):
             x = images(2, height, width)
             assert_close(compiled(x), model(x))
             compiled(x)
-            assert handle.report()[0].tokens_in == 1 + height * width // 64
+            assert handle.last.sites[0].tokens_in == 1 + height * width // 64
 
 
 def test_attaching_to_the_compiled_wrapper_says_what_to_do(tiny_vit):

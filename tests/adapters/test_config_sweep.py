@@ -67,7 +67,7 @@ def check(model, inputs, stacks=None):
                 torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * largest)
         with tokenreduce.attach(model, "tome", r=1, layers=[0]) as handle:
             model(**inputs)
-            assert all(row.tokens_out < row.tokens_in for row in handle.report() if row.stream == "image")
+            assert all(row.tokens_out < row.tokens_in for row in handle.last.sites if row.stream == "image")
         again = [value for value in model(**inputs).to_tuple() if isinstance(value, torch.Tensor)]
         assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 

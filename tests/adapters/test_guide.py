@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from typing import ClassVar
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ class Probe(Reducer):
     """Drops by text attention, and shows what it was given."""
 
     needs = {"text_attention"}
-    seen: list = []
+    seen: ClassVar[list] = []
 
     def reduce(self, tokens, signals, remove):
         self.seen.append((tokens.x.clone(), signals.text_attention.clone()))
@@ -92,7 +93,7 @@ def one():
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (2, 3), (1, 4)], ids=str)
 def test_saliency_is_the_softmax_of_cosines(clip, shape):
     texts, probe = clip.features(*shape), Probe(keep=0.6)
-    probe.seen = []
+    probe.seen.clear()
     with tokenreduce.attach(clip.model, probe, layers=[1, 2], guide=texts):
         clip.run()
     texts = texts.expand(2, clip.width) if len(shape) < 2 else texts
@@ -124,7 +125,7 @@ def test_the_shared_space_is_where_the_model_puts_its_image_vector():
 
 
 def kept(handle):
-    return [sorted(token for group in sample for token in group) for sample in handle.trace()]
+    return [sorted(token for group in sample for token in group) for sample in handle.last.trace]
 
 
 def test_a_guide_decides_which_tokens_stay(clip):

@@ -14,7 +14,7 @@ def final_tokens(model, x, *, norm=True, **attach):
     """Tokens after the last block as they are (restore=False), and the trace that tells what each stands for."""
     with tokenreduce.attach(model, trace=True, restore=False, **attach) as handle, torch.no_grad():
         tokens = model.forward_features(x) if norm else hooked(model, x)
-        return tokens, handle.trace()
+        return tokens, handle.last.trace
 
 
 def hooked(model, x):
@@ -80,7 +80,7 @@ def test_pools_see_a_merged_token_as_often_as_its_size(pool, case, tiny_vit, ima
 
 @pytest.mark.parametrize("case", BOTH)
 @pytest.mark.parametrize("pool", ["avg", "avg-of-normed", "avgmax", "max", "map", "prr"])
-def test_pools_see_every_token_at_its_place_where_a_method_merges_and_drops(pool, case, tiny_vit, images, assert_close):
+def test_pools_see_every_token_at_its_position_after_merges_and_drops(pool, case, tiny_vit, images, assert_close):
     """What is left cannot be repeated to one length for all samples, so dropped tokens come back as they last were."""
     model, x = tiny_vit(global_pool=pool.split("-")[0], fc_norm=False if "-" in pool else None), images()
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_the_last_token_is_never_removed(arguments, options, tiny_vit, images):
     layers = [0, 1, 2, 3]
     with tokenreduce.attach(model, layers=layers, **options) as handle, torch.no_grad():
         assert model(images()).isfinite().all()
-        assert handle.report()[-1].tokens_out > model.num_prefix_tokens
+        assert handle.last.sites[-1].tokens_out > model.num_prefix_tokens
 
 
 def test_token_pooling_gets_the_short_sequence(tiny_vit, images):
@@ -140,7 +140,7 @@ def test_token_pooling_gets_the_short_sequence(tiny_vit, images):
 
 @pytest.mark.parametrize("arguments", [{}, NO_CLASS, {"global_pool": ""}, {"reg_tokens": 2}])
 @pytest.mark.parametrize("options", [{"reducer": "tome", "r": 3}, {"reducer": "tome", "r": [2, 0, 5]}])
-def test_restore_gives_every_token_back_in_its_place(arguments, options, tiny_vit, images, assert_close):
+def test_restore_returns_every_token_to_its_position(arguments, options, tiny_vit, images, assert_close):
     model, x = tiny_vit(**arguments), images()
     tokens, trace = final_tokens(model, x, **options)
     with tokenreduce.attach(model, restore=True, **options), torch.no_grad():
@@ -183,7 +183,7 @@ def test_restore_on_vilt_gives_text_and_image_back(reducer, tiny_vilt, vilt_inpu
     with torch.no_grad():
         with tokenreduce.attach(model, reducer, trace=True, restore=False) as handle:
             tokens = model(**inputs).last_hidden_state
-            source = handle.trace().source
+            source = handle.last.trace.source
         with tokenreduce.attach(model, reducer, restore=True):
             restored = model(**inputs).last_hidden_state
     assert restored.shape[1] == 7 + 17
@@ -211,7 +211,7 @@ def test_evit_without_a_class_token_is_refused_and_says_what_works(tiny_vit, ima
     assert snapshot(model) == untouched
     with tokenreduce.attach(model, "evit", saliency="key-norm") as handle, torch.no_grad():
         assert model(images()).shape == (2, 7)
-        assert handle.report()[-1].tokens_out < 16
+        assert handle.last.sites[-1].tokens_out < 16
 
 
 @pytest.mark.parametrize("reducer", ["evit", "pumer"])
@@ -250,4 +250,4 @@ def test_pumer_without_a_class_token_can_merge_alone(tiny_vit, images):
         tokenreduce.attach(model, "pumer")
     with tokenreduce.attach(model, "pumer", prune=0) as handle, torch.no_grad():
         assert model(images()).shape == (2, 7)
-        assert handle.report()[-1].tokens_out < 16
+        assert handle.last.sites[-1].tokens_out < 16

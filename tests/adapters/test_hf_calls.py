@@ -15,14 +15,10 @@ from tokenreduce_models.transformers.dinov2 import Dinov2
 from tokenreduce_models.transformers.siglip import Siglip
 from tokenreduce_models.transformers.vit import ViT
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 EXAMPLES = {label: make for kind in (Clip, Siglip, ViT, Dinov2, Blip) for label, make in kind().examples().items()}
 UNDER = ["CLIPVisionModel", "SiglipVisionModel", "ViTModel", "DeiTModel", "Dinov2Model", "BlipVisionModel"]
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("label", UNDER)
@@ -36,7 +32,7 @@ def test_masks_are_refused(label, mask):
 
 
 @pytest.mark.parametrize("label", ["ViTForImageClassification", "Dinov2ForImageClassification"])
-def test_a_mask_of_ones_is_no_mask(label, assert_close):
+def test_a_mask_of_ones_is_the_same_as_none(label, assert_close):
     example = EXAMPLES[label]()
     with tokenreduce.attach(example.model, "none"):
         got = example.model(**example.inputs, attention_mask=torch.ones(2, 26))
@@ -53,7 +49,7 @@ def test_images_of_another_size(label, assert_close):
         assert_close(example.model(**inputs).last_hidden_state, expected)
     with tokenreduce.attach(example.model, "tome", r=3, restore=True) as handle:
         assert example.model(**inputs).last_hidden_state.shape == expected.shape
-        assert handle.report()[0].tokens_in == expected.shape[1]
+        assert handle.last.sites[0].tokens_in == expected.shape[1]
 
 
 @pytest.mark.parametrize("label", ["Dinov2WithRegistersModel", "ViTForMaskedImageModeling"])
@@ -158,7 +154,7 @@ def test_captions_are_generated():
     for restore in (None, False):
         with tokenreduce.attach(example.model, "tome", r=4, restore=restore) as handle:
             assert len(example.model.generate(**call)) == 2
-            assert handle.report()[-1].tokens_out == 10
+            assert handle.last.sites[-1].tokens_out == 10
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -196,10 +192,10 @@ def test_one_graph(label, name, assert_close, tensors_of):
     layers = next(m for m in example.model.modules() if isinstance(m, torch.nn.ModuleList))
     del layers[2:]
     with tokenreduce.attach(example.model, name, layers=[0, 1]) as handle:
-        expected, rows = tensors_of(example.model(**example.inputs)), handle.report()
+        expected, rows = tensors_of(example.model(**example.inputs)), handle.last.sites
         compiled = torch.compile(example.model, fullgraph=True, backend="eager")
         for one, other in zip(tensors_of(compiled(**example.inputs)), expected, strict=True):
             assert_close(one, other)
         assert counters["stats"]["unique_graphs"] == 1
-        assert handle.report() == rows
+        assert handle.last.sites == rows
     torch._dynamo.reset()

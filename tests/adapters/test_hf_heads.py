@@ -1,4 +1,4 @@
-"""Vision towers of transformers: what each head reads, checked by hand, and models that are yours."""
+"""Vision towers of transformers: what each head reads, checked by hand, and models of users."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tokenreduce_models.transformers.dinov2 import Dinov2
 from tokenreduce_models.transformers.siglip import Siglip
 from tokenreduce_models.transformers.vit import ViT
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 ADAPTERS = {"CLIP": Clip, "Siglip": Siglip, "ViT": ViT, "DeiT": ViT, "Dinov2": Dinov2, "Blip": Blip}
 MERGERS = {"tome": {"r": 3}, "evit": {"keep": 0.6, "saliency": "key-norm"}, "pumer": {"saliency": "key-norm"}}
 
@@ -27,16 +29,10 @@ def example(label):
     return made.model, made.inputs
 
 
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
-
-
 def last_tokens(model, inputs, name, **options):
     """Tokens after the last block (B, K, C), and how many input tokens each stands for (B, K)."""
     with tokenreduce.attach(model, name, trace=True, restore=False, **options) as handle:
-        return model(**inputs, output_hidden_states=True).hidden_states[-1], handle.trace().size
+        return model(**inputs, output_hidden_states=True).hidden_states[-1], handle.last.trace.size
 
 
 @pytest.mark.parametrize("label", ["CLIPForImageClassification", "SiglipForImageClassification"])
@@ -106,7 +102,7 @@ def test_one_site_of_tome_in_clip_by_hand(assert_close):
     expected = expected + block.mlp(block.layer_norm2(expected))
     with tokenreduce.attach(model, "tome", r=r, layers=[0]) as handle:
         got = model(**inputs, output_hidden_states=True).hidden_states[1]
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(26, 22)]
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(26, 22)]
     line = torch.randn(32, generator=torch.Generator().manual_seed(0))
 
     def in_order(tokens):  # the order of the tokens is the engine's own affair
@@ -180,7 +176,7 @@ def test_siglip_without_its_pooling_head_gives_every_token():
 
 
 class Own(nn.Module):
-    """A head of one's own, which reads the patches of the last state in a grid."""
+    """A user's own head, which reads the patches of the last state in a grid."""
 
     def __init__(self, tower):
         super().__init__()
@@ -194,7 +190,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     "label", ["CLIPVisionModel", "SiglipVisionModel", "ViTModel", "Dinov2Model", "BlipVisionModel"]
 )
-def test_a_tower_under_a_head_of_ones_own_gives_every_token(label, assert_close):
+def test_a_tower_under_a_users_own_head_gives_every_token(label, assert_close):
     tower, inputs = example(label)
     model = Own(tower).eval()
     expected = model(**inputs)
@@ -202,7 +198,7 @@ def test_a_tower_under_a_head_of_ones_own_gives_every_token(label, assert_close)
         assert_close(model(**inputs), expected)
     with tokenreduce.attach(model, "random", keep=0.6) as handle:
         assert model(**inputs).shape == (2, 5, 5, 3)
-        assert handle.report()[-1].tokens_out < 25
+        assert handle.last.sites[-1].tokens_out < 25
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="2 towers"):
         tokenreduce.attach(nn.ModuleList([tower, example(label)[0]]), "tome")
 
@@ -219,4 +215,4 @@ def test_a_dual_encoder_of_the_library_around_two_models(assert_close):
         assert_close(model(**inputs).logits_per_image, expected.logits_per_image)
     with tokenreduce.attach(model, "evit") as handle:
         assert model(**inputs).vision_model_output.last_hidden_state.shape == (2, 26, 32)
-        assert handle.report()[-1].tokens_out < 26
+        assert handle.last.sites[-1].tokens_out < 26

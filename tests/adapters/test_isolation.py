@@ -1,4 +1,4 @@
-"""A stranger's plugin that fails at attach: it is named, and harms no other."""
+"""A third-party plugin that fails at attach is named and harms no other."""
 
 import pytest
 import torch
@@ -8,12 +8,13 @@ import tokenreduce
 from tokenreduce import Reducer
 from tokenreduce.backbones import Adapter
 from tokenreduce.errors import OptionError, PluginError, UnsupportedModelError
-from tokenreduce.registry import AdapterSpec, Entry, ReducerSpec, default_registry
+from tokenreduce.methods import BoundReducer
+from tokenreduce.registry import AdapterSpec, Entry, ReducerSpec
 
 
 class Failing(Adapter):
     def accepts(self, model):
-        raise ZeroDivisionError("the stranger's mistake")
+        raise ZeroDivisionError("the plugin's mistake")
 
 
 class Refusing(Adapter):
@@ -25,9 +26,10 @@ class Refusing(Adapter):
 
 
 class AtOnce(Reducer):
-    def __init__(self, *, where="init"):
-        super().__init__()
-        self.where = where
+    where: str = "init"
+
+    def __post_init__(self):
+        super().__post_init__()
         self.fail("init")
 
     def fail(self, where):
@@ -38,7 +40,7 @@ class AtOnce(Reducer):
         self.fail("bind")
         return super().bind(backbone)
 
-    def layers(self, depth):
+    def layers(self, backbone):
         self.fail("layers")
         return [1]
 
@@ -46,48 +48,52 @@ class AtOnce(Reducer):
         return tokens.identity()
 
 
-class Learning(Reducer, nn.Module):
-    def build(self, width, sites):
-        raise RuntimeError("fails in build")
+class Learning(Reducer):
+    def bind(self, backbone):
+        return Weights(self, backbone.width)
 
     def reduce(self, tokens, signals, remove):
         return tokens.identity()
 
 
-@pytest.fixture
-def offer(monkeypatch):
-    """Put a class among the registered ones, as of the distribution 'stranger 1.0'."""
+class Weights(BoundReducer, nn.Module):
+    def __init__(self, reducer, width):
+        super().__init__(reducer)
+        raise RuntimeError("fails in build")
 
-    def put(kind, cls):
-        spec = (AdapterSpec if kind == "adapter" else ReducerSpec)("odd", f"{__name__}:{cls.__name__}", "a stranger's")
-        table = {"odd": Entry(spec, "stranger", "stranger", "1.0"), **getattr(default_registry(), f"{kind}s")}
-        monkeypatch.setattr(default_registry(), f"{kind}s", table)
+
+@pytest.fixture
+def offer(fresh_registry):
+    """Put a class, or another target, in front of the registered ones, as of the distribution 'third-party 1.0'."""
+
+    def put(kind, target):
+        target = target if isinstance(target, str) else f"{__name__}:{target.__name__}"
+        spec = (AdapterSpec if kind == "adapter" else ReducerSpec)("odd", target, "a third party's")
+        table = fresh_registry.tables[kind]
+        fresh_registry.tables[kind] = {"odd": Entry(spec, "third-party", "third-party", "1.0"), **table}
 
     return put
 
 
 @pytest.mark.parametrize(("adapter", "says"), [(Failing, "ZeroDivisionError"), (None, "cannot load")])
-def test_a_broken_adapter_keeps_no_other_from_its_models(offer, monkeypatch, tiny_vit, images, adapter, says):
-    offer("adapter", adapter or Failing)
-    if adapter is None:
-        spec = AdapterSpec("odd", "no_such_module:Odd", "cannot be imported")
-        monkeypatch.setitem(default_registry().adapters, "odd", Entry(spec, "stranger", "stranger", "1.0"))
+def test_a_broken_adapter_does_not_block_the_others(offer, tiny_vit, images, adapter, says):
+    offer("adapter", adapter or "no_such_module:Odd")
     model = tiny_vit()
-    with pytest.warns(RuntimeWarning, match=f"{says}.*stranger 1.0"):
+    with pytest.warns(RuntimeWarning, match=f"{says}.*third-party 1.0"):
         handle = tokenreduce.attach(model, "tome", r=2)
     assert handle.config["adapter"] != "odd"
     handle.detach()
-    with pytest.raises(UnsupportedModelError, match=r"no adapter takes .* Broken: .*stranger 1.0"):
+    with pytest.raises(UnsupportedModelError, match=r"no adapter takes .* Broken: .*third-party 1.0"):
         tokenreduce.attach(nn.Linear(2, 2), "tome")
-    with pytest.raises(PluginError, match=f"{says}.*stranger 1.0"):
+    with pytest.raises(PluginError, match=f"{says}.*third-party 1.0"):
         tokenreduce.attach(model, "tome", adapter="odd")
     tokenreduce.attach(model, "tome", adapter=handle.config["adapter"]).detach()
 
 
-def test_one_that_takes_a_model_and_then_fails(offer, tiny_vit):
+def test_an_adapter_that_accepts_a_model_and_then_fails(offer, tiny_vit):
     offer("adapter", Refusing)
     tokenreduce.attach(tiny_vit(), "tome").detach()  # another one takes it too
-    with pytest.raises(PluginError, match=r"adapter 'odd' failed with KeyError: 'blocks'.* stranger 1.0"):
+    with pytest.raises(PluginError, match=r"adapter 'odd' failed with KeyError: 'blocks'.* third-party 1.0"):
         tokenreduce.attach(nn.Linear(2, 2), "tome")
 
 
@@ -97,7 +103,7 @@ def test_a_broken_reducer_is_named(offer, tiny_vit, snapshot, where):
     model = tiny_vit()
     before = snapshot(model)
     options = {} if where == "build" else {"where": where}
-    with pytest.raises(PluginError, match=f"reducer 'odd' failed with RuntimeError: fails in {where}.*stranger 1.0"):
+    with pytest.raises(PluginError, match=f"reducer 'odd' failed with RuntimeError: fails in {where}.*third-party 1.0"):
         tokenreduce.attach(model, "odd", **options)
     assert snapshot(model) == before
     with pytest.raises(OptionError):
@@ -107,11 +113,11 @@ def test_a_broken_reducer_is_named(offer, tiny_vit, snapshot, where):
 def test_a_broken_part_of_a_chain_is_named(offer, tiny_vit):
     offer("reducer", AtOnce)
     for where in ("init", "bind", "layers"):
-        with pytest.raises(PluginError, match=f"fails in {where}.*stranger 1.0"):
+        with pytest.raises(PluginError, match=f"fails in {where}.*third-party 1.0"):
             tokenreduce.attach(tiny_vit(), tokenreduce.chain("tome", {"reducer": "odd", "where": where}))
 
 
-def test_an_object_is_nobodys_plugin(tiny_vit):
+def test_an_object_belongs_to_no_plugin(tiny_vit):
     class Mine(AtOnce):
         pass
 

@@ -1,4 +1,4 @@
-"""An attached model among its like: pickled, copied, shared by threads, hooked, interrupted, and its random numbers."""
+"""An attached model in use: pickled, copied, shared by threads, hooked, interrupted, and its random numbers."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def test_a_copy_of_an_attached_model_is_independent(
         assert torch.equal(feed(twin), reduced)
         for parameter in model.parameters():
             parameter.sub_(0.1)
-        before = handle.report()
+        before = handle.last.sites
         feed(twin, batch=1)
-        assert handle.report() == before
+        assert handle.last.sites == before
         own.detach()
         assert forwards(twin) == []
         assert forwards(model) != []
@@ -140,7 +140,7 @@ def test_two_models_in_one_process(build, feed):
             for _ in range(2):
                 assert torch.equal(feed(one), first)
                 assert torch.equal(feed(other), second)
-            assert a.report() != b.report()
+            assert a.last.sites != b.last.sites
             b.detach()
             assert torch.equal(feed(one), first)
 
@@ -178,7 +178,7 @@ def test_threads_on_one_model(build, feed, reducer):
             thread.start()
         for thread in threads:
             thread.join()
-        assert handle.report()
+        assert handle.last.sites
     assert wrong == []
 
 
@@ -227,7 +227,7 @@ def test_hooks_fire_once_and_see_the_short_sequence(when, build, feed, reducer):
             hook_all()
         assert seen == []  # the proof fired none
         feed(model)
-        rows = handle.report()
+        rows = handle.last.sites
         once = list(seen)
         feed(model)
         assert seen == once * 2

@@ -9,6 +9,8 @@ import torch
 import tokenreduce
 from tokenreduce.errors import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
 
+from ..helpers import enable_checkpointing, gradients
+
 ALL = {"vision": {"reducer": "tome", "r": 3}, "cross": "pumer", "text": {"reducer": "tome", "r": 1}}
 
 
@@ -21,7 +23,7 @@ def test_cross_is_the_default_stack_and_layers_are_levels(tiny_meter):
     model, inputs = tiny_meter()
     with tokenreduce.attach(model, "pumer", layers=[0, 3]) as handle:
         model(**inputs)
-        assert {(row.stack, row.layer) for row in handle.report()} == {("cross", 0), ("cross", 3)}
+        assert {(row.stack, row.layer) for row in handle.last.sites} == {("cross", 0), ("cross", 3)}
         assert [site.depth for site in handle.sites] == [4, 4]
     with pytest.raises(LayerError, match=r"0\.\.3"):
         tokenreduce.attach(model, "pumer", layers=[4])
@@ -48,7 +50,7 @@ def test_a_text_reducer_acts_in_the_text_block_and_an_image_reducer_in_the_image
 
 
 @torch.no_grad()
-def test_text_comes_back_whole_to_whoever_reads_it(tiny_meter):
+def test_text_is_restored_for_whatever_reads_it(tiny_meter):
     model, inputs = tiny_meter("MeterModel")
     plain = model(**inputs)
     with tokenreduce.attach(model, "pumer"):
@@ -99,7 +101,7 @@ def test_what_cannot_be_is_refused(tiny_meter):
         tokenreduce.attach(pair, "pumer")
 
 
-def test_a_head_of_your_own(tiny_meter):
+def test_a_users_own_head(tiny_meter):
     class Mine(torch.nn.Module):
         def __init__(self, meter):
             super().__init__()
@@ -112,7 +114,7 @@ def test_a_head_of_your_own(tiny_meter):
     model = Mine(meter)
     with tokenreduce.attach(model, "pumer", text_merge=0.4) as handle:
         assert model(**inputs).shape == (2, 32)
-        assert handle.tokens()["text"] < 12
+        assert handle.last.tokens["text"] < 12
         assert meter(**inputs).text_features.shape[1] == 12
 
 
@@ -136,7 +138,7 @@ class TestHeads:
             model(**{**inputs, "pixel_values": inputs["pixel_values"][:, 0]})
         with tokenreduce.attach(model, "pumer") as handle:
             model(**inputs)
-            assert handle.tokens()["image"] < 37
+            assert handle.last.tokens["image"] < 37
         with pytest.raises(UnsupportedCallError, match="token_types"):
             tiny_meter("MeterForImagesAndTextClassification", token_types=2)
 
@@ -167,7 +169,7 @@ def test_the_adapter_that_knows_most_of_the_model_takes_it(wrapped, tiny_meter):
     handle.detach()
     handle = tokenreduce.attach(outer, "tome", r=2, adapter="open-clip")
     model(**inputs)
-    assert {row.stack for row in handle.report()} == {"vision"}
+    assert {row.stack for row in handle.last.sites} == {"vision"}
 
 
 @torch.no_grad()
@@ -198,20 +200,17 @@ def test_gradients_are_the_same_through_checkpoints(stacks, order, reentrant, ti
     if stacks:
         tokenreduce.attach(model, stacks)
 
-    def gradients():
-        model.zero_grad()
+    def loss_and_gradients():
         torch.manual_seed(3)  # RoBERTa keeps its dropout
         loss = model(**inputs, labels=torch.tensor([0, 1])).loss
-        loss.backward()
-        return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return loss.detach(), gradients(model, loss)
 
-    loss, plain = gradients()
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": reentrant})
+    loss, plain = loss_and_gradients()
+    enable_checkpointing(model, reentrant)
     for module in model.modules():
         if type(module).__name__ == "CoAttentionLayer":
             assert module.gradient_checkpointing
-    again, checkpointed = gradients()
+    again, checkpointed = loss_and_gradients()
     torch.testing.assert_close(again, loss)
     assert set(plain) == set(checkpointed)
     for name, gradient in plain.items():

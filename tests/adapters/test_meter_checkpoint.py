@@ -1,8 +1,6 @@
 """METER's weights: published checkpoints, and what ``save_pretrained`` writes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -147,7 +145,7 @@ def test_the_second_image_starts_as_the_first(checkpoint, weights, text):
     assert torch.equal(types[2], types[1])
 
 
-def test_files_that_are_no_checkpoints(tmp_path, text):
+def test_files_that_are_not_checkpoints(tmp_path, text):
     with pytest.raises(FileNotFoundError, match=r"nothing\.ckpt"):
         MeterModel.from_checkpoint(tmp_path / "nothing.ckpt")
     (tmp_path / "noise.ckpt").write_bytes(b"this is no checkpoint")
@@ -161,7 +159,7 @@ def test_files_that_are_no_checkpoints(tmp_path, text):
         MeterModel.from_checkpoint(tmp_path / "other.safetensors")
 
 
-def test_nothing_in_the_file_is_run(tmp_path, weights, text):
+def test_nothing_in_the_file_is_run(python, tmp_path, weights, text):
     """A file whose objects would write a file when unpickled."""
     trace = tmp_path / "was-here"
     code = f"""
@@ -171,7 +169,7 @@ class Evil:
         return pathlib.Path.touch, (pathlib.Path({str(trace)!r}),)
 torch.save({{"state_dict": {{"x": torch.zeros(1)}}, "evil": Evil()}}, {str(tmp_path / "evil.ckpt")!r})
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python("-c", code).check_returncode()
     with pytest.raises(UnsupportedModelError):
         MeterModel.from_checkpoint(tmp_path / "evil.ckpt")
     assert not trace.exists()

@@ -62,11 +62,11 @@ def final_tokens(visual, x, **attach):
             visual(x)
         finally:
             hook.remove()
-        return seen[0], handle.trace()
+        return seen[0], handle.last.trace
 
 
 @pytest.mark.parametrize("name", ["random", "tome", "evit", "pumer"])
-def test_tokens_really_go(name, example, tensors_of, snapshot):
+def test_tokens_are_really_removed(name, example, tensors_of, snapshot):
     model, untouched = example.model, snapshot(example.model)
     seen = []
     tower = tower_of(model)
@@ -77,8 +77,8 @@ def test_tokens_really_go(name, example, tensors_of, snapshot):
         seen.clear()
         with tokenreduce.attach(model, name, **fitted(model, name, OPTIONS[name])) as handle:
             reduced = tensors_of(model(**example.inputs))
-            rows = {row.layer: row.tokens_out for row in handle.report()}
-            before, after = handle.macs()
+            rows = {row.layer: row.tokens_out for row in handle.last.sites}
+            before, after = handle.last.macs
     for hook in hooks:
         hook.remove()
     assert [len(t.shape) for t in reduced] == [len(t.shape) for t in plain]
@@ -97,7 +97,7 @@ def test_macs_by_hand(build, images):
     visual, width = build(), 32
     with tokenreduce.attach(visual, "tome", r=4, layers=[1]) as handle, torch.no_grad():
         visual(images())
-        before, after = handle.macs()
+        before, after = handle.last.macs
 
     def block(n, m):
         return n * 4 * width**2 + 2 * n * n * width + m * 4 * width**2
@@ -191,12 +191,12 @@ def test_blocks_in_sequence_first_layout(build, images, assert_close):
             assert_close(turned(x), plain)
         with tokenreduce.attach(visual, "tome", r=3), tokenreduce.attach(turned, "tome", r=3) as handle:
             assert_close(turned(x), visual(x))
-            assert [row.tokens_out for row in handle.report()] == [14, 11, 8, 5]
+            assert [row.tokens_out for row in handle.last.sites] == [14, 11, 8, 5]
         assert torch.equal(turned(x), plain)
     assert shapes == [(17, 2, 32), (17, 2, 32), (14, 2, 32), (17, 2, 32)]  # as the block itself returns them
 
 
-def test_torch_attention_does_not_pass_us_by(build, images, monkeypatch):
+def test_torchs_attention_kernel_does_not_bypass_the_reducer(build, images, monkeypatch):
     """In evaluation without gradients torch answers nn.MultiheadAttention in one kernel of its own."""
     visual, x = build(), images()
     calls = []
@@ -209,14 +209,7 @@ def test_torch_attention_does_not_pass_us_by(build, images, monkeypatch):
             calls.clear()  # the proof has run a block of its own
             visual(x)
         assert calls == []
-        assert [row.tokens_out for row in handle.report()] == [14, 11, 8, 5]
-
-
-def gradients(model, inputs, tensors_of):
-    model.zero_grad()
-    torch.manual_seed(0)
-    sum(t.float().cos().sum() for t in tensors_of(model(**inputs)) if t.is_floating_point()).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        assert [row.tokens_out for row in handle.last.sites] == [14, 11, 8, 5]
 
 
 def test_checkpointing_recomputes_each_block_once(build, images):
@@ -240,7 +233,7 @@ def test_patch_dropout_runs_before_the_stack(build, images, assert_close):
             assert_close(visual(x), plain)
         with tokenreduce.attach(visual, "tome", r=2) as handle:
             visual(x)
-            assert handle.report()[0].tokens_in == 1 + 8
+            assert handle.last.sites[0].tokens_in == 1 + 8
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -293,14 +286,14 @@ def test_towers_without_tokens_are_refused_with_the_reason(snapshot):
         assert snapshot(model) == untouched
 
 
-def test_two_towers_are_refused_and_one_inside_your_model_is_found(build, images, forwards):
+def test_two_towers_are_refused_and_one_inside_a_users_own_model_is_found(build, images, forwards):
     visual = build()
     with pytest.raises(UnsupportedModelError, match="2 vision towers"):
         tokenreduce.attach(nn.ModuleList([visual, build()]), "tome")
     model = nn.Sequential(visual, nn.Linear(16, 3))
     with tokenreduce.attach(model, "tome", r=3) as handle, torch.no_grad():
         assert model(images()).shape == (2, 3)
-        assert handle.report()[-1].tokens_out == 5
+        assert handle.last.sites[-1].tokens_out == 5
     assert forwards(model) == []
 
 
@@ -339,7 +332,7 @@ GUIDABLE = [
 
 @pytest.mark.parametrize("label", GUIDABLE)
 def test_shared_space_is_that_of_the_features(label, assert_close):
-    """Where all tokens are alike, whatever the tower pools comes out as any one of them does."""
+    """Where all tokens are equal, whatever the tower pools comes out as any one of them does."""
     example = EXAMPLES[label]()
     stack = OpenClip().stacks(example.model)["vision"]
     assert stack.guidable
@@ -370,9 +363,9 @@ def test_one_graph(label, tensors_of, assert_close):
     visual, image = example.model.visual, example.inputs["image"]
     with tokenreduce.attach(example.model, "tome", r=3) as handle, torch.no_grad():
         expected = tensors_of(visual(image))
-        rows = handle.report()
+        rows = handle.last.sites
         got = tensors_of(torch.compile(visual, fullgraph=True, backend="eager")(image))
-        assert handle.report() == rows
+        assert handle.last.sites == rows
     for one, other in zip(got, expected, strict=True):
         assert_close(one, other)
     torch._dynamo.reset()
@@ -406,7 +399,7 @@ def test_half_precision_as_open_clip_sets_it(vision, scramble, images):
             assert (got.float() - exact).abs().max() <= 2 * error
             with tokenreduce.attach(half, "tome", r=3) as handle:
                 assert run().isfinite().all()
-                assert handle.report()[-1].tokens_out == 5
+                assert handle.last.sites[-1].tokens_out == 5
             assert torch.equal(run(), plain)
 
 

@@ -99,7 +99,7 @@ def test_padding_goes_before_any_real_token(crossing, layers, tiny_vilt, inputs)
     model, (name, options) = tiny_vilt(), crossing
     with tokenreduce.attach(model, name, trace=True, layers=layers, **options) as handle:
         run(model, inputs)
-        trace = handle.trace()
+        trace = handle.last.trace
     assert trace.source.shape == (3, TEXT + 17)
     streams = [range(TEXT + 17)] if options.get("modality_aware") is False else [range(TEXT), range(TEXT, TEXT + 17)]
     for sample in range(3):
@@ -120,7 +120,7 @@ def test_sizes_count_real_tokens_only(deterministic, tiny_vilt, inputs):
     model, (name, options) = tiny_vilt(), deterministic
     with tokenreduce.attach(model, name, trace=True, **options) as handle:
         run(model, inputs)
-        trace = handle.trace()
+        trace = handle.last.trace
     for sample in range(3):
         for end, members in enumerate(trace[sample]):
             assert trace.size[sample, end] == sum(bool(REAL[sample, m]) for m in members)
@@ -130,7 +130,7 @@ def test_no_token_stands_for_real_ones_and_for_padding(crossing, tiny_vilt, inpu
     model, (name, options) = tiny_vilt(), crossing
     with tokenreduce.attach(model, name, trace=True, **options) as handle:
         run(model, inputs)
-        trace = handle.trace()
+        trace = handle.last.trace
     for sample in range(3):
         for members in trace[sample]:
             kinds = {bool(REAL[sample, token]) for token in members}

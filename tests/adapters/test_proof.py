@@ -1,4 +1,4 @@
-"""A view is proved against its block before anything is touched: one that lies, in any part, is refused."""
+"""A view is proved against its block before anything is touched: one that is wrong, in any part, is refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def stack_with(view, base=vit.TimmStack):
     return Lying
 
 
-LIES = {
+WRONG_VIEWS = {
     NoLayerScale: {"init_values": 1e-5},
     NoLayerScaleInMlp: {"init_values": 1e-5},
     NoQueryNorm: {"qk_norm": True},
@@ -81,26 +81,26 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.__name__)
-def test_a_view_that_lies_is_refused(lie, tiny_vit, monkeypatch, snapshot):
-    model = tiny_vit(**LIES[lie])
-    if lie is NoGate:
+@pytest.mark.parametrize("view", WRONG_VIEWS, ids=lambda view: view.__name__)
+def test_a_wrong_view_is_refused(view, tiny_vit, monkeypatch, snapshot):
+    model = tiny_vit(**WRONG_VIEWS[view])
+    if view is NoGate:
         for block in model.blocks:
             block.attn = timm.layers.Attention(32, num_heads=4, qkv_bias=True, gated=True)
     untouched, state = snapshot(model), torch.get_rng_state()
     with pytest.raises(tokenreduce.errors.UnsupportedModelError) as caught:
-        prove(stack_with(lie)(model))
+        prove(stack_with(view)(model))
     for word in ("Block 0", "'vision'", "largest difference", "report"):
         assert word in str(caught.value)
-    monkeypatch.setattr(vit, "TimmStack", stack_with(lie))  # what an adapter with this view would give
+    monkeypatch.setattr(vit, "TimmStack", stack_with(view))  # what an adapter with this view would give
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="does not compute what the block computes"):
         tokenreduce.attach(model, "tome", r=1)
     assert snapshot(model) == untouched
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_lie_that_tiny_layer_scale_would_hide(tiny_vit):
-    """LayerScale as initialised (1e-5) makes the lie small in the model's own weights; the proof uses others."""
+def test_a_mistake_that_tiny_layer_scale_would_hide(tiny_vit):
+    """LayerScale as initialised (1e-5) makes the mistake small with the model's own weights; the proof uses others."""
     model = tiny_vit(init_values=1e-5)
     with torch.no_grad():
         for block in model.blocks:
@@ -121,11 +121,11 @@ class NoOutputResidual(vilt.ViltView):
         return self.layer.attention.output(context, x)
 
 
-@pytest.mark.parametrize("lie", [MaskIgnored, NoOutputResidual])
-def test_a_view_of_vilt_that_lies_is_refused(lie, tiny_vilt, monkeypatch, snapshot):
+@pytest.mark.parametrize("view", [MaskIgnored, NoOutputResidual])
+def test_a_wrong_view_of_vilt_is_refused(view, tiny_vilt, monkeypatch, snapshot):
     model = tiny_vilt()
     untouched = snapshot(model)
-    monkeypatch.setattr(vilt, "ViltStack", stack_with(lie, vilt.ViltStack))
+    monkeypatch.setattr(vilt, "ViltStack", stack_with(view, vilt.ViltStack))
     with pytest.raises(tokenreduce.errors.UnsupportedModelError, match="does not compute"):
         tokenreduce.attach(model, "tome", r=1)
     assert snapshot(model) == untouched
@@ -292,7 +292,7 @@ def test_subclasses_of_a_vit(tiny_vit, images, assert_close):
     honoured_or_refused(model, lambda: model(images()), assert_close)
     with tokenreduce.attach(model, "tome", r=3) as handle, torch.no_grad():
         model(images())
-        assert handle.report()[-1].tokens_out == 5
+        assert handle.last.sites[-1].tokens_out == 5
 
 
 class TwistedModel(ViltModel):
@@ -373,7 +373,7 @@ def test_adapters_that_only_wrap_linear_layers_are_honoured(tiny_vit, tiny_vilt,
                 assert_close(run(model), expected)
             with tokenreduce.attach(model, "tome", r=2) as handle:
                 assert run(model).isfinite().all()
-                assert handle.macs()
+                assert handle.last.macs
 
 
 def test_weights_under_a_parametrization(tiny_vit, images, assert_close):

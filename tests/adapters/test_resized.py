@@ -37,7 +37,7 @@ def image_tokens(model, inputs, reducer="none"):
     """Image tokens before the first site, and after the last, of the default stack."""
     with tokenreduce.attach(model, reducer) as handle:
         call(model, inputs)
-        counts = [(row.tokens_in, row.tokens_out) for row in handle.report() if row.stream == "image"]
+        counts = [(row.tokens_in, row.tokens_out) for row in handle.last.sites if row.stream == "image"]
     return counts[0][0], counts[-1][1]
 
 
@@ -200,7 +200,7 @@ def test_square_copies_can_be_saved_and_loaded(tmp_path, tensors_of):
 
 
 class Wrapped(nn.Module):
-    """A head of one's own around a tower."""
+    """A user's own head around a tower."""
 
     def __init__(self, tower, width=32):
         super().__init__()
@@ -213,7 +213,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("adapter", ["timm-vit", "open-clip", "hf-clip", "hf-siglip", "hf-dinov2", "hf-blip"])
 @torch.no_grad()
-def test_a_model_of_ones_own_around_a_tower(adapter, images, snapshot):
+def test_a_users_own_model_around_a_tower(adapter, images, snapshot):
     made = {
         "timm-vit": ("VisionTransformer, class token", 7),
         "open-clip": ("CLIP", 16),
@@ -236,8 +236,8 @@ def test_a_model_of_ones_own_around_a_tower(adapter, images, snapshot):
 
 @pytest.mark.parametrize("task", ["vilt-digits", "clip-digits", "meter-digits"])
 @torch.no_grad()
-def test_the_embedded_models(task, tensors_of):
-    made = tokenreduce.registry.default_registry().load("task", task)()
+def test_the_embedded_models(task, embedded):
+    made = embedded(task)
     batch = made.data(4, 4)[0]
     model, size = made.model, image_size(batch.inputs)
     patch = patch_size(model)
@@ -269,7 +269,7 @@ def test_patches_of_a_hybrid(tiny_vit):
     assert image_tokens(resized, (torch.randn(1, 3, 48, 24),))[0] == 19
 
 
-def test_sizes_that_are_no_whole_patches_are_refused():
+def test_sizes_that_are_not_whole_patches_are_refused():
     for adapter, label in [*LIBRARY, ("timm-vit", "VisionTransformer, class token"), ("open-clip", "CLIP")]:
         model = example_of(adapter, label).model
         with pytest.raises(OptionError, match=r"width must be a multiple of 8, .* got 30; try 24 or 32"):
@@ -283,7 +283,7 @@ def test_sizes_that_are_no_whole_patches_are_refused():
 
 
 @torch.no_grad()
-def test_a_size_of_its_own_that_is_no_whole_patches_is_taken(images):
+def test_a_models_own_size_need_not_be_whole_patches(images):
     """As SigLIP's 384 pixels in patches of 14."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 

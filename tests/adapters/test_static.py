@@ -1,4 +1,4 @@
-"""Token counts are whole numbers that follow from the shape of the input alone."""
+"""Token counts are integers that follow from the shape of the input alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXT = 7
 
 
 def numbers(handle):
-    rows = handle.report()
+    rows = handle.last.sites
     for row in rows:
         assert type(row.tokens_in) is int
         assert type(row.tokens_out) is int
@@ -60,7 +60,7 @@ def test_published_counts_of_pumer_on_vilt(tiny_vilt, vilt_inputs):
     model = tiny_vilt(num_hidden_layers=12, hidden_size=8, num_attention_heads=2, image_size=48, patch_size=4)
     with tokenreduce.attach(model, "pumer") as handle, torch.no_grad():
         model(**vilt_inputs(1, text=32, height=48, width=48))
-        rows = handle.report()
+        rows = handle.last.sites
     assert [site.layer for site in handle.sites] == [2, 5, 8]
     assert [row.tokens_in for row in rows if row.stream == "image"] == [145, 87, 52]
     assert [row.tokens_out for row in rows if row.stream == "image"] == [87, 52, 31]
@@ -73,13 +73,13 @@ def test_published_counts_of_tome_on_a_vit(tiny_vit, images):
     with torch.no_grad():
         with tokenreduce.attach(model, "tome", r=13) as handle:
             model(x)
-            assert [row.tokens_out for row in handle.report()] == list(range(184, 40, -13))
+            assert [row.tokens_out for row in handle.last.sites] == list(range(184, 40, -13))
         with tokenreduce.attach(model, "tome", r=16) as handle:
             model(x)
-            assert [row.tokens_out for row in handle.report()][-3:] == [37, 21, 11]
+            assert [row.tokens_out for row in handle.last.sites][-3:] == [37, 21, 11]
         with tokenreduce.attach(model, "tome", r=(16, -1.0)) as handle:
             model(x)
-            removed = [row.tokens_in - row.tokens_out for row in handle.report()]
+            removed = [row.tokens_in - row.tokens_out for row in handle.last.sites]
             assert removed == [32, 29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0]
 
 
@@ -89,7 +89,7 @@ def test_published_counts_of_evit_on_a_vit(tiny_vit, images):
     with tokenreduce.attach(model, "evit", keep=0.7) as handle, torch.no_grad():
         model(images(1, 56, 56))
     assert [site.layer for site in handle.sites] == [3, 6, 9]
-    assert [row.tokens_out for row in handle.report()] == [1 + 138 + 1, 1 + 98 + 1, 1 + 70 + 1]
+    assert [row.tokens_out for row in handle.last.sites] == [1 + 138 + 1, 1 + 98 + 1, 1 + 70 + 1]
 
 
 def test_nothing_is_read_back_from_the_device(reducer, tiny_vit, tiny_vilt, images, vilt_inputs):

@@ -131,7 +131,7 @@ def test_removes_tokens_and_detach_is_bit_exact(case, model, reducer, images, sn
         assert reduced.shape == expected[0].shape
         assert reduced.isfinite().all()
         assert not torch.equal(reduced, expected[0])
-        rows = handle.report()
+        rows = handle.last.sites
         assert rows[-1].tokens_out < rows[0].tokens_in == model.num_prefix_tokens + 16
         assert rows[-1].tokens_out >= model.num_prefix_tokens
         handle.detach()
@@ -145,7 +145,7 @@ def test_protected_tokens_are_never_touched(case, model, reducer, images):
     name, options = reducer
     with tokenreduce.attach(model, name, trace=True, **fitted(model, name, options)) as handle, torch.no_grad():
         model(images())
-        trace = handle.trace()
+        trace = handle.last.trace
     for sample in trace:
         for token in range(model.num_prefix_tokens):
             assert sample[token] == [token]
@@ -161,7 +161,7 @@ def test_model_without_fused_attention(tiny_vit, images, assert_close):
             assert_close(model(images()), expected)
 
 
-def test_tower_inside_a_model_of_ones_own(tiny_vit, images, assert_close):
+def test_a_tower_inside_a_users_own_model(tiny_vit, images, assert_close):
     model = torch.nn.Sequential(tiny_vit(num_classes=0), Mlp(32, 16, 3))
     with torch.no_grad():
         expected = model(images())
@@ -169,7 +169,7 @@ def test_tower_inside_a_model_of_ones_own(tiny_vit, images, assert_close):
             assert_close(model(images()), expected)
         with tokenreduce.attach(model, "tome", r=3) as handle:
             assert model(images()).shape == (2, 3)
-            assert handle.report()[-1].tokens_out == 17 - 4 * 3
+            assert handle.last.sites[-1].tokens_out == 17 - 4 * 3
 
 
 def test_two_towers_are_refused(tiny_vit):
@@ -181,7 +181,7 @@ def test_patch_dropout_in_training(tiny_vit, images):
     model = tiny_vit(patch_drop_rate=0.5).train()
     with tokenreduce.attach(model, "tome", r=1) as handle:
         model(images()).sum().backward()
-        assert handle.report()[0].tokens_in == 1 + 8
+        assert handle.last.sites[0].tokens_in == 1 + 8
 
 
 def test_calls_that_run_blocks_one_by_one_are_refused_not_ignored(tiny_vit, images):

@@ -76,7 +76,7 @@ def check(name, shrink, scramble, forwards, assert_close):
         handle = tokenreduce.attach(model, "tome", r=4)
         reduced = model(x)
         total = model.num_prefix_tokens + GRID * GRID
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [
             (total, total - 4),
             (total - 4, total - 8),
         ]

@@ -8,6 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 import tokenreduce
 
+from ..helpers import assert_same_gradients, enable_checkpointing, gradients
+
 SOFT = "dynamicvit"  # in training its tokens stay
 PADDED = {"lengths": [7, 4, 2], "sizes": [(32, 32), (16, 24), (32, 8)]}
 
@@ -40,20 +42,10 @@ def crossing(request):
 
 
 def backward(model, run, seed=0):
-    model.zero_grad()
     torch.manual_seed(seed)
     output = run(model)
     loss = (output * torch.linspace(-1, 1, output.numel()).view(output.shape)).sum()
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def same_gradients(got, expected):
-    assert got.keys() == expected.keys()
-    scale = max(float(g.abs().max()) for g in expected.values())
-    wrong = {key: float((got[key] - expected[key]).abs().max()) for key in expected}
-    worst = max(wrong, key=wrong.__getitem__)
-    assert wrong[worst] <= 1e-5 * scale, f"{worst} differs by {wrong[worst]:.3g} at a scale of {scale:.3g}"
+    return loss.detach(), gradients(model, loss)
 
 
 def test_gradients_are_those_of_finite_differences(reducer, tiny_vit, images):
@@ -87,15 +79,6 @@ def test_a_few_steps_of_training(reducer, case):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def enable(model, use_reentrant):
-    if hasattr(model, "set_grad_checkpointing"):
-        model.set_grad_checkpointing()
-        return
-    on = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    on({"use_reentrant": use_reentrant})
-    model.get_input_embeddings().weight.requires_grad_(True)
-
-
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize(("when", "restore"), [("before", None), ("after", True)])
 def test_checkpointing_gives_the_same_loss_and_gradients(when, restore, use_reentrant, crossing, case, assert_close):
@@ -109,26 +92,26 @@ def test_checkpointing_gives_the_same_loss_and_gradients(when, restore, use_reen
         refuses(model, run, name, options)
         return
     if when == "before":
-        enable(model, use_reentrant)
+        enable_checkpointing(model, use_reentrant)
         handle = tokenreduce.attach(model, name, restore=restore, **options)
         got_loss, got = backward(model, run)
-        rows = handle.report()
+        rows = handle.last.sites
         (model.set_grad_checkpointing if hasattr(model, "patch_embed") else toggle(model))(False)
         expected_loss, expected = backward(model, run)
     else:
         handle = tokenreduce.attach(model, name, restore=restore, **options)
         expected_loss, expected = backward(model, run)
-        enable(model, use_reentrant)
+        enable_checkpointing(model, use_reentrant)
         got_loss, got = backward(model, run)
-        rows = handle.report()
+        rows = handle.last.sites
     assert name == SOFT or sum(row.tokens_out for row in rows) < sum(row.tokens_in for row in rows)
     assert_close(got_loss, expected_loss)
-    same_gradients(got, expected)
+    assert_same_gradients(got, expected)
 
 
 def refuses(model, run, name, options):
     """Gates go from block to block beside the tokens, where reentrant checkpointing keeps no history."""
-    enable(model, True)
+    enable_checkpointing(model, True)
     handle = tokenreduce.attach(model, name, **options)
     with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="use_reentrant': False"):
         run(model)
@@ -165,16 +148,16 @@ def test_checkpointing_of_a_model_whose_dropped_tokens_are_read(
         return
     with tokenreduce.attach(model, name, restore=True, **options):
         expected_loss, expected = backward(model, run)
-        enable(model, use_reentrant)
-        loss, gradients = backward(model, run)
+        enable_checkpointing(model, use_reentrant)
+        loss, got = backward(model, run)
     assert_close(loss, expected_loss)
-    same_gradients(gradients, expected)
+    assert_same_gradients(got, expected)
 
 
 @pytest.mark.parametrize("kind", ["vit", "vilt"])
 def test_checkpointing_really_recomputes_and_does_so_once(kind, tiny_vit, tiny_vilt, images, vilt_inputs):
     model = (tiny_vit() if kind == "vit" else tiny_vilt()).train()
-    enable(model, False)
+    enable_checkpointing(model, False)
     inner = model.blocks[1].norm2 if kind == "vit" else model.vilt.encoder.layer[1].intermediate
     outer = model.blocks[1] if kind == "vit" else model.vilt.encoder.layer[1]
     calls = []
@@ -193,15 +176,15 @@ def test_checkpointing_of_the_whole_model_from_outside(case, assert_close):
     model.train()
     with tokenreduce.attach(model, "random", keep=0.5):
         expected_loss, expected = backward(model, run)
-        loss, gradients = backward(model, lambda m: checkpoint(run, m, use_reentrant=False))
+        loss, got = backward(model, lambda m: checkpoint(run, m, use_reentrant=False))
     assert_close(loss, expected_loss)
     for key in expected:
-        assert_close(gradients[key], expected[key])
+        assert_close(got[key], expected[key])
 
 
 def test_checkpointing_off_in_evaluation(case):
     model, run = case
-    enable(model, False)
+    enable_checkpointing(model, False)
     model.eval()
     with tokenreduce.attach(model, "tome", r=2), torch.no_grad():
         checkpointed = run(model)
@@ -252,7 +235,7 @@ def test_bfloat16(crossing, case):
     with tokenreduce.attach(model, name, trace=True, **options) as handle:
         output = run_low(model, run)
         output.float().sum().backward()
-        trace = handle.trace()
+        trace = handle.last.trace
     assert output.dtype == torch.bfloat16
     assert output.isfinite().all()
     assert trace.size.dtype == torch.float32  # counts stay exact
@@ -268,10 +251,10 @@ def test_autocast(crossing, case, assert_close):
     with tokenreduce.attach(model, name, **options) as handle:
         with torch.autocast("cpu", torch.bfloat16):
             output = run(model)
-            low = handle.report()
+            low = handle.last.sites
         output.float().sum().backward()
         run(model)
-        assert handle.report() == low  # as many tokens as in full precision
+        assert handle.last.sites == low  # as many tokens as in full precision
     assert output.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 

@@ -34,7 +34,7 @@ def test_the_same_answer_on_every_call(masked, crossing, tiny_vilt, assert_close
             assert_close(run(model, masked).logits, first, 1e-6)
 
 
-def test_a_mask_of_ones_is_no_mask(crossing, tiny_vilt, vilt_inputs, assert_close):
+def test_a_mask_of_ones_is_the_same_as_none(crossing, tiny_vilt, vilt_inputs, assert_close):
     model, inputs, (name, options) = tiny_vilt(), vilt_inputs(), crossing
     ones = torch.ones(3, 32, 32)
     with tokenreduce.attach(model, name, **options):
@@ -78,18 +78,18 @@ def test_patches_reach_the_blocks_in_raster_order(height, width, mask, tiny_vilt
 
 
 def test_a_trace_names_patches_in_raster_order(tiny_vilt, vilt_inputs):
-    """A patch that no other resembles is the last to merge: it shows up where it stands in the image."""
+    """A patch that no other resembles is the last to merge: it shows up at its position in the image."""
     model, inputs = tiny_vilt(), vilt_inputs(batch=1)
     with tokenreduce.attach(model, "evit", keep=0.2, fuse=False, layers=[0], trace=True) as handle:
         run(model, inputs)
-        plain = handle.trace().stream("image")
+        plain = handle.last.trace.stream("image")
         flipped = {**inputs, "pixel_values": inputs["pixel_values"].roll(8, dims=3)}
         run(model, flipped)
-        moved = handle.trace().stream("image")
+        moved = handle.last.trace.stream("image")
     assert (plain >= 0).sum() == (moved >= 0).sum() == 4
     with tokenreduce.attach(model, "evit", keep=0.2, fuse=False, layers=[0], trace=True) as handle:
         run(model, inputs)
-        assert torch.equal(handle.trace().stream("image"), plain)
+        assert torch.equal(handle.last.trace.stream("image"), plain)
 
 
 @pytest.mark.parametrize("masked_image", [False, True])
@@ -98,7 +98,7 @@ def test_fewer_patches_than_the_image_has(masked_image, crossing, tiny_vilt, vil
     inputs = vilt_inputs(sizes=[(32, 32), (24, 16), (16, 16)] if masked_image else None)
     with tokenreduce.attach(model, name, trace=True, **options) as handle:
         assert run(model, inputs).logits.isfinite().all()
-        assert next(row.tokens_in for row in handle.report() if row.stream != "text") in (10, 10 + TEXT)
+        assert next(row.tokens_in for row in handle.last.sites if row.stream != "text") in (10, 10 + TEXT)
 
 
 @pytest.mark.parametrize("sizes", [None, [(32, 32), (24, 16), (16, 16)]], ids=["whole", "masked"])
@@ -132,7 +132,7 @@ def test_other_image_sizes(height, width, crossing, tiny_vilt, vilt_inputs):
     with tokenreduce.attach(model, name, layers=[0, 1, 2, 3], **options) as handle:
         assert run(model, inputs).logits.isfinite().all()
         begin = TEXT + 1 + (height // 8) * (width // 8)
-        assert sum(row.tokens_in for row in handle.report() if row.layer == 0) == begin
+        assert sum(row.tokens_in for row in handle.last.sites if row.layer == 0) == begin
 
 
 @pytest.mark.parametrize("text", [1, 2, 40])
@@ -151,10 +151,10 @@ def test_merging_over_both_modalities_in_every_block(text, size, tiny_vilt, vilt
     model, inputs = tiny_vilt("ViltForMaskedLM"), vilt_inputs(text=text, height=size, width=size)
     with tokenreduce.attach(model, "pumer", trace=True, **options) as handle:
         assert run(model, inputs).logits.shape == (3, text, 99)
-        counts = [n for row in handle.report() for n in (row.tokens_in, row.tokens_out)]
+        counts = [n for row in handle.last.sites for n in (row.tokens_in, row.tokens_out)]
         assert all(n > 0 for n in counts)
         assert counts == sorted(counts, reverse=True)
-        trace = handle.trace()
+        trace = handle.last.trace
     assert trace.source.min() >= 0
     for sample in trace:
         assert sorted(token for members in sample for token in members) == list(range(text + 1 + (size // 8) ** 2))
@@ -166,7 +166,7 @@ def test_joint_merging_keeps_every_image_token_in_the_output(tiny_vilt, vilt_inp
     options = {"modality_aware": False, "prune": 0}
     with tokenreduce.attach(model, "pumer", restore=False, trace=True, **options) as handle:
         tokens = run(model, inputs).last_hidden_state[0]
-        members = handle.trace()[0]
+        members = handle.last.trace[0]
     with tokenreduce.attach(model, "pumer", **options):
         image = run(model, inputs).last_hidden_state[0, TEXT:]
     for end, tokens_in in enumerate(members):
@@ -183,7 +183,7 @@ def test_nlvr2_with_two_images(crossing, tiny_vilt, vilt_inputs, assert_close):
         assert logits.shape == plain.shape
         assert not torch.equal(logits, plain)
         assert_close(run(model, inputs).logits, logits, 1e-6)
-        assert handle.report()[-1].tokens_out < 17
+        assert handle.last.sites[-1].tokens_out < 17
         swapped = {**inputs, "pixel_values": inputs["pixel_values"].flip(1)}
         assert not torch.equal(run(model, swapped).logits, logits)
 
@@ -241,7 +241,7 @@ def test_hidden_states_shrink_with_the_tokens(reducer, tiny_vilt, vilt_inputs):
     plain = run(model, inputs, output_hidden_states=True)
     with tokenreduce.attach(model, name, **options) as handle:
         output = run(model, inputs, output_hidden_states=True)
-        rows = handle.report()
+        rows = handle.last.sites
     assert len(output.hidden_states) == len(plain.hidden_states) == 5
     lengths = [state.shape[1] for state in output.hidden_states]
     assert lengths[0] == TEXT + 17
@@ -293,7 +293,7 @@ def test_heads_over_text_get_every_text_token(kind, width, crossing, tiny_vilt, 
     plain = run(model, inputs).logits
     with tokenreduce.attach(model, name, **options) as handle:
         logits = run(model, inputs).logits
-        rows = handle.report()
+        rows = handle.last.sites
     assert logits.shape == plain.shape == (3, TEXT, width)
     assert logits.isfinite().all()
     assert (logits[0, 0] != logits[0, 1]).any()
@@ -304,7 +304,7 @@ def test_restored_text_is_what_became_of_each_token(tiny_vilt, vilt_inputs, asse
     model, inputs = tiny_vilt("ViltModel"), vilt_inputs()
     with tokenreduce.attach(model, "pumer", text_merge=0.5, restore=False, trace=True) as handle:
         tokens = run(model, inputs).last_hidden_state
-        source = handle.trace().stream("text")
+        source = handle.last.trace.stream("text")
     with tokenreduce.attach(model, "pumer", text_merge=0.5):
         text = run(model, inputs).last_hidden_state[:, :TEXT]
     assert len(source[0].unique()) < TEXT

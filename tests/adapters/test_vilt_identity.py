@@ -43,7 +43,7 @@ def test_zero_budget_is_the_identity(kind, zero, masks, tiny_vilt, vilt_inputs, 
     name, options = zero
     with tokenreduce.attach(model, name, **options) as handle:
         got = answers(model, inputs)
-        assert all(row.tokens_in == row.tokens_out for row in handle.report())
+        assert all(row.tokens_in == row.tokens_out for row in handle.last.sites)
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     for one, other in zip(got, expected, strict=True):
         if one.shape[:2] == real.shape and one.ndim == 3:
@@ -145,7 +145,7 @@ def test_a_model_loaded_from_a_checkpoint_saved_while_attached(tiny_vilt, vilt_i
         assert torch.equal(fresh(**inputs).logits, expected)
 
 
-def test_bare_model_inside_a_head_of_ones_own(tiny_vilt, vilt_inputs, assert_close):
+def test_a_bare_model_inside_a_users_own_head(tiny_vilt, vilt_inputs, assert_close):
     class Head(torch.nn.Module):
         def __init__(self, vilt):
             super().__init__()

@@ -1,8 +1,7 @@
 """A way to run the command line, and plugins that are really installed."""
 
-import os
+import functools
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,28 +20,15 @@ version = "{version}"
 packages = ["{package}"]
 """
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+
+@pytest.fixture(scope="session")
+def run(python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``tokenreduce ARGS`` in another process."""
+    return functools.partial(python, "-m", "tokenreduce")
 
 
 @pytest.fixture
-def run() -> Run:
-    """Run ``python -m tokenreduce ARGS`` with extra folders on the path and extra environment."""
-
-    def call(*args: str, sites: list[Path] | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([*map(str, sites or []), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-        return subprocess.run(
-            [sys.executable, "-m", "tokenreduce", *args],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "PYTHONPATH": path, **env},
-        )
-
-    return call
-
-
-@pytest.fixture
-def install(tmp_path: Path) -> Callable[..., Path]:
+def install(python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> Callable[..., Path]:
     """Build and install a package with one plugin into a folder of its own; gives the folder."""
 
     def make(
@@ -55,8 +41,8 @@ def install(tmp_path: Path) -> Callable[..., Path]:
         fields = {"name": name, "version": version, "plugin": plugin or name, "package": package}
         (source / "pyproject.toml").write_text(PYPROJECT.format(**fields))
         site = tmp_path / f"site-{name}"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*command, "--target", str(site), *["-e"] * editable, str(source)], check=True, timeout=120)
+        command = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", site]
+        python(*command, *["-e"] * editable, source).check_returncode()
         return site
 
     return make

@@ -31,7 +31,7 @@ class Other:
 
 
 @pytest.fixture
-def stranger(install):
+def third_party(install):
     """Install a plugin of one reducer; ``attribute`` of its code is what the spec names."""
 
     def make(name, attribute="Good", *, interface=None, **options):
@@ -45,7 +45,7 @@ def stranger(install):
 
 @pytest.fixture
 def alone(run):
-    """Run with the plugins of strangers only."""
+    """Run with the third-party plugins only."""
 
     def call(*args, **options):
         listed = json.loads(run("list", "--json").stdout)
@@ -55,8 +55,8 @@ def alone(run):
     return call
 
 
-def test_what_is_in_order_says_so(stranger, alone, tmp_path):
-    sites = [stranger("tr-good"), stranger("tr-present", interface=1), stranger("tr-editable", editable=True)]
+def test_plugins_in_order_are_reported_so(third_party, alone, tmp_path):
+    sites = [third_party("tr-good"), third_party("tr-present", interface=1), third_party("tr-editable", editable=True)]
     sites.append(tmp_path / "src-tr-editable")  # what the .pth file of an editable install adds
     done = alone("list", "--check", sites=sites)
     assert (done.returncode, done.stdout.strip()) == (0, "3 specs: all in order")
@@ -64,7 +64,7 @@ def test_what_is_in_order_says_so(stranger, alone, tmp_path):
     assert data == {"checked": 3, "problems": [], "skipped": []}
 
 
-def test_every_problem_is_one_line_that_names_the_distribution(install, stranger, alone, tmp_path):
+def test_every_problem_is_one_line_that_names_the_distribution(install, third_party, alone, tmp_path):
     shadow = tmp_path / "shadow" / "tr_shadowed"
     shadow.mkdir(parents=True)
     (shadow / "__init__.py").write_text(HOOK.format(name="tr-shadowed", target="tr_shadowed.code:Good"))
@@ -75,13 +75,13 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
     waiting = ADAPTER.format(name="waiting", package="tr_waiting", library="no_such_library")
     sites = [
         shadow.parent,
-        stranger("tr-good"),
-        stranger("tr-shadowed"),
-        stranger("tr-kind", "Other"),
-        stranger("tr-gone", "NoSuchClass"),
-        stranger("tr-old", interface=0),
-        stranger("tr-new", interface=99),
-        stranger("tr-odd", interface="1"),
+        third_party("tr-good"),
+        third_party("tr-shadowed"),
+        third_party("tr-kind", "Other"),
+        third_party("tr-gone", "NoSuchClass"),
+        third_party("tr-old", interface=0),
+        third_party("tr-new", interface=99),
+        third_party("tr-odd", interface="1"),
         install("tr-unmarked", {"__init__.py": unmarked}),
         install("tr-named", {"__init__.py": odd}),
         install("tr-hook", {"__init__.py": "import sys\nsys.exit('enough')\n"}),
@@ -120,8 +120,8 @@ def test_every_problem_is_one_line_that_names_the_distribution(install, stranger
     assert "tr-old 1.2.3" in refused.stderr and "interface 0" in refused.stderr
 
 
-def test_a_name_left_out_is_not_checked(stranger, alone, run):
-    site = stranger("tr-kind", "Other")
+def test_a_name_left_out_is_not_checked(third_party, alone, run):
+    site = third_party("tr-kind", "Other")
     assert alone("list", "--check", sites=[site]).returncode == 1
     listed = json.loads(run("list", "--json").stdout)
     names = {entry["plugin"] for kind in listed.values() if isinstance(kind, list) for entry in kind}

@@ -2,9 +2,8 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,24 +13,6 @@ def test_list_names_everything(run):
     assert done.returncode == 0, done.stderr
     for name in ("none", "random", "tome", "evit", "pumer", "timm-vit", "hf-vilt", "vilt-digits", "tokenreduce 0.1.0"):
         assert name in done.stdout
-
-
-@pytest.mark.parametrize("statement", ["cli.main(['list'])", "default_registry()"])
-def test_no_torch_without_need(statement):
-    code = f"import sys, tokenreduce, tokenreduce.cli as cli; from tokenreduce import *; {statement}"
-    heavy = "{'torch', 'timm', 'transformers', 'open_clip', 'sklearn'} & set(sys.modules)"
-    code = code.replace("from tokenreduce import *", "from tokenreduce.registry import default_registry")
-    done = subprocess.run([sys.executable, "-c", f"{code}; assert not ({heavy}), {heavy}"], capture_output=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_core_imports_no_backbone_library():
-    code = "import sys, tokenreduce; [getattr(tokenreduce, n) for n in tokenreduce.__all__]"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; assert not {{'timm', 'transformers', 'open_clip'}} & set(sys.modules)"],
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["none", "random", "tome", "evit", "pumer"])
@@ -63,6 +44,9 @@ def test_info_of_an_adapter_and_a_task(run):
         (["ablate", "--set", "tomme.r=3"], ["tomme"]),
         (["ablate", "--json", "no/such/folder/x.json"], ["folder"]),
         (["ablate", "--report", "no/such/folder/x.html"], ["--report", "folder"]),
+        (["ablate", "--json", "/"], ["--json", "cannot be written", "Is a directory"]),
+        (["ablate", "--report", "/"], ["--report", "cannot be written", "Is a directory"]),
+        (["ablate", "--json", "-", "--report", "-"], ["--json - and --report -"]),
         (["ablate", "--ratios", "much"], ["0.1:0.6:0.1"]),
         (["ablate", "--match-macs", "1.5"], ["match_macs", "between 0 and 1"]),
         (["ablate", "--batch-sizes", "x"], ["--batch-sizes", "1,8,50"]),
@@ -87,7 +71,18 @@ def test_ablate_writes_table_and_json(run, tmp_path):
     args = ["--samples", "20", "--batch", "10", "--rounds", "1", "--store", str(tmp_path / "store")]
     done = run("ablate", *args, "--json", str(out))
     assert done.returncode == 0, done.stderr
-    for word in ("accuracy", "95 %", "tokens", "MACs", "samples", "speed-up", "own", "training", "pays from", "random"):
+    for word in (
+        "accuracy",
+        "95 %",
+        "tokens",
+        "MACs",
+        "samples",
+        "speed-up",
+        "overhead",
+        "training",
+        "pays from",
+        "random",
+    ):
         assert word in done.stdout
     document = json.loads(out.read_text())
     rows = {row["name"]: row for row in document["rows"]}
@@ -178,3 +173,34 @@ def test_a_report_is_written(run, tmp_path):
     for word in ("vilt-digits", "pumer", "data:image/png;base64", "<svg", "not counted"):
         assert word in text
     assert not re.search(r"""(src|href)=["']?https?:""", text)
+    assert done.stderr == ""
+
+
+ONE = (*QUICK, "--model", "clip-digits", "--reducers", "tome")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_json_is_alone_on_standard_output_and_a_full_disk_loses_nothing_else(run, tmp_path):
+    done = run("ablate", *ONE, "--json", "-", "--report", "/dev/full", "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    names = [row["name"] for row in json.loads(done.stdout)["rows"]]
+    assert names[0] == "none" and names[1].startswith("smaller input ") and names[2:] == ["random", "tome"]
+    assert "accuracy" in done.stderr and all(name in done.stderr for name in names)
+    assert "--report: /dev/full cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_trying_a_file_leaves_no_trace(tmp_path):
+    from tokenreduce.cli.output import check_writable
+
+    new, known = tmp_path / "new.json", tmp_path / "known.json"
+    known.write_text("kept")
+    for path in (new, known, Path("-"), None):
+        check_writable("--json", path)
+    assert not new.exists() and known.read_text() == "kept"
+
+
+def test_bars_of_other_libraries_are_quiet(python):
+    pytest.importorskip("tqdm")
+    code = "from tokenreduce.cli.output import quiet_progress_bars as quiet; quiet(); import tqdm; list(tqdm.tqdm([1]))"
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -30,11 +30,11 @@ def files(tmp_path):
 
 
 def test_tables(run, files):
-    done = run("compare", str(files / "a.json"), str(files / "b.json"))
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), COLUMNS="120")
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
         "100.0 % → 40.0 %",
-        "-60.0 [",
+        "−60.0 [",
         "< 0.001",
         "[bold]gone (only in A)",
         "new (only in B)",
@@ -56,6 +56,20 @@ def test_json(run, files):
     assert document["changes"][0]["difference"] == pytest.approx(-0.6)
     assert document["a"] == str(files / "a.json")
     assert any("machine" in line for line in document["differences"])
+
+
+def test_json_on_standard_output_is_alone_there(run, files):
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), "--json", "-")
+    assert done.returncode == 0 and "[bold]gone" in done.stderr
+    assert [change["name"] for change in json.loads(done.stdout)["changes"]] == ["a", "[bold]gone", "new"]
+
+
+@pytest.mark.parametrize("width", ["50", "80"])
+def test_narrow_terminals_cut_nothing(run, files, width):
+    done = run("compare", str(files / "a.json"), str(files / "b.json"), COLUMNS=width)
+    assert "…" not in done.stdout
+    for words in ("100.0 % → 40.0 %", "−60.0 [", "< 0.001", "1.00 G", "4.00 ± 0.00"):
+        assert words in done.stdout
 
 
 def test_the_same_twice(run, files):
@@ -90,7 +104,7 @@ def test_wrong_files(run, files, more, words, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-def test_bytes_that_are_no_text(run, files):
+def test_bytes_that_are_not_text(run, files):
     (files / "bad.json").write_bytes(b"\xff\xfe\x00")
     done = run("compare", str(files / "bad.json"), str(files / "a.json"))
     assert (done.returncode, "bad.json" in done.stderr) == (2, True)

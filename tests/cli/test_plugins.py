@@ -1,4 +1,4 @@
-"""Strangers' plugins, installed for real: found everywhere, isolated when broken, named when they clash."""
+"""Third-party plugins, installed for real: found everywhere, isolated when broken, named when they clash."""
 
 import json
 import re
@@ -26,7 +26,7 @@ import tokenreduce
 
 class Failing(tokenreduce.Reducer):
     def reduce(self, tokens, signals, remove):
-        raise RuntimeError("the stranger's mistake")
+        raise RuntimeError("the plugin's mistake")
 """
 
 
@@ -64,12 +64,12 @@ def test_a_failing_reducer_is_a_failed_row(install, run, tmp_path):
     done = run("ablate", "--reducers", "none,failing,random", *args, sites=[site])
     assert done.returncode == 1
     rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
-    assert "the stranger's mistake" in rows["failing"]["failed"]
-    assert "the stranger's mistake" in done.stderr
+    assert "the plugin's mistake" in rows["failing"]["failed"]
+    assert "the plugin's mistake" in done.stderr
     assert rows["none"]["failed"] is None and rows["random"]["paces"]
 
 
-def test_broken_plugins_are_named_and_harm_nobody(install, run):
+def test_broken_plugins_are_named_and_harm_no_others(install, run):
     sites = [
         install("tr-broken", {"__init__.py": "import no_such_module\n"}),
         install("tr-misspelt", {"__init__.py": HOOK.format(name="x", target="a:B").replace("_reducers", "_reducer")}),
@@ -113,7 +113,7 @@ def test_two_plugins_of_one_name(install, run):
     assert "tr-one" in broken["reason"] and "tr-two" in broken["reason"]
 
 
-def test_a_stranger_cannot_take_a_built_in_name_silently(install, run):
+def test_a_plugin_cannot_take_a_built_in_name_silently(install, run):
     site = key_norm(install, name="pumer", dist="tr-pumer")
     done = run("info", "pumer", sites=[site])
     assert done.returncode == 2

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.sweep
+Run = Callable[..., subprocess.CompletedProcess[str]]
 ARGS = ["--model", "clip-digits", "--samples", "20", "--batch", "4", "--reducers", "tome,random", "--ratios", "0.5"]
 QUICK = [*ARGS, "--seeds", "2", "--rounds", "1", "--batch-sizes", "4", "--no-break-even"]
 SAME = ("name", "scores", "accuracy", "accuracy_by_seed", "interval", "options", "macs", "tokens", "groups", "verdict")
@@ -22,12 +24,11 @@ LAUNCHERS = {
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """The rows of one process."""
     folder = tmp_path_factory.mktemp("alone")
     out = folder / "result.json"
-    command = [sys.executable, "-m", "tokenreduce", "ablate", *QUICK, "--json", str(out), "--store", str(folder / "s")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run("ablate", *QUICK, "--json", out, "--store", folder / "s")
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())["rows"]
 
@@ -39,22 +40,24 @@ def same(rows: list[dict], others: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_give_the_numbers_of_one(alone: list[dict], tmp_path: Path, launcher: str) -> None:
+def test_two_processes_give_the_numbers_of_one(python: Run, alone: list[dict], tmp_path: Path, launcher: str) -> None:
     out = tmp_path / "result.json"
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "tokenreduce", "ablate", *QUICK]
-    extra = ["--json", str(out), "--store", str(tmp_path / "store")]
-    done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=300)
+    command = ["-m", *LAUNCHERS[launcher], "-m", "tokenreduce", "ablate", *QUICK]
+    done = python(*command, "--json", out, "--store", tmp_path / "store")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("cost (memory") == 1  # one process speaks
+    titles = [line.strip() for line in done.stdout.splitlines()]
+    assert titles.count("cost (memory of a batch of 4)") == titles.count(f"written: {out}") == 1  # one process speaks
     document = json.loads(out.read_text())
     same(document["rows"], alone)
     assert document["setup"]["processes"] == 2
 
 
-def test_a_killed_run_continues_where_it_stopped(alone: list[dict], tmp_path: Path) -> None:
+def test_a_killed_run_continues_where_it_stopped(run: Run, alone: list[dict], tmp_path: Path) -> None:
     out, store = tmp_path / "result.json", tmp_path / "store"
-    command = [sys.executable, "-m", "tokenreduce", "ablate", *QUICK, "--json", str(out), "--store", str(store)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["ablate", *QUICK, "--json", str(out), "--store", str(store)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokenreduce", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and len(list(store.rglob("*.json"))) < 5:
         time.sleep(0.05)
@@ -64,7 +67,7 @@ def test_a_killed_run_continues_where_it_stopped(alone: list[dict], tmp_path: Pa
     assert kept >= 5 and not out.exists()
     torn = next(iter(sorted(store.rglob("*.json"))))
     torn.write_text(torn.read_text()[:20])  # as if the disk had been full
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run(*command)
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text())
     same(document["rows"], alone)

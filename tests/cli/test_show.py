@@ -26,7 +26,7 @@ def test_a_held_out_sample(run, tmp_path):
         assert image.format == "PNG" and image.width > 1000
 
 
-def test_a_picture_of_ones_own_and_a_reducer_per_stack(run, tmp_path):
+def test_a_users_own_picture_and_a_reducer_per_stack(run, tmp_path):
     photo, out = tmp_path / "photo.jpg", tmp_path / "seen.png"
     Image.new("RGB", (300, 200), (30, 120, 200)).save(photo)
     stacks = '{"cross": "pumer", "vision": {"reducer": "tome", "r": 20}}'
@@ -53,6 +53,7 @@ def test_a_picture_of_ones_own_and_a_reducer_per_stack(run, tmp_path):
         (["--sample", "0", "--set", "r"], ["OPTION=VALUE"]),
         (["--sample", "0", "--layers", "two"], ["2,5,8"]),
         (["--sample", "0", "--model", "vilt-digit"], ["'vilt-digits'"]),
+        (["--sample", "0", "--set", "reducer=evit"], ["--reducer"]),
     ],
 )
 def test_wrong_use_says_what_to_type(run, args, words):
@@ -101,13 +102,13 @@ def test_wrong_use_found_later_says_what_to_type(main, tmp_path, args, words):
         assert word in said
 
 
-def test_a_task_that_shows_nothing_says_so(tmp_path):
+def test_a_task_that_shows_nothing_says_so(embedded, tmp_path):
     import dataclasses
 
     import tokenreduce
     from tokenreduce.report.sample_source import sample_from_file, sample_from_task
 
-    task = tokenreduce.registry.default_registry().load("task", "clip-digits")()
+    task = embedded("clip-digits")
     Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "red.png")
     with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="prepare"):
         sample_from_file(dataclasses.replace(task, prepare=None), tmp_path / "red.png", "")

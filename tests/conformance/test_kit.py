@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -106,7 +108,7 @@ class CutsTheGradient(Good):
 
 class CannotScale(Good):
     def scaled(self, factor, sites):
-        return {"keep": 0.5}
+        return replace(self, keep=0.5)
 
 
 def suite(reducer):
@@ -120,7 +122,7 @@ STREAMS = [
     (DrawsFromTorch, "test_the_same_again", "private one"),
     (ForgetsThePrefix, "test_protected_tokens_stay_in_front", "are protected"),
     (ForgetsPadding, "test_padding_goes_before_any_real_token", "went while padding stayed"),
-    (CountsByContent, "test_the_number_of_tokens_follows_from_shapes", "numbers of tokens|remove_count says"),
+    (CountsByContent, "test_the_number_of_tokens_follows_from_shapes", "numbers of tokens|the budget says"),
     (RemovesNothing, "test_something_goes", "nothing went in any layer"),
     (KeepsTwice, "test_every_token_goes_to_one_place", "kept or folded twice"),
     (FoldsWithoutWeights, "test_half_precision_with_nothing_to_tell_tokens_apart", "not finite"),
@@ -217,7 +219,7 @@ def test_the_real_registry_never_saw_it():
 def test_parts_of_the_kit(tiny_vit):
     made = stream(torch.randn(2, 5, 4), prefix=1, keys=torch.arange(10.0).view(2, 5, 1))
     assert Good(keep=0.5).reduce(made.tokens, made.signals, 2).keep.tolist() == [[0, 3, 4], [0, 3, 4]]
-    assert Good(keep=0.5).remove_count(made.tokens.removable, site()) == 2
+    assert Good(keep=0.5).budget.at(site(), made.tokens.removable) == 2
     assert {name.partition(": ")[0] for name in models()} == set(tokenreduce.registry.default_registry().adapters)
     with pytest.raises(AssertionError, match=r"logits: differs by 1 at a scale of 2; allowed is 2e-05 of it"):
         assert_close(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0]), what="logits")
@@ -232,7 +234,7 @@ def test_parts_of_the_kit(tiny_vit):
     assert snapshot(model) != before
 
 
-def test_names_that_are_missing_are_told():
+def test_missing_names_are_reported():
     with pytest.raises(pytest.fail.Exception, match="reducer = "):
         ReducerConformance().made({})
     with pytest.raises(ValueError, match="no backbone is called 'nope'; kinds: "):

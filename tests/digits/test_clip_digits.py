@@ -1,8 +1,5 @@
 """The zero-shot task: honest scenes, captions read where they end, a model that has learnt it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -133,14 +130,14 @@ def test_the_task_gives_what_an_ablation_needs():
     assert torch.equal(score == 1, output.logits.argmax(1) == first.targets)
 
 
-def test_training_runs_and_continues(tmp_path):
-    command = [sys.executable, "-m", "tokenreduce_digits.train_clip", "--out", str(tmp_path), "--batch", "4"]
-    command += ["--save-every", "1", "--final-samples", "8"]
-    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200)
+def test_training_runs_and_continues(python, tmp_path):
+    command = ["-m", "tokenreduce_digits.train_clip", "--out", tmp_path, "--batch", 4]
+    command += ["--save-every", 1, "--final-samples", 8]
+    first = python(*command, "--scenes", 8)
     assert first.returncode == 0, first.stderr
     assert "held-out after step 2" in first.stdout
     before = load(tmp_path / "clip.safetensors").state_dict()
-    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200)
+    second = python(*command, "--scenes", 12)
     assert second.returncode == 0, second.stderr
     assert "continuing at step 2 of 3" in second.stdout
     after = load(tmp_path / "clip.safetensors").state_dict()

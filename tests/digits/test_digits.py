@@ -1,8 +1,5 @@
 """The embedded task: honest data, a model that has learnt it, a training that can be run again."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -90,13 +87,13 @@ def test_the_task_gives_what_an_ablation_needs():
     assert score.shape == (20,) and set(score.tolist()) <= {0.0, 1.0}
 
 
-def test_training_runs_and_continues(tmp_path):
-    command = [sys.executable, "-m", "tokenreduce_digits.train_vilt", "--out", str(tmp_path), "--batch", "4"]
-    command += ["--save-every", "1", "--final-samples", "8"]
-    first = subprocess.run([*command, "--scenes", "8"], capture_output=True, text=True, timeout=200)
+def test_training_runs_and_continues(python, tmp_path):
+    command = ["-m", "tokenreduce_digits.train_vilt", "--out", tmp_path, "--batch", 4]
+    command += ["--save-every", 1, "--final-samples", 8]
+    first = python(*command, "--scenes", 8)
     assert first.returncode == 0, first.stderr
     assert (tmp_path / "vilt.safetensors").exists() and "held-out after step 2" in first.stdout
-    second = subprocess.run([*command, "--scenes", "12"], capture_output=True, text=True, timeout=200)
+    second = python(*command, "--scenes", 12)
     assert second.returncode == 0, second.stderr
     assert "continuing at step 2 of 3" in second.stdout
     load(tmp_path / "vilt.safetensors")

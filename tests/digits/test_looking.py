@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-import tokenreduce
 from tokenreduce.tasks import Batch
 
 Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture(scope="module", params=["vilt-digits", "clip-digits", "meter-digits"])
-def task(request):
-    return tokenreduce.registry.default_registry().load("task", request.param)()
+def task(request, embedded):
+    return embedded(request.param)
 
 
 def test_samples_prepared_again_give_the_same_answers(task):

@@ -1,9 +1,6 @@
 """The scripts of examples/ run as they stand, on the embedded models and on checkpoints in a folder."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,28 +9,21 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "colour", "is", "it", "a", "cat", "dog"]
 SMALL = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 TEXT = {**SMALL, "vocab_size": 99, "max_position_embeddings": 16}
 
 
-def script(name, *arguments, cwd, code=0):
-    """Run an example in a folder; gives what it printed."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
-    command = [sys.executable, ROOT / "examples" / name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=env, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
-
-
 @pytest.fixture
-def tokenizer(tmp_path):
-    """A tokenizer of a few words."""
-    from transformers import BertTokenizer
+def script(python, tmp_path):
+    """Run an example in a folder of its own; gives what it printed."""
 
-    file = tmp_path / "vocab.txt"
-    file.write_text("\n".join(WORDS) + "\n")
-    return BertTokenizer(str(file))
+    def run(name, *arguments, code=0):
+        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+        done = python(ROOT / "examples" / name, *arguments, cwd=tmp_path, **settings)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
 
 
 @pytest.fixture
@@ -44,30 +34,30 @@ def photo(tmp_path):
     return path
 
 
-def test_clip_zero_shot(tmp_path):
-    printed = script("clip_zero_shot.py", "--rounds", 3, "--batch", 8, cwd=tmp_path)
+def test_clip_zero_shot(script):
+    printed = script("clip_zero_shot.py", "--rounds", 3, "--batch", 8)
     assert "145 → 132" in printed and "80 → 67" in printed
     before, after = map(float, re.search(r"yellow 0 +([\d.]+)% +([\d.]+)%", printed).groups())
     assert before > 90 and after > 90  # the first held-out picture is a yellow 0
     assert float(re.search(r"at batch 8: ([\d.]+)", printed)[1]) > 0
 
 
-def test_clip_zero_shot_with_a_checkpoint(tmp_path, tokenizer, photo):
+def test_clip_zero_shot_with_a_checkpoint(script, tmp_path, bert_words, photo):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
     vision = {**SMALL, "image_size": 32, "patch_size": 8}
     folder = tmp_path / "clip"
     CLIPModel(CLIPConfig(vision_config=vision, text_config=TEXT, projection_dim=16)).save_pretrained(folder)
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    CLIPProcessor(image_processor=images, tokenizer=bert_words).save_pretrained(folder)
     own = ["--model", folder, "--image", photo, "--labels", "a cat", "a dog", "--r", 2, "--rounds", 1, "--batch", 1]
-    printed = script("clip_zero_shot.py", *own, cwd=tmp_path)
+    printed = script("clip_zero_shot.py", *own)
     assert re.search(r"^a cat +[\d.]+% +[\d.]+%$", printed, re.M) and "17 → 15" in printed
-    assert "--model needs a picture" in script("clip_zero_shot.py", "--model", folder, cwd=tmp_path, code=2)
+    assert "--model needs a picture" in script("clip_zero_shot.py", "--model", folder, code=2)
 
 
-def test_vilt_question(tmp_path):
-    printed = script("vilt_question.py", cwd=tmp_path)
+def test_vilt_question(script, tmp_path):
+    printed = script("vilt_question.py")
     asked = re.findall(r"^(?:what|how|is|are|which) .*", printed, re.M)
     assert len(asked) == 8
     for line in asked:
@@ -78,7 +68,7 @@ def test_vilt_question(tmp_path):
         assert image.size > (500, 300)
 
 
-def test_vilt_question_with_a_checkpoint(tmp_path, tokenizer, photo):
+def test_vilt_question_with_a_checkpoint(script, tmp_path, bert_words, photo):
     from transformers import ViltConfig, ViltForQuestionAnswering, ViltImageProcessor
 
     torch.manual_seed(0)
@@ -86,17 +76,17 @@ def test_vilt_question_with_a_checkpoint(tmp_path, tokenizer, photo):
     sizes = {"image_size": 32, "patch_size": 8, "max_image_length": -1, "modality_type_vocab_size": 3, "num_images": 2}
     folder = tmp_path / "vilt"
     ViltForQuestionAnswering(ViltConfig(**TEXT, **sizes, **names)).save_pretrained(folder)
-    for part in (tokenizer, ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)):
+    for part in (bert_words, ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)):
         part.save_pretrained(folder)
     own = ["--model", folder, "--image", photo, "--question", "what colour is it", "--out", "own.png"]
-    printed = script("vilt_question.py", *own, cwd=tmp_path)
+    printed = script("vilt_question.py", *own)
     assert re.search(r"^what colour is it +\? +(red|two) +(red|two)$", printed, re.M)
     assert (tmp_path / "own.png").stat().st_size > 1000
-    assert "--model needs a picture" in script("vilt_question.py", "--model", folder, cwd=tmp_path, code=2)
+    assert "--model needs a picture" in script("vilt_question.py", "--model", folder, code=2)
 
 
-def test_own_reducer(tmp_path):
-    printed = script("own_reducer.py", "--samples", 8, "--batch", 8, "--rounds", 1, cwd=tmp_path)
+def test_own_reducer(script):
+    printed = script("own_reducer.py", "--samples", 8, "--batch", 8, "--rounds", 1)
     shares = {row: re.search(rf"^ ?{row} .* (\d+) %\s*$", printed, re.M)[1] for row in ("random", "tome", "mine")}
     assert all(57 <= int(share) <= 63 for share in shares.values()), shares
     assert re.search(r"^mine: .*(random|input)", printed, re.M)

@@ -166,7 +166,7 @@ def test_several_seeds_where_the_method_draws_and_only_there(model, data):
     assert random.accuracy == pytest.approx(sum(expected) / 3)
 
 
-def test_json_goes_and_comes_back(model, data):
+def test_json_round_trip(model, data):
     result = tokenreduce.ablate(model, data, {"tome": {"r": 2}, "nobody": {}}, metric=right, rounds=1)
     document = json.loads(json.dumps(result.to_json()))
     again = tokenreduce.Result.from_json(document)

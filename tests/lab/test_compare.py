@@ -7,7 +7,7 @@ import pytest
 
 from tokenreduce.lab.compare import Change, Speed, compare, differences, same_machine, same_samples
 from tokenreduce.lab.result import BatchTiming, Result, Row
-from tokenreduce.lab.statistics import interval, paired, unpaired
+from tokenreduce.lab.statistics import compare_paired, compare_unpaired, interval
 
 SETUP = {
     "model": {"name": "net", "class": "Net", "fingerprint": "m1"},
@@ -43,7 +43,7 @@ def test_a_result_and_itself():
 
 def test_same_samples_are_paired():
     (change,) = compare(result(), result(row(scores=B_SCORES)))
-    found = paired("A", B_SCORES, A_SCORES)
+    found = compare_paired("A", B_SCORES, A_SCORES)
     assert (change.difference, change.low, change.high) == (0.5, found.low, found.high)
     assert (change.p, change.test) == (found.p, "exact McNemar")
 
@@ -52,7 +52,7 @@ def test_same_samples_are_paired():
 def test_other_samples_are_not_paired(data):
     a, b = result(), result(row(scores=B_SCORES), data=data)
     (change,) = compare(a, b)
-    assert (change.low, change.high) == unpaired(1.0, interval(B_SCORES), 0.5, interval(A_SCORES))
+    assert (change.low, change.high) == compare_unpaired(1.0, interval(B_SCORES), 0.5, interval(A_SCORES))
     assert (change.difference, change.p, change.test) == (0.5, None, "unpaired intervals")
     assert not same_samples(a, b)
     assert any("not known to be the same samples" in line for line in differences(a, b))
@@ -66,7 +66,7 @@ def test_fewer_samples_are_not_paired():
 def test_intervals_are_enough_and_accuracies_are_something():
     bare = Row("a", accuracy=0.9, interval=(0.8, 0.95))
     (change,) = compare(result(), result(bare))
-    assert (change.low, change.high) == unpaired(0.9, (0.8, 0.95), 0.5, interval(A_SCORES))
+    assert (change.low, change.high) == compare_unpaired(0.9, (0.8, 0.95), 0.5, interval(A_SCORES))
     (change,) = compare(result(), result(Row("a", accuracy=0.9)))
     assert (change.difference, change.low, change.p, change.test) == (pytest.approx(0.4), None, None, "")
     (change,) = compare(result(), result(Row("a", failed="no")))
@@ -131,7 +131,7 @@ def test_a_name_is_not_a_fingerprint():
     assert same_samples(result(), b)
 
 
-def test_how_much_was_kept_is_no_difference():
+def test_how_much_was_kept_is_not_a_difference():
     assert differences(result(cells={"kept": 0}), result(cells={"kept": 9})) == []
 
 

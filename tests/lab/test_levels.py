@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenreduce
+from tokenreduce.core.schedules import constant_or_ramp, spread_counts
 from tokenreduce.errors import OptionError
 from tokenreduce.lab.levels import parse_ratios
 from tokenreduce.lab.plan import plan
 from tokenreduce.measure.calibrate import solve
-from tokenreduce.methods import constant_or_ramp, spread_counts
 from tokenreduce.tasks import Batch
 
 QUICK = {"rounds": 1, "break_even": False, "metric": lambda out, y: (out.argmax(-1) == y).float()}
@@ -80,17 +80,15 @@ def test_a_reducer_that_learns_is_not_judged_on_arbitrary_weights(vit, data):
     assert "no trained weights" in rows["dynamicvit"].failed and rows["tome"].failed is None
 
 
-def test_a_reducer_of_ones_own_is_matched_too(vit, data):
+def test_a_users_own_reducer_is_matched_too(vit, data):
     class Nearest(tokenreduce.Reducer):
         def reduce(self, tokens, signals, remove):
             return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
 
-    class Fixed(tokenreduce.Reducer):
-        def __init__(self):
-            super().__init__(keep=0.5)
-
-        def reduce(self, tokens, signals, remove):
-            return tokens.keep_top(tokens.x.norm(dim=-1), remove=remove)
+    class Fixed(tokenreduce.methods.BaseReducer):
+        def reduce_streams(self, streams, site):
+            tokens = streams["image"].tokens
+            return {"image": tokens.keep_top(tokens.x.norm(dim=-1), remove=tokens.removable // 2)}
 
     variants = {
         "nearest": {"reducer": Nearest()},
@@ -144,7 +142,7 @@ def test_levels_as_text():
             parse_ratios(wrong)
 
 
-def test_the_controls_and_the_baseline_are_always_in():
+def test_the_controls_and_the_baseline_are_always_included():
     registry = tokenreduce.registry.default_registry()
     rows = plan(registry, ["tome"], {"random": {"keep": 0.4}})
     assert [(row.name, row.role) for row in rows] == [("none", "baseline"), ("random", "control"), ("tome", "method")]

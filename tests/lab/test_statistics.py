@@ -11,7 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenreduce.errors import OptionError, PluginError
-from tokenreduce.lab.statistics import deviation_over_seeds, holm, interval, mean_over_seeds, paired, unpaired
+from tokenreduce.lab.statistics import (
+    compare_paired,
+    compare_unpaired,
+    deviation_over_seeds,
+    holm,
+    interval,
+    mean_over_seeds,
+)
 
 BINARY = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=40)
 UNIT = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -89,7 +96,7 @@ def test_no_interval_of_what_is_not_scores(scores):
 def test_unpaired_is_newcombe_method_10():
     """56/70 against 48/80, from the paper's table II: 0.0524 to 0.3339."""
     own, other = [1.0] * 56 + [0.0] * 14, [1.0] * 48 + [0.0] * 32
-    assert unpaired(0.8, interval(own), 0.6, interval(other)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert compare_unpaired(0.8, interval(own), 0.6, interval(other)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 # paired tests
@@ -97,7 +104,7 @@ def test_unpaired_is_newcombe_method_10():
 
 def test_mcnemar_by_hand():
     """8 wins and 1 loss among 20: p = 2 (1 + 9) / 2^9."""
-    found = paired("x", [1] * 8 + [0] + [1] * 11, [0] * 8 + [1] + [1] * 11)
+    found = compare_paired("x", [1] * 8 + [0] + [1] * 11, [0] * 8 + [1] + [1] * 11)
     assert found.p == pytest.approx(20 / 512)
     assert (found.against, found.test, found.difference) == ("x", "exact McNemar", pytest.approx(0.35))
     assert 0 < found.low < 0.35 < found.high <= 1
@@ -106,21 +113,21 @@ def test_mcnemar_by_hand():
 
 def test_sign_flips_by_hand():
     """Four positive differences: of 16 sums only the one at each end is as large."""
-    found = paired("x", [0.5, 0.6, 0.7, 0.9], [0.4, 0.4, 0.4, 0.4])
+    found = compare_paired("x", [0.5, 0.6, 0.7, 0.9], [0.4, 0.4, 0.4, 0.4])
     assert found.p == pytest.approx(2 / 16)
     assert found.test == "sign-flip permutation"
 
 
 def test_sign_flips_are_near_the_t_test():
     own, other = noise(200, 1, 0.03), noise(200, 2)
-    found = paired("x", own, other)
+    found = compare_paired("x", own, other)
     assert found.p == pytest.approx(scipy.stats.ttest_rel(own, other).pvalue, abs=0.03)
-    assert found == paired("x", own, other)
+    assert found == compare_paired("x", own, other)
 
 
 def test_false_alarms_are_rare():
     generator = np.random.default_rng(3)
-    ps = [paired("x", *generator.uniform(0, 1, (2, 10)).tolist()).p for _ in range(200)]
+    ps = [compare_paired("x", *generator.uniform(0, 1, (2, 10)).tolist()).p for _ in range(200)]
     assert np.mean(np.array(ps) < 0.05) < 0.09
 
 
@@ -141,7 +148,7 @@ def test_exchange_of_right_and_wrong(pairs):
 
 def check_exchange(pairs):
     own, other = [p for p, _ in pairs], [q for _, q in pairs]
-    one, two = paired("x", own, other), paired("x", other, own)
+    one, two = compare_paired("x", own, other), compare_paired("x", other, own)
     assert one.difference == -two.difference
     assert one.p == pytest.approx(two.p)
     assert 0 < one.p <= 1
@@ -151,30 +158,30 @@ def check_exchange(pairs):
 
 def test_exchange_with_random_signs():
     own, other = noise(60, 1, 0.05), noise(60, 2)
-    assert paired("x", own, other).p == paired("x", other, own).p
+    assert compare_paired("x", own, other).p == compare_paired("x", other, own).p
 
 
 @pytest.mark.parametrize("scores", [[0.25], [1.0], [0.0, 1.0, 1.0], [1 / 3] * 50])
 def test_against_itself_nothing_is_found(scores):
-    found = paired("x", scores, scores)
+    found = compare_paired("x", scores, scores)
     assert (found.difference, found.p) == (0, 1)
     assert -1 <= found.low < 0 < found.high <= 1
     assert found.high == pytest.approx(-found.low)
 
 
 def test_one_sample_decides_nothing():
-    assert paired("x", [0.9], [0.1]).p == 1
-    assert paired("x", [1.0], [0.0]).p == 1
+    assert compare_paired("x", [0.9], [0.1]).p == 1
+    assert compare_paired("x", [1.0], [0.0]).p == 1
 
 
 def test_many_clear_differences_are_found():
-    assert paired("x", [1.0] * 50, [0.0] * 50).p < 1e-9
-    assert paired("x", [0.9] * 50, [0.1] * 50).p < 0.001
+    assert compare_paired("x", [1.0] * 50, [0.0] * 50).p < 1e-9
+    assert compare_paired("x", [0.9] * 50, [0.1] * 50).p < 0.001
 
 
 def test_scores_of_other_samples_are_refused():
     with pytest.raises(OptionError, match=r"'random'.*3 and 2"):
-        paired("random", [0, 1, 1], [0, 1])
+        compare_paired("random", [0, 1, 1], [0, 1])
 
 
 # several rows, several seeds

@@ -5,7 +5,7 @@ import pytest
 
 from tokenreduce.errors import OptionError
 from tokenreduce.lab.result import BreakEven, Row
-from tokenreduce.lab.statistics import holm, interval, paired
+from tokenreduce.lab.statistics import compare_paired, holm, interval
 from tokenreduce.lab.verdict import break_even_line, compare_rows
 
 COUNT = 400
@@ -56,7 +56,7 @@ def test_small_p_has_three_digits():
 def test_the_nearest_control_within_5_percent_is_taken_and_the_rest_is_said():
     controls = [chance(0.9, 104, "far"), chance(0.8, 98, "near"), chance(0.7, 50, "cheap")]
     rows = judged(*controls, row("a", 0.9))
-    assert rows["a"].versus_control == paired("near", right(0.9), right(0.8))
+    assert rows["a"].versus_control == compare_paired("near", right(0.9), right(0.8))
     assert rows["a"].verdict == "beats near: +10.0 points (p < 0.001) at equal multiply-adds (2 % more)"
     assert verdict(row("a", 0.9), chance(0.8, 105)).endswith("at equal multiply-adds (5 % fewer)")
     assert "at equal" not in verdict(row("a", 0.9), chance(0.8, 106))
@@ -108,7 +108,7 @@ def test_without_a_control_nothing_is_claimed():
 def test_everything_is_compared_with_the_baseline_and_adjusted_together():
     rows = judged(chance(0.94), row("a", 0.95), row("b", 0.9), Row("c", failed="no"))
     names = ["chance", "a", "b"]
-    raw = [paired("plain", rows[name].scores, rows["plain"].scores) for name in names]
+    raw = [compare_paired("plain", rows[name].scores, rows["plain"].scores) for name in names]
     for name, found, p in zip(names, raw, holm([found.p for found in raw]), strict=True):
         assert rows[name].versus_baseline.p_adjusted == p
         assert rows[name].versus_baseline.p == found.p

@@ -18,11 +18,6 @@ import tokenreduce
 from tokenreduce.tasks.loading import load_task
 
 ANSWERS = ["yes", "no", "red", "two"]
-WORDS = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-    *("what", "colour", "is", "the", "ball", "how", "many", "a", "photo", "of", "cat", "dog", "?"),
-    *("red", "two", "yes", "no", "it"),
-]
 VISION = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 TEXT = {**VISION, "num_hidden_layers": 2, "vocab_size": 99, "max_position_embeddings": 16}
 
@@ -111,16 +106,6 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def bert_words(tmp_path: Path) -> Any:
-    """A BERT tokenizer of a few words."""
-    from transformers import BertTokenizer
-
-    file = tmp_path / "vocab.txt"
-    file.write_text("\n".join(WORDS) + "\n")
-    return BertTokenizer(str(file))
-
-
-@pytest.fixture
 def vilt(save: Callable[..., Path], bert_words: Any) -> Callable[..., Path]:
     """A saved ViLT of a kind, its tokenizer and its image processor (shorter side 32, padded)."""
     import transformers
@@ -155,7 +140,7 @@ def judge() -> Callable[..., list[float]]:
         with tokenreduce.attach(task.model, reducer, **options) as handle:
             for part in task.data(100, batch):
                 scores += task.metric(task.model(**part.inputs), part.targets).tolist()
-            tokens = [(site.tokens_in, site.tokens_out) for site in handle.report()]
+            tokens = [(site.tokens_in, site.tokens_out) for site in handle.last.sites]
             assert any(after < before for before, after in tokens) == (reducer != "none"), tokens
         return scores
 

@@ -11,7 +11,7 @@ from tokenreduce.registry import Broken, Entry, LoaderSpec, Registry, TaskSpec, 
 from tokenreduce.tasks import Record
 from tokenreduce.tasks.loading import load_task
 
-STRANGER = """
+THIRD_PARTY = """
 import tokenreduce
 
 @tokenreduce.registry.hookimpl
@@ -66,12 +66,12 @@ class Guesses(Fake):
 
 class FailsToSay(Fake):
     def accepts(self, name):
-        raise RuntimeError("the stranger's mistake")
+        raise RuntimeError("the plugin's mistake")
 
 
 class FailsToMake(Fake):
     def task(self, name, records):
-        raise RuntimeError("the stranger's mistake")
+        raise RuntimeError("the plugin's mistake")
 
 
 class NoTask(Fake):
@@ -119,7 +119,7 @@ def test_the_first_that_accepts_or_the_one_that_is_named(lines, pictures):
         load_task(both, "a/fake", lines(["{"]))
 
 
-def test_one_that_guesses_comes_last():
+def test_a_loader_that_guesses_comes_last():
     with pytest.raises(UnsupportedModelError, match="loader 'second'"):
         load_task(registry(first=Guesses, second=Refuses), "a/fake")
     assert load_task(registry(first=Guesses), "a/fake").name == "a/fake"
@@ -132,7 +132,7 @@ def test_a_refusal_names_the_loader_and_the_others():
         load_task(registry(first=Refuses, second=Second), "first:a/fake")
 
 
-def test_nobody_takes_it(tmp_path):
+def test_no_loader_accepts_it(tmp_path):
     with pytest.raises(UnknownNameError) as caught:
         load_task(registry(fake=Fake, broken=FailsToSay), "digit")
     for word in (
@@ -140,7 +140,7 @@ def test_nobody_takes_it(tmp_path):
         "'digits'",
         "whatever fake takes",
         "LOADER:NAME",
-        "the stranger's mistake",
+        "the plugin's mistake",
         "tr-broken 1.0",
     ):
         assert word in str(caught.value)
@@ -154,9 +154,9 @@ def test_nobody_takes_it(tmp_path):
         load_task(Registry(), "x")
 
 
-def test_a_stranger_that_fails_is_named():
+def test_a_loader_that_fails_is_named():
     assert load_task(registry(a=FailsToSay, b=Fake), "a/fake").name == "a/fake"
-    with pytest.raises(PluginError, match=r"'a' of tr-a 1\.0 .* failed on 'a/fake': RuntimeError: the stranger"):
+    with pytest.raises(PluginError, match=r"'a' of tr-a 1\.0 .* failed on 'a/fake': RuntimeError: the plugin"):
         load_task(registry(a=FailsToMake), "a/fake")
     with pytest.raises(PluginError, match=r"must give a tokenreduce\.Task, got str"):
         load_task(registry(a=NoTask), "a/fake")
@@ -222,7 +222,7 @@ def zoo(tmp_path, monkeypatch):
     """A plugin with a loader, laid out on the path as pip lays it out."""
     site = tmp_path / "site"
     (site / "tr_zoo").mkdir(parents=True)
-    (site / "tr_zoo" / "__init__.py").write_text(STRANGER)
+    (site / "tr_zoo" / "__init__.py").write_text(THIRD_PARTY)
     (site / "tr_zoo" / "loader.py").write_text(ZOO)
     (site / "tr_zoo-1.2.3.dist-info").mkdir()
     (site / "tr_zoo-1.2.3.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tr-zoo\nVersion: 1.2.3\n")
@@ -234,7 +234,7 @@ def zoo(tmp_path, monkeypatch):
     rescan()
 
 
-def test_a_strangers_loader_is_found(zoo, load, judge, lines, pictures, capsys):
+def test_a_third_party_loader_is_found(zoo, load, judge, lines, pictures, capsys):
     """Installed: listed, described, and asked by the name it takes."""
     assert main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

@@ -88,7 +88,7 @@ def test_a_text_guides_the_wrapper(folder, data, load):
     batch = task.data(4, 4)[0]
     with tokenreduce.attach(task.model, "pumer", layers=[0, 1], guide=task.model.texts[:1]) as handle, torch.no_grad():
         task.model(**batch.inputs)
-        assert handle.report()[0].tokens_out < handle.report()[0].tokens_in
+        assert handle.last.sites[0].tokens_out < handle.last.sites[0].tokens_in
 
 
 def test_a_picture_and_a_text_without_a_file(folder, data, load):
@@ -109,7 +109,7 @@ def test_an_architecture_and_a_file(folder, architecture, data, load, judge):
     assert parts("ViT-B-32/laion2b_s34b_b79k") == ("ViT-B-32", "laion2b_s34b_b79k")
 
 
-def test_what_is_wrong_is_said(folder, architecture, data, lines, load):
+def test_mistakes_are_explained(folder, architecture, data, lines, load):
     for name, words in {
         f"open_clip:{architecture}": r"random; type open_clip:tiny-clip/TAG",
         f"open_clip:{architecture}/nothing": r"not a known tag or valid file path.*local-dir:FOLDER",

@@ -1,8 +1,6 @@
 """Data files and the batches made of them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -31,7 +29,7 @@ def test_every_field_and_synonym(pictures, lines):
     assert (three.text, three.answers) == ("a cat", ())
 
 
-def test_a_file_of_windows_is_read_alike(pictures, tmp_path):
+def test_a_windows_file_is_read_the_same(pictures, tmp_path):
     (name,) = pictures(1)
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"image": name, "text": "a\u2028b"}).encode() + b"\r\n\r\n")
@@ -78,9 +76,9 @@ def test_bad_files(tmp_path):
         read_records(tmp_path / "latin.jsonl")
 
 
-def test_reading_needs_no_torch():
+def test_reading_needs_no_torch(python):
     code = "import sys, tokenreduce.tasks.records, tokenreduce.tasks.loading; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python("-c", code).returncode == 0
 
 
 def test_batches_are_opened_when_asked_for_and_again(pictures, lines):
@@ -112,7 +110,7 @@ def test_batches_are_opened_when_asked_for_and_again(pictures, lines):
         RecordBatches([], 2, prepare)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(OptionError, match=r"a\.png.*UnidentifiedImageError"):
         open_image(tmp_path / "a.png")

@@ -73,10 +73,10 @@ def test_a_picture_without_a_file(folder, pictures, load, tmp_path):
     inputs = task.prepare([Image.open(tmp_path / name).convert("RGB") for name in pictures(2)], ["", ""])
     with tokenreduce.attach(task.model, "tome", r=4) as handle, torch.no_grad():
         assert len(task.answers(task.model(**inputs))) == 2
-        assert handle.report()[0].tokens_out < handle.report()[0].tokens_in
+        assert handle.last.sites[0].tokens_out < handle.last.sites[0].tokens_in
 
 
-def test_what_is_wrong_is_said(folder, pictures, lines, load):
+def test_mistakes_are_explained(folder, pictures, lines, load):
     made, (name,) = folder(), pictures(1)
     with pytest.raises(OptionError, match=r"picture-0\.png.*one of the model's 3 classes, got 'fish'.*tench, Tinca"):
         load(made, lines([{"image": name, "answer": "fish"}]))

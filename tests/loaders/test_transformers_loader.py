@@ -11,7 +11,8 @@ import tokenreduce
 from tokenreduce.errors import OptionError, UnsupportedModelError
 from tokenreduce.tasks.scoring import vqa_accuracy
 
-from .conftest import ANSWERS, TEXT, VISION, WORDS, Wicked
+from ..helpers import WORDS
+from .conftest import ANSWERS, TEXT, VISION, Wicked
 
 QUESTIONS = ["what colour is the ball ?", "how many cat ?", "is it a dog ?", "what is it ?"]
 
@@ -100,7 +101,7 @@ def test_one_picture_without_a_file(vilt, pictures, load, tmp_path):
     assert "pixel_mask" not in inputs  # one picture needs none
     with tokenreduce.attach(task.model, "tome", r=3) as handle, torch.no_grad():
         assert task.answers(task.model(**inputs))[0] in ANSWERS
-        image_site = next(site for site in handle.report() if site.stream == "image")
+        image_site = next(site for site in handle.last.sites if site.stream == "image")
         assert image_site.tokens_out == image_site.tokens_in - 3
     with pytest.raises(OptionError, match="--data"):
         task.data(1, 1)
@@ -348,7 +349,7 @@ def test_files_that_are_missing_are_named(vilt, load):
         load(folder)
 
 
-def test_a_head_without_weights_is_no_head(vilt, load):
+def test_a_head_without_weights_is_refused(vilt, load):
     folder = vilt("ViltModel")
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["ViltForQuestionAnswering"]

@@ -1,7 +1,5 @@
 """The tree, the wheel and the entry points agree; the public names are what they say."""
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -9,13 +7,7 @@ import pytest
 
 import tokenreduce
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 ROOT = Path(__file__).parents[2]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = sorted(p.parent for folder in ("plugins", "adapters") for p in (ROOT / folder).glob("*/__init__.py"))
 PLUGINS = [  # modules with hooks, by their folder
     p.parent.relative_to(ROOT / folder)
@@ -25,10 +17,10 @@ PLUGINS = [  # modules with hooks, by their folder
 ]
 
 
-def test_every_package_is_in_the_wheel_and_registered():
-    listed = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+def test_every_package_is_in_the_wheel_and_registered(pyproject):
+    listed = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert sorted(listed) == sorted(["tokenreduce", *(str(p.relative_to(ROOT).as_posix()) for p in FOLDERS)])
-    points = PYPROJECT["project"]["entry-points"]["tokenreduce"]
+    points = pyproject["project"]["entry-points"]["tokenreduce"]
     modules = [folder.as_posix().replace("/", ".") for folder in PLUGINS]
     assert sorted(points.values()) == sorted(["tokenreduce.registry.baselines", *modules])
 
@@ -60,9 +52,9 @@ def test_spec_needs_are_those_of_the_default_reducer():
         assert set(entry.spec.needs) == set(made.needs), name
 
 
-def test_wheel_holds_code_types_and_weights(tmp_path):
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+def test_wheel_holds_code_types_and_weights(python, tmp_path):
+    done = python("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for name in (

@@ -1,6 +1,5 @@
-"""The independent oracle and the reference data."""
+"""The reference data, and what the tests of the methods watch."""
 
-import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -10,17 +9,7 @@ from safetensors.torch import load_file
 
 from tokenreduce import testing
 
-HERE = Path(__file__).parent
-DATA = HERE.parent / "data"
-
-
-@pytest.fixture(scope="session")
-def oracle():
-    """The slow re-implementations in oracle.py beside this file (tests are no package to import from)."""
-    spec = importlib.util.spec_from_file_location("tokenreduce_tests_oracle", HERE / "oracle.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +44,10 @@ def shapes():
 
 @pytest.fixture(scope="session")
 def flow():
-    """Token counts of one stream through ``handle.report()``: the first count, then the count after each site."""
+    """Token counts of one stream through ``handle.last.sites``: the first count, then the count after each site."""
 
     def of(handle, stream="image"):
-        rows = [row for row in handle.report() if row.stream == stream]
+        rows = [row for row in handle.last.sites if row.stream == stream]
         for before, after in itertools.pairwise(rows):
             assert before.tokens_out == after.tokens_in
         return [rows[0].tokens_in, *(row.tokens_out for row in rows)]

@@ -1,4 +1,4 @@
-"""ToMe, EViT and PuMer once more, slowly: written from the specification sheets alone, nothing of the library used.
+"""ToMe, EViT and PuMer again, slowly: written from the specification sheets alone, without the library.
 
 One sample at a time, softmax spelled out, matching in plain loops. Weights are read from the model's modules.
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -10,33 +11,30 @@ import torch
 import tokenreduce
 from tokenreduce import Reducer, chain
 from tokenreduce.errors import LayerError, OptionError, UnfitReducerError, UnsupportedCallError
+from tokenreduce.methods import BoundWrapper, WrapperReducer
+
+from ..helpers import KeyNorm
 
 CHAINS = [
     ("evit", "tome"),
     ("tome", "evit"),
     ("random", {"reducer": "tome", "r": 2}),
-    ({"reducer": "evit", "fuse": False, "layers": [0, 2]}, {"reducer": "pumer", "layers": [2, 3]}),
+    (
+        {"reducer": "evit", "fuse": False, "saliency": "readout", "layers": [0, 2]},
+        {"reducer": "pumer", "layers": [2, 3]},
+    ),
     ({"reducer": "pumer", "layers": [1]}, {"reducer": "pumer", "layers": [1, 2]}, {"reducer": "tome", "r": 1}),
 ]
-
-
-class KeyNorm(Reducer):
-    """Keeps tokens with long keys."""
-
-    needs = {"keys"}
-
-    def reduce(self, tokens, signals, remove):
-        return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
 
 
 class Either(Reducer):
     """What a chain of parts in different layers does, written out."""
 
     needs = {"keys", "class_attention"}
+    proportional_attention = True
 
-    def __init__(self, *, first=None, later=None):
-        super().__init__()
-        self.first, self.later = first, later
+    first: Any = None
+    later: Any = None
 
     def reduce_streams(self, streams, site):
         own = tokenreduce.methods.Site(site.stack, site.layer, 0, 1, site.depth)
@@ -46,7 +44,11 @@ class Either(Reducer):
 def outcome(model, run, reducer, **options):
     with torch.no_grad(), tokenreduce.attach(model, reducer, trace=True, **options) as handle:
         output = run(model)
-        return output, handle.trace().source, [(r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.report()]
+        return (
+            output,
+            handle.last.trace.source,
+            [(r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.last.sites],
+        )
 
 
 def same(one, two):
@@ -69,7 +71,7 @@ def example(request, tiny_vit, images, tiny_vilt, vilt_inputs, tiny_meter):
 
 
 @pytest.mark.parametrize("name", ["evit", "tome", "pumer", "random"])
-def test_a_part_beside_one_that_changes_nothing_is_alone(example, name):
+def test_a_part_beside_one_that_changes_nothing_acts_as_if_alone(example, name):
     model, run = example
     alone = outcome(model, run, name)
     layers = sorted({layer for layer, *_ in alone[2]})
@@ -83,7 +85,7 @@ def test_trace_and_report_are_those_of_one_reducer(example, parts):
     model, run = example
     with torch.no_grad(), tokenreduce.attach(model, chain(*parts), trace=True) as handle:
         assert run(model).isfinite().all()
-        rows, source, left = handle.report(), handle.trace().source, handle.tokens()
+        rows, source, left = handle.last.sites, handle.last.trace.source, handle.last.tokens
         assert len({(row.layer, row.stream) for row in rows}) == len(rows)
         assert rows[-1].tokens_out < rows[0].tokens_in
         total = sum(left.values())
@@ -91,13 +93,14 @@ def test_trace_and_report_are_those_of_one_reducer(example, parts):
             ends = row[row >= 0]
             assert int(ends.max()) < total
         for sample in range(len(source)):
-            members = [token for place in handle.trace()[sample] for token in place]
+            members = [token for place in handle.last.trace[sample] for token in place]
             assert len(members) == len(set(members))  # a partition of what was not dropped
             assert set(members) == {token for token, end in enumerate(source[sample].tolist()) if end >= 0}
-        first, place, token = handle.bindings[0].last.first, 0, 0
+        first, place, token = handle.last.trace.first, 0, 0
+        (stack,) = handle.stacks.values()
         for name, count in left.items():  # protected tokens stay in front, each on its own
-            for number in range(handle.bindings[0].stack.prefix[name]):
-                assert handle.trace()[0][place + number] == [token + number]
+            for number in range(stack.stack.prefix[name]):
+                assert handle.last.trace[0][place + number] == [token + number]
             place, token = place + count, token + first[name]
 
 
@@ -121,12 +124,12 @@ def test_a_config_brings_the_same_chain_back(example, parts, tmp_path):
 def test_scale_of_zero_changes_nothing(example):
     model, run = example
     plain = outcome(model, run, "none")[0]
-    whole = chain("evit", {"reducer": "tome", "r": 2}, "pumer")
+    whole = chain({"reducer": "evit", "saliency": "readout"}, {"reducer": "tome", "r": 2}, "pumer")
     with torch.no_grad(), tokenreduce.attach(model, whole) as handle:
         configured = run(model)
         handle.scale(0)
         torch.testing.assert_close(run(model), plain, rtol=1e-5, atol=1e-5)
-        assert all(row.tokens_in == row.tokens_out for row in handle.report())
+        assert all(row.tokens_in == row.tokens_out for row in handle.last.sites)
         handle.scale(1)
         assert torch.equal(run(model), configured)
 
@@ -137,9 +140,9 @@ def test_parts_in_different_layers_are_the_two_reductions(tiny_vit, images, flow
     got = outcome(model, lambda m: m(x), chain(*parts))
     assert got[2] == [(1, "image", 37, 20), (2, "image", 20, 16)]  # 18 of 36 stay, one is fused; four merge
     written = Either(
-        first=tokenreduce.methods.make({"reducer": "evit", "keep": 0.5}), later=tokenreduce.methods.make("tome")
+        first=tokenreduce.methods.make({"reducer": "evit", "keep": 0.5}),
+        later=tokenreduce.methods.make({"reducer": "tome", "r": 4}),
     )
-    written.later.r, written.proportional_attention = 4, True
     same(got, outcome(model, lambda m: m(x), written, layers=[1, 2]))
 
 
@@ -187,25 +190,25 @@ def test_two_reductions_of_one_layer_apply_one_after_the_other(tiny_vit, images)
     model, x = tiny_vit(img_size=48).double(), images(2, 48, 48).double()
     tokens = {}
 
-    class Apply(Reducer):
+    class Apply(WrapperReducer):
         """Two merges, applied apart; what they give is compared with what the chain's one gives."""
 
-        def __init__(self, *, parts=()):
-            super().__init__()
-            self.parts, self.inner = parts, chain(*parts).within([1])
-            self.speak_for(self.inner)
+        parts: Any = ()
+
+        @property
+        def inside(self):
+            return (chain(*self.parts).within([1]),)
 
         def bind(self, backbone):
-            other = copy.copy(self)
-            other.inner = self.inner.bind(backbone)
-            other.speak_for(other.inner)
-            return other
+            return BoundApply(self, [self.inside[0].bind(backbone)])
 
+    class BoundApply(BoundWrapper):
         def reduce_streams(self, streams, site):
-            whole = self.inner.reduce_streams(streams, site)
+            (inner,) = self.inside
+            whole = inner.reduce_streams(streams, site)
             now = streams
-            for part in self.inner.parts:
-                now = now.after(part.reducer.reduce_streams(now, site))
+            for part in inner.inside:
+                now = now.after(part.reduce_streams(now, site))
             tokens["apart"], tokens["whole"] = now["image"].tokens, streams["image"].tokens.after(whole["image"])
             return whole
 
@@ -235,15 +238,15 @@ def test_layers_of_parts(tiny_vit, images):
     inner = chain("random", {"reducer": "tome", "r": 1})
     with tokenreduce.attach(model, chain({"reducer": inner, "layers": [2]}, {"reducer": "tome", "r": 1})) as handle:
         model(x)
-        assert [row.tokens_in - row.tokens_out for row in handle.report()] == [1, 1, 6, 1]
+        assert [row.tokens_in - row.tokens_out for row in handle.last.sites] == [1, 1, 6, 1]
         config = json.loads(json.dumps(handle.config))
     with tokenreduce.attach(model, **config) as handle:
         assert handle.config == config
 
 
-def test_what_cannot_be_chained_is_told(tiny_vit, images):
-    with pytest.raises(UnfitReducerError, match="has weights to learn and cannot act inside Chain"):
-        chain("tome", "dynamicvit")
+def test_what_cannot_be_chained_is_refused(tiny_vit, images):
+    with pytest.raises(UnfitReducerError, match="DynamicViT has weights to learn and cannot act inside Chain"):
+        tokenreduce.attach(tiny_vit(), chain("tome", "dynamicvit"))
     with pytest.raises(OptionError, match="a chain needs parts"):
         chain()
     with pytest.raises(OptionError, match="reducer is a name, a Reducer"):
@@ -254,8 +257,8 @@ def test_what_cannot_be_chained_is_told(tiny_vit, images):
     class Early(KeyNorm):
         position, needs = "before_block", ()
 
-    with pytest.raises(UnfitReducerError, match="KeyNorm at its middle, Early at its start"):
-        chain(KeyNorm(), Early())
+    with pytest.raises(UnfitReducerError, match="KeyNorm after_attention, Early before_block"):
+        tokenreduce.attach(tiny_vit(), chain(KeyNorm(), Early()), layers=[1])
     headless = tiny_vit(class_token=False, global_pool="avg")
     with pytest.raises(UnfitReducerError, match="part 2 of the chain, evit: EViT with saliency='class' needs"):
         tokenreduce.attach(headless, chain("tome", "evit"))
@@ -273,21 +276,33 @@ def test_what_cannot_be_chained_is_told(tiny_vit, images):
             model(images())
 
 
+def test_class_attention_of_the_image_and_text_attention_are_in_different_blocks(tiny_meter):
+    model, _ = tiny_meter()
+    says = "a block of layer 0 of stack 'cross' gives keys, .* or .*let the parts of a chain act in different layers"
+    with pytest.raises(UnfitReducerError, match=says):
+        tokenreduce.attach(model, chain("evit", "pumer"), layers=[0])
+
+
 def test_text_and_image_as_one_sequence(tiny_vilt, vilt_inputs):
     model, inputs = tiny_vilt(), vilt_inputs()
-    joint, text = {"reducer": "pumer", "modality_aware": False}, {"reducer": "pumer"}
+    both, text = {"reducer": "pumer", "modality_aware": False}, {"reducer": "pumer"}
 
     class Gated(Reducer):
         def reduce_streams(self, streams, site):
             return {"image": tokenreduce.methods.Gate(torch.ones(streams["image"].tokens.x.shape[:2]))}
 
-    with torch.no_grad(), tokenreduce.attach(model, chain("random", joint), layers=[1, 2], trace=True) as handle:
+    with (
+        torch.no_grad(),
+        tokenreduce.attach(
+            model, chain({"reducer": "random", "layers": [1]}, both), layers=[1, 2], trace=True
+        ) as handle,
+    ):
         assert model(**inputs).logits.isfinite().all()
-        assert handle.trace()[0][0] == [0]
+        assert handle.last.trace[0][0] == [0]
     for parts, says in (
-        ((joint, "random"), "random comes after"),
-        ((text, joint), "after text alone was"),
-        ((Gated(), joint), "gates do not compose"),
+        ((both, "random"), "were merged together"),
+        ((text, both), "after parts of it were"),
+        ((Gated(), both), "gates do not compose"),
     ):
         with tokenreduce.attach(model, chain(*parts), layers=[1]), pytest.raises(UnsupportedCallError, match=says):
             model(**inputs)
@@ -314,7 +329,7 @@ def test_classes_without_a_name_of_their_own_are_scaled_too(tiny_vit, images):
     with tokenreduce.attach(model, chain(Local(keep=0.5), "tome"), layers=[1]) as handle:
         handle.scale(0.5)
         model(x)
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 7)]
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(17, 7)]
         with pytest.raises(OptionError, match="cannot be saved"):
             handle.save("unused")
 

@@ -6,6 +6,7 @@ Axes: B batch, N tokens, n without the class token, C width, H heads.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import tokenreduce
 from tokenreduce.errors import OptionError
 from tokenreduce.methods import Gate, Reduction, Streams
+from tokenreduce.testing import synthetic_backbone
 from tokenreduce_methods.dynamicvit.method import DynamicViT
 from tokenreduce_models.transformers.clip import Clip
 
@@ -89,7 +91,7 @@ def pair(tiny_vit, scramble):
         model = tiny_vit(depth=12, **arguments).double()
         plain = copy.deepcopy(model)
         handle = tokenreduce.attach(model, "dynamicvit", keep=keep)
-        scramble(handle.reducers["vision"], 3)  # new ones hardly tell tokens apart
+        scramble(model.tokenreduce, 3)  # new ones hardly tell tokens apart
         return model, handle, Oracle(plain, copy.deepcopy(model.tokenreduce.predictors), keep)
 
     return build
@@ -104,8 +106,8 @@ def test_evaluation_is_the_oracles(pair, images, keep):
     torch.testing.assert_close(model(x), logits, rtol=1e-9, atol=1e-9)
     with tokenreduce.attach(copy.deepcopy(oracle.model), "none") as other:
         assert other.model(x).shape == logits.shape
-    assert handle.tokens() == {"image": tokens.shape[1]} == {"image": 1 + int(16 * keep**3)}
-    assert handle.losses() == {}
+    assert handle.last.tokens == {"image": tokens.shape[1]} == {"image": 1 + int(16 * keep**3)}
+    assert handle.last.losses == {}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -123,8 +125,8 @@ def test_training_is_the_oracles_for_kept_tokens(pair, images, seed):
     assert kept[:, 0].all() and not kept.all()
     torch.testing.assert_close(got, logits, rtol=1e-3, atol=1e-4)  # 1e-6 for what is dropped, 12 layers long
     torch.testing.assert_close(seen[0][kept], tokens[kept], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(handle.losses()["ratio"], loss)
-    assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(65, 65)] * 3
+    torch.testing.assert_close(handle.last.losses["ratio"], loss)
+    assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(65, 65)] * 3
 
 
 @pytest.mark.parametrize(("diagonal", "least"), [(False, 1 - 1e-6), (True, 0.95)])
@@ -135,7 +137,7 @@ def test_gradients_are_the_oracles(pair, images, diagonal, least):
     model.train()
     x = images(2, 64, 64).double()
     torch.manual_seed(0)
-    (model(x).square().sum() + handle.losses()["ratio"]).backward()
+    (model(x).square().sum() + handle.last.losses["ratio"]).backward()
     torch.manual_seed(0)
     logits, _, _, loss = oracle(x, training=True)
     (logits.square().sum() + loss).backward()
@@ -155,8 +157,8 @@ def test_published_counts_of_196_patches(tiny_vit, images):
     with tokenreduce.attach(model, "dynamicvit") as handle:
         model(images(1, 112, 112))
         assert handle.config["layers"] == [3, 6, 9]
-        assert [row.tokens_out - 1 for row in handle.report()] == [137, 96, 67]
-        before, after = handle.macs()
+        assert [row.tokens_out - 1 for row in handle.last.sites] == [137, 96, 67]
+        before, after = handle.last.macs
         counts = [197] * 3 + [138] * 3 + [97] * 3 + [68] * 3  # the block of a site sees the tokens that are left
         weights = sum(p.numel() for p in model.blocks[0].parameters() if p.ndim == 2)
         assert after == sum(n * weights + 2 * n * n * 32 for n in counts)
@@ -165,8 +167,7 @@ def test_published_counts_of_196_patches(tiny_vit, images):
 
 def made(keep=0.7, width=4, sites=3, seed=0, **options):
     torch.manual_seed(seed)
-    method = DynamicViT(keep=keep, **options)
-    method.build(width, sites)
+    method = DynamicViT(keep=keep, **options).bind(synthetic_backbone(width=width, sites=sites))
     for parameter in method.parameters():
         parameter.data.normal_()
     return method
@@ -207,12 +208,11 @@ def test_padding_counts_for_nothing(stream, site, training):
         assert torch.equal(found[0].keep[1, :4], found[1].keep[1, :4])
 
 
-def test_what_is_gone_stays_gone(stream, site):
+def test_removed_tokens_stay_removed(stream, site):
     method, x = made().train(), torch.randn(4, 30, 4)
     gone = torch.rand(4, 30) < 0.5
-    streams = Streams({"image": tokenreduce.methods.Stream(*vars(stream(x, training=True)).values())})
     before = (~gone).float()
-    object.__setattr__(streams["image"], "gate", before)
+    streams = Streams({"image": replace(stream(x, training=True), gate=before)})
     gate = method.reduce_streams(streams, site(index=1, total=3))["image"]
     assert isinstance(gate, Gate)
     assert not gate.values[gone].any()
@@ -221,7 +221,7 @@ def test_what_is_gone_stays_gone(stream, site):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_nothing_goes_with_keep_1(stream, site, training):
+def test_nothing_is_removed_with_keep_1(stream, site, training):
     losses = {}
     method = made(keep=[1.0, 0.5], sites=2).train(training)
     streams = Streams({"image": stream(torch.randn(2, 9, 4), training=training)}, losses=losses if training else None)
@@ -239,8 +239,8 @@ def test_shares(site):
     assert [DynamicViT(keep=0.7).shares(site(index=i, total=3))[1] for i in range(3)] == [0.7, 0.7**2, 0.7**3]
     listed = DynamicViT(keep=[0.9, 0.5])
     assert [listed.shares(site(index=i, total=3)) for i in range(3)] == [(0.9, 0.9), (0.5, 0.45), (1.0, 0.45)]
-    assert DynamicViT(keep=0.7).scaled(0.5, 3) == {"keep": 0.85}
-    assert DynamicViT(keep=[0.9, 0.5]).layers(24) == [6, 12, 18]
+    assert DynamicViT(keep=0.7).scaled(0.5, 3).options()["keep"] == 0.85
+    assert DynamicViT(keep=[0.9, 0.5]).usual_layers(24) == [6, 12, 18]
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,11 @@ def test_options_out_of_range(options):
 
 
 def test_as_many_predictors_as_layers(tiny_vit):
-    method, model = made(width=32), tiny_vit()
-    with pytest.raises(OptionError, match="predictors for 3 layers, got 4"):
-        tokenreduce.attach(model, method, layers=[0, 1, 2, 3])
+    model = tiny_vit()
+    with pytest.raises(OptionError, match="keep has 3 entries for 2 sites"):
+        tokenreduce.attach(model, DynamicViT(keep=[0.9, 0.8, 0.7]), layers=[1, 2])
+    with tokenreduce.attach(model, "dynamicvit", layers=[0, 1, 2, 3]):
+        assert len(model.tokenreduce.predictors) == 4
     assert tokenreduce.attachment(model) is None
 
 
@@ -266,9 +268,9 @@ def test_on_a_vilt_the_image_alone_is_gated(tiny_vilt, vilt_inputs, flow):
         assert flow(handle) == [17, 11, 8]
         assert flow(handle, "text") == [7, 7, 7]
         model.train()
-        (model(**inputs).logits.sum() + handle.losses()["ratio"]).backward()
+        (model(**inputs).logits.sum() + handle.last.losses["ratio"]).backward()
         assert flow(handle) == [17, 17, 17]
-        for name, parameter in handle.reducers["encoder"].named_parameters():
+        for name, parameter in handle.stacks["encoder"].reducer.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
@@ -278,10 +280,10 @@ def test_on_a_clip_tower(label):
     with tokenreduce.attach(example.model, {"vision": "dynamicvit"}) as handle:
         example.model.train()
         example.model(**example.inputs)
-        handle.losses()["ratio"].backward()
-        assert all(p.grad is not None for p in handle.reducers["vision"].parameters())
+        handle.last.losses["ratio"].backward()
+        assert all(p.grad is not None for p in handle.stacks["vision"].reducer.parameters())
         example.model.eval()
         with torch.no_grad():
             example.model(**example.inputs)
-        rows = handle.report()
+        rows = handle.last.sites
         assert rows[-1].tokens_out == 1 + int((rows[0].tokens_in - 1) * 0.7 ** len(rows))

@@ -9,8 +9,8 @@ from tokenreduce.errors import OptionError, UnfitReducerError
 
 def left(handle, sample, stream="image"):
     """Places within the stream of the tokens that stand alone at the end, i.e. were kept; in final order."""
-    begin = 0 if stream == "text" or "text" not in handle.trace().first else handle.trace().first["text"]
-    groups = [group for group in handle.trace()[sample] if len(group) == 1 and group[0] >= begin]
+    begin = 0 if stream == "text" or "text" not in handle.last.trace.first else handle.last.trace.first["text"]
+    groups = [group for group in handle.last.trace[sample] if len(group) == 1 and group[0] >= begin]
     return [group[0] - begin for group in groups]
 
 
@@ -77,7 +77,7 @@ def test_every_protected_token_stays(tiny_vit, images):
     with tokenreduce.attach(model, "evit", keep=0.3, trace=True) as handle:
         model(images(2, 48, 48))
         for sample in range(2):
-            assert handle.trace()[sample][:4] == [[0], [1], [2], [3]]
+            assert handle.last.trace[sample][:4] == [[0], [1], [2], [3]]
 
 
 def test_class_attention_needs_a_class_token(tiny_vit):

@@ -5,6 +5,8 @@ import torch
 
 import tokenreduce
 
+from ..helpers import case_id
+
 CHAIN = "tokenreduce.methods.chain:Chain"
 ZERO = [
     ("random", {"remove": 0}),
@@ -39,12 +41,8 @@ SOME = [
 RANDOM = [("random", {"keep": 0.6}), ("evit", {"keep": 0.6, "saliency": "random"}), ("pumer", {"saliency": "random"})]
 
 
-def ids(case):
-    return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("case", ZERO, ids=ids)
+@pytest.mark.parametrize("case", ZERO, ids=case_id)
 def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
     model, x = tiny_vit(), images()
     base = model(x)
@@ -52,18 +50,18 @@ def test_a_zero_budget_changes_nothing_on_a_vit(tiny_vit, images, case):
         plain = model(x)
     with tokenreduce.attach(model, case[0], trace=True, **case[1]) as handle:
         assert torch.equal(model(x), plain)
-        assert all(row.tokens_in == row.tokens_out == 17 for row in handle.report())
-        assert handle.trace()[0] == [[token] for token in range(17)]
+        assert all(row.tokens_in == row.tokens_out == 17 for row in handle.last.sites)
+        assert handle.last.trace[0] == [[token] for token in range(17)]
     torch.testing.assert_close(plain, base, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
-def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=case_id)
+def test_restore_returns_every_token_to_its_position(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
         reduced = model.forward_features(x)
-        source = handle.trace().source
+        source = handle.last.trace.source
     with tokenreduce.attach(model, case[0], restore=True, **case[1]):
         full = model.forward_features(x)
     assert full.shape == (2, 37, 32)
@@ -75,11 +73,11 @@ def test_restore_brings_every_token_back_to_its_place(tiny_vit, images, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", SOME + RANDOM, ids=ids)
+@pytest.mark.parametrize("case", SOME + RANDOM, ids=case_id)
 def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
     model, x = tiny_vit(img_size=48, global_pool="avg", fc_norm=False), images(2, 48, 48)
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
-        reduced, size = model.forward_features(x)[:, 1:], handle.trace().size[:, 1:, None]
+        reduced, size = model.forward_features(x)[:, 1:], handle.last.trace.size[:, 1:, None]
         wanted = (reduced * size).sum(dim=1) / size.sum(dim=1)
     if "pumer" in str(case):  # merges and drops: every token back at its place, dropped ones with their last value
         with tokenreduce.attach(model, case[0], restore=True, **case[1]):
@@ -90,12 +88,14 @@ def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [("evit", {"keep": 0.97}), ("evit", {"keep": 0.97, "saliency": "random"})], ids=ids)
+@pytest.mark.parametrize(
+    "case", [("evit", {"keep": 0.97}), ("evit", {"keep": 0.97, "saliency": "random"})], ids=case_id
+)
 def test_restore_puts_tokens_back_when_one_is_replaced_by_the_fused_one(tiny_vit, images, case):
     model, x = tiny_vit(img_size=56), images(2, 56, 56)  # 49 patches: one goes, the fused token comes, 50 stay 50
     with tokenreduce.attach(model, case[0], layers=[1], restore=False, trace=True, **case[1]) as handle:
         reduced = model.forward_features(x)
-        source = handle.trace().source
+        source = handle.last.trace.source
     assert reduced.shape == (2, 50, 32)
     assert not torch.equal(source, torch.arange(50).expand(2, -1))
     with tokenreduce.attach(model, case[0], layers=[1], restore=True, **case[1]):
@@ -120,21 +120,21 @@ PADDED = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", PADDED, ids=ids)
-def test_taking_padding_alone_changes_nothing(tiny_vilt, vilt_inputs, case):
+@pytest.mark.parametrize("case", PADDED, ids=case_id)
+def test_removing_only_padding_changes_nothing(tiny_vilt, vilt_inputs, case):
     model = tiny_vilt().double()
     inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (16, 32), (24, 16)])  # 0, 8 and 10 patches missing
     inputs["pixel_values"] = inputs["pixel_values"].double()
     base = model(**inputs).logits
     with tokenreduce.attach(model, case[0], layers=[0], **case[1]) as handle:
         got = model(**inputs).logits
-        assert handle.tokens()["image"] < 17
+        assert handle.last.tokens["image"] < 17
     torch.testing.assert_close(got[1:], base[1:])
     assert (got[0] - base[0]).abs().max() > 1e-4  # the sample without padding had to give
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [*PADDED, ("pumer", {"modality_aware": False})], ids=ids)
+@pytest.mark.parametrize("case", [*PADDED, ("pumer", {"modality_aware": False})], ids=case_id)
 def test_padding_never_changes_an_answer(tiny_vilt, vilt_inputs, case):
     model = tiny_vilt().double()
     inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (32, 16), (24, 24)])

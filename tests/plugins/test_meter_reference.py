@@ -79,7 +79,7 @@ def test_meter_pumer(meter, flow):
         counts = config["text_image_tokens_after_text_layer"]
         assert flow(handle, "text")[1:] == [text for text, _ in counts[:4]]
         assert flow(handle)[1:] == [image for _, image in counts[:4]]
-        assert handle.tokens() == {"text": counts[-1][0], "image": counts[-1][1]}
+        assert handle.last.tokens == {"text": counts[-1][0], "image": counts[-1][1]}
         torch.testing.assert_close(model.encode(**inputs).pooler_output, io["cls_feats"], **TOLERANCE)
     torch.testing.assert_close(model(**inputs).logits, io["base_logits"], **TOLERANCE)
 
@@ -89,12 +89,12 @@ def test_by_default_the_class_token_stays_and_is_pooled(meter):
     model, inputs, _, io = meter("meter_pumer_a")
     with tokenreduce.attach(model, "pumer", trace=True) as handle:
         assert (model(**inputs).logits - io["logits"]).abs().max() > 1e-4
-        first = handle.trace().first["text"]
-        for sample in handle.trace():
-            assert sample[handle.tokens()["text"]] == [first]
+        first = handle.last.trace.first["text"]
+        for sample in handle.last.trace:
+            assert sample[handle.last.tokens["text"]] == [first]
     with tokenreduce.attach(model, "pumer", trace=True, protect_class=False) as handle:
         model(**inputs)
-        assert any(sample[handle.tokens()["text"]] != [first] for sample in handle.trace())
+        assert any(sample[handle.last.tokens["text"]] != [first] for sample in handle.last.trace)
 
 
 @torch.no_grad()
@@ -130,8 +130,8 @@ def test_other_sizes_and_ratios(order, protect, seed, ratios, tiny_meter, oracle
                 model, ids[sample], pixels[sample], levels, *shares, updated=order == "sequential", protect=protect
             )
             torch.testing.assert_close(output.pooler_output[sample], expected.logits, rtol=1e-6, atol=1e-6)
-            assert handle.tokens() == {"text": expected.text_counts[-1], "image": expected.counts[-1]}
-            assert handle.trace()[sample] == expected.groups
+            assert handle.last.tokens == {"text": expected.text_counts[-1], "image": expected.counts[-1]}
+            assert handle.last.trace[sample] == expected.groups
 
 
 @torch.no_grad()

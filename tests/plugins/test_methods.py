@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from tokenreduce import testing
 from tokenreduce.methods import Streams
 from tokenreduce.registry import default_registry
+
+from ..helpers import case_id
 
 METHODS = [
     ("random", {"keep": 0.6}),
@@ -26,16 +29,17 @@ METHODS = [
 BATCH, LENGTH, WIDTH = 3, 11, 4
 
 
-def ids(case):
-    return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
-
-
-@pytest.fixture(params=METHODS, ids=ids)
+@pytest.fixture(params=METHODS, ids=case_id)
 def method(request):
     name, options = request.param
-    made = default_registry().load("reducer", name)(**options)
-    made.build(WIDTH, 1)
-    return made.eval() if isinstance(made, torch.nn.Module) else made
+    return bound(name, **options)
+
+
+def bound(name, **options):
+    """What a method binds to on a stack with one site."""
+    reducer = default_registry().load("reducer", name)(**options)
+    active = reducer.bind(testing.synthetic_backbone(width=WIDTH, sites=1))
+    return active.eval() if isinstance(active, torch.nn.Module) else active
 
 
 @pytest.fixture
@@ -52,7 +56,8 @@ def reduce(stream, site):
             **{name: values[name] for name in ("keys", "class_attention", "text_attention")},
         )
         words = torch.ones(len(values["x"]), 1, 2)
-        return method.reduce_streams(Streams({"text": stream(words, prefix=1, keys=words), "image": image}), site())
+        parts = {"text": stream(words, prefix=1, keys=words), "image": image}
+        return method.reduce_streams(Streams(parts, main="image"), site())
 
     return run
 
@@ -83,12 +88,12 @@ def test_sizes_of_merging_methods_add_up(reduce, method, prefix):
     after = reduction.add_up(size)
     dropped = torch.where(reduction.assignment() < 0, size, torch.zeros(())).sum(dim=1)
     assert torch.equal(after.sum(dim=1) + dropped, size.sum(dim=1))
-    if type(method).__name__ == "ToMe" or getattr(method, "fuse", False):
+    if type(method.reducer).__name__ == "ToMe" or getattr(method.reducer, "fuse", False):
         assert not dropped.any()
 
 
 def test_tome_weighs_by_size(reduce):
-    method = default_registry().load("reducer", "tome")(r=3)
+    method = bound("tome", r=3)
     given, size = values(6), torch.randint(1, 9, (BATCH, LENGTH)).float()
     reduction = reduce(method, given, size=size, prefix=1)["image"]
     ends, got = reduction.assignment(), reduction.apply(given["x"])
@@ -100,7 +105,7 @@ def test_tome_weighs_by_size(reduce):
 
 
 def test_pumer_does_not_weigh_by_size(reduce):
-    method = default_registry().load("reducer", "pumer")(prune=0.1, merge=0.3, saliency="text")
+    method = bound("pumer", prune=0.1, merge=0.3, saliency="text")
     given, size = values(7), torch.randint(1, 9, (BATCH, LENGTH)).float()
     with_size, without = reduce(method, given, size=size)["image"], reduce(method, given)["image"]
     assert torch.equal(with_size.apply(given["x"]), without.apply(given["x"]))
@@ -109,7 +114,7 @@ def test_pumer_does_not_weigh_by_size(reduce):
 @pytest.mark.parametrize("prefix", [0, 1])
 @pytest.mark.parametrize("kind", ["class", "text", "key-norm", "random"])
 def test_evit_weights(reduce, kind, prefix):
-    method = default_registry().load("reducer", "evit")(keep=0.5, saliency=kind)
+    method = bound("evit", keep=0.5, saliency=kind)
     given = values(8)
     reduction = reduce(method, given, prefix=prefix)["image"]
     score = {
@@ -137,7 +142,7 @@ def test_evit_weights(reduce, kind, prefix):
 
 @pytest.mark.parametrize("kind", ["key-norm", "random"])
 def test_evit_weights_of_many_tokens_in_half_precision(reduce, kind):
-    method = default_registry().load("reducer", "evit")(keep=0.5, saliency=kind)
+    method = bound("evit", keep=0.5, saliency=kind)
     given = values(10, batch=1, length=2000, dtype=torch.float16)
     given["keys"] = given["keys"] * 30  # lengths that add up to more than float16 holds
     reduction = reduce(method, given)["image"]

@@ -10,7 +10,7 @@ TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
 
 def same(handle, output, results):
     """Outputs, sources, sizes and counts of each sample are the oracle's."""
-    trace = handle.trace()
+    trace = handle.last.trace
     for sample, result in enumerate(results):
         assert trace[sample] == result.groups
         torch.testing.assert_close(output[sample], result.logits, **TOLERANCE)
@@ -110,10 +110,10 @@ def test_evit(oracle, vit, shapes, patches, keep, seed, fuse):
     results = [oracle.vit_evit(model, image, rates, fuse) for image in x]
     output = model(x)
     for sample, result in enumerate(results):
-        assert handle.trace()[sample] == result.groups
+        assert handle.last.trace[sample] == result.groups
         torch.testing.assert_close(output[sample], result.logits, **TOLERANCE)
     if fuse:
-        assert handle.trace().size.tolist() == [result.sizes.tolist() for result in results]
+        assert handle.last.trace.size.tolist() == [result.sizes.tolist() for result in results]
     assert seen == results[0].counts
 
 
@@ -125,7 +125,7 @@ def test_evit_default_layers(oracle, vit):
     output = model(x)
     for sample, image in enumerate(x):
         result = oracle.vit_evit(model, image, rates, True)
-        assert handle.trace()[sample] == result.groups
+        assert handle.last.trace[sample] == result.groups
         torch.testing.assert_close(output[sample], result.logits, **TOLERANCE)
 
 
@@ -162,7 +162,7 @@ def vilt(tiny_vilt, vilt_inputs):
 def check_pumer(oracle, model, inputs, handle, layers, ratios, seen):
     output = model(**inputs).logits
     hidden = model.vilt(**inputs).last_hidden_state
-    trace = handle.trace()
+    trace = handle.last.trace
     for sample, (ids, image) in enumerate(zip(inputs["input_ids"], inputs["pixel_values"], strict=True)):
         result = oracle.vilt_pumer(model, ids, image, layers, *ratios)
         assert trace[sample] == result.groups
@@ -205,7 +205,7 @@ def test_pumer_over_both_modalities_at_once(oracle, vilt, shapes, pixels, text, 
     output = model(**inputs).logits
     for sample, (ids, image) in enumerate(zip(inputs["input_ids"], inputs["pixel_values"], strict=True)):
         result = oracle.vilt_joint(model, ids, image, [0, 2, 3], *ratios)
-        assert handle.trace()[sample] == result.groups
+        assert handle.last.trace[sample] == result.groups
         torch.testing.assert_close(output[sample], result.logits, **TOLERANCE)
     assert seen == result.counts
 

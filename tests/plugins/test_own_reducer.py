@@ -1,22 +1,14 @@
-"""Reducers as a stranger writes them, through attach."""
+"""Reducers as a user writes them, through attach."""
 
 import pytest
 import torch
 
 import tokenreduce
-from tokenreduce import Reducer
 from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.methods import Reduction
 from tokenreduce.ops import others
 
-
-class KeyNorm(Reducer):
-    """Keeps tokens with long keys."""
-
-    needs = {"keys"}
-
-    def reduce(self, tokens, signals, remove):
-        return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
+from ..helpers import KeyNorm
 
 
 class Spelled(KeyNorm):
@@ -63,7 +55,7 @@ def test_the_ten_line_reducer(oracle, tiny_vit, images, flow):
         for sample, image in enumerate(x):
             keys, _ = oracle.first_signals(model, image)
             wanted = sorted(oracle.falling(keys[1:].norm(dim=-1))[:18])
-            assert handle.trace()[sample] == [[0], *([place + 1] for place in wanted)]
+            assert handle.last.trace[sample] == [[0], *([place + 1] for place in wanted)]
 
 
 @torch.no_grad()
@@ -73,14 +65,14 @@ def test_other_ways_to_drop_are_the_same_drop(tiny_vit, images, kind):
 
     def output(reducer):
         with tokenreduce.attach(model, reducer, layers=[0, 2], trace=True) as handle:
-            return model(x), handle.trace().source
+            return model(x), handle.last.trace.source
 
     (wanted, source), (got, same) = output(KeyNorm(keep=0.5)), output(kind(keep=0.5))
     assert torch.equal(source, same)
     torch.testing.assert_close(got, wanted)
 
 
-def test_mistakes_of_a_reducer_are_told_in_words(tiny_vit, images):
+def test_mistakes_of_a_reducer_are_explained(tiny_vit, images):
     model, x = tiny_vit(), images()
     for kind, says in (
         (Greedy, "the reducer read signals.keys but its 'needs' has"),

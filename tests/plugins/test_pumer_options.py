@@ -33,7 +33,7 @@ def test_saliency_on_a_vilt(oracle, vilt, kind):
             score = {"class": attention[0, 10:], "key-norm": keys[10:].norm(dim=-1)}.get(kind)
             score = attention[:10, 10:].sum(dim=0) if score is None else score
             wanted = [10 + place for place in oracle.falling(score)[: 37 - 15]]
-            assert handle.trace()[sample] == [[place] for place in [*range(10), *wanted]]
+            assert handle.last.trace[sample] == [[place] for place in [*range(10), *wanted]]
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def test_saliency_on_a_vit(oracle, tiny_vit, images, kind):
             keys, attention = oracle.first_signals(model, image)
             score = keys[1:].norm(dim=-1) if kind == "key-norm" else attention[0, 1:]
             wanted = [place + 1 for place in oracle.falling(score)[: 37 - 15 - 1]]
-            assert handle.trace()[sample] == [[place] for place in [0, *wanted]]
+            assert handle.last.trace[sample] == [[place] for place in [0, *wanted]]
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def test_pumer_on_a_vit_counts_as_published_and_protects_the_class_token(tiny_vi
         assert flow(handle) == [145, 87, 52, 31]
         assert handle.config["layers"] == [2, 5, 8]
         for sample in range(2):
-            assert handle.trace()[sample][0] == [0]
+            assert handle.last.trace[sample][0] == [0]
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_random_saliency(vilt):
     assert not torch.equal(output(), output())
 
 
-def test_unfit_backbones_are_told_what_to_pass(tiny_vit):
+def test_errors_for_unfit_backbones_say_what_to_pass(tiny_vit):
     headless = tiny_vit(class_token=False, global_pool="avg")
     with pytest.raises(UnfitReducerError, match=r"pass saliency='key-norm' or 'random', or prune=0"):
         tokenreduce.attach(headless, "pumer")
@@ -114,7 +114,7 @@ def test_the_text_class_token_stays_first_and_alone(vilt, modality_aware, kind):
         model, "pumer", layers=[0, 1, 2], modality_aware=modality_aware, trace=True, **options
     ) as handle:
         logits = model(**inputs).logits
-        trace = handle.trace()
+        trace = handle.last.trace
     assert logits.isfinite().all()
     for sample in range(3):
         assert trace[sample][0] == [0]
@@ -131,21 +131,21 @@ def test_modality_aware_merging_never_mixes(vilt):
             model, "pumer", layers=[0, 1, 2], merge=0.5, text_merge=0.5, modality_aware=aware, trace=True
         ) as handle:
             model(**inputs)
-            groups = [group for sample in handle.trace() for group in sample]
+            groups = [group for sample in handle.last.trace for group in sample]
         mixed[aware] = sum(min(group, default=99) < 10 <= max(group, default=0) for group in groups)
     assert mixed[True] == 0
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("modality_aware", [True, False])
-def test_text_comes_back_at_its_places_for_token_heads(vilt, modality_aware):
+def test_text_is_restored_to_its_positions_for_token_heads(vilt, modality_aware):
     model, inputs = vilt("ViltForMaskedLM")
     with tokenreduce.attach(
         model, "pumer", layers=[0, 2], text_merge=0.4, modality_aware=modality_aware, trace=True
     ) as handle:
         logits = model(**inputs).logits
         hidden = model.vilt(**inputs).last_hidden_state
-        source = handle.trace().stream("text")
+        source = handle.last.trace.stream("text")
     assert logits.shape == (3, 10, 99)
     for sample in range(3):
         for one in range(10):
@@ -163,7 +163,7 @@ def test_restored_text_is_the_encoders_own(vilt):
     model, inputs = vilt("ViltModel")
     with tokenreduce.attach(model, "pumer", layers=[0, 2], trace=True, restore=False) as handle:
         reduced = model(**inputs).last_hidden_state
-        source, lengths = handle.trace().stream("text"), handle.tokens()
+        source, lengths = handle.last.trace.stream("text"), handle.last.tokens
     with tokenreduce.attach(model, "pumer", layers=[0, 2]):
         restored = model(**inputs).last_hidden_state
     with tokenreduce.attach(model, "pumer", layers=[0, 2], restore=True):
@@ -195,7 +195,7 @@ def test_text_pruned_along_with_an_image_token_comes_back_as_it_was_last(vilt):
     options = {"prune": 0.3, "merge": 0.5, "text_merge": 0.5, "modality_aware": False, "layers": [0, 1, 2]}
     with tokenreduce.attach(model, "pumer", trace=True, **options) as handle:
         restored = model(**inputs).last_hidden_state[:, :10]
-        gone = handle.trace().stream("text") < 0
+        gone = handle.last.trace.stream("text") < 0
     with tokenreduce.attach(model, "pumer", restore=True, **options):
         full = model(**inputs).last_hidden_state[:, :10]
     assert gone.any()  # merged into an image token, which was pruned later
@@ -224,11 +224,11 @@ def test_padded_text_neither_votes_nor_merges(vilt, modality_aware):
         model, "pumer", layers=[0, 1], trace=True, text_merge=0.3, modality_aware=modality_aware
     ) as handle:
         logits = model(**inputs).logits
-        trace = handle.trace()
+        trace = handle.last.trace
         other = dict(inputs)
         other["input_ids"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 5)
         torch.testing.assert_close(model(**other).logits, logits)
-        assert torch.equal(handle.trace().source, trace.source)
+        assert torch.equal(handle.last.trace.source, trace.source)
     for sample, length in enumerate([10, 6, 3]):
         for group in trace[sample]:
             padding = [token for token in group if length <= token < 10]

@@ -10,7 +10,7 @@ from tokenreduce.registry import default_registry
 
 def kept(handle):
     """Input tokens that are left, (B, K)."""
-    trace = handle.trace()
+    trace = handle.last.trace
     return torch.stack([(row >= 0).nonzero().flatten() for row in trace.source])
 
 
@@ -56,7 +56,7 @@ def test_seeds_differ(run):
     assert torch.equal(run(seed=1), run(seed=1))
 
 
-def test_the_draw_goes_by_place_in_the_batch_not_by_content_or_batch_size(run):
+def test_the_draw_depends_on_the_position_in_the_batch_not_on_content_or_batch_size(run):
     rows = run(batch=3)
     assert not torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[1], rows[2])
@@ -69,7 +69,7 @@ def test_layers_draw_differently(run):
     assert not torch.equal(one, two)
 
 
-def test_training_draws_afresh(run):
+def test_training_draws_new_numbers(run):
     once, twice = run(passes=2, training=True)
     assert not torch.equal(once, twice)
     assert once.shape == twice.shape
@@ -91,7 +91,7 @@ def test_the_class_token_stays_and_order_is_kept(tiny_vit, images):
     model = tiny_vit(img_size=48, reg_tokens=2)
     with tokenreduce.attach(model, "random", keep=0.3, layers=[0, 1, 2], trace=True) as handle:
         model(images(4, 48, 48))
-        source = handle.trace().source
+        source = handle.last.trace.source
     for row in source:
         assert row[:3].tolist() == [0, 1, 2]
         left = row[row >= 0].tolist()
@@ -136,7 +136,7 @@ def test_padding_goes_first_on_a_padded_vilt(tiny_vilt, vilt_inputs):
     inputs = vilt_inputs(3, 7, lengths=[7, 4, 2], sizes=[(32, 32), (32, 16), (16, 24)])
     with tokenreduce.attach(model, "random", remove=6, layers=[0], trace=True) as handle:
         model(**inputs)
-        trace = handle.trace()
+        trace = handle.last.trace
     image = trace.stream("image")  # the class token, real patches, padding
     real = [17, 9, 7]
     for row, count in zip(image, real, strict=True):
@@ -152,6 +152,6 @@ def test_trace_sizes_count_no_padding(tiny_vilt, vilt_inputs):
     for reducer, options in (("random", {"remove": 2}), ("tome", {"r": 2})):
         with tokenreduce.attach(model, reducer, layers=[0], trace=True, **options) as handle:
             model(**inputs)
-            trace = handle.trace()
+            trace = handle.last.trace
         dropped = (trace.stream("image")[0] < 0).sum()  # of the first sample, which is all real
         assert trace.size.sum(dim=1).tolist() == [7 + 17 - int(dropped), 4 + 9, 2 + 7], reducer

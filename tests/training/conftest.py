@@ -1,28 +1,39 @@
-"""Learnable reducers as a stranger writes them."""
+"""Learnable reducers as a user writes them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from tokenreduce import Reducer
-from tokenreduce.methods import Gate
+from tokenreduce.methods import BaseReducer, BoundReducer, Budget, Gate
 
 
-class Scorer(Reducer, nn.Module):
+class Scorer(BaseReducer):
     """A linear score per site: tokens with the lowest go; in training they are gated, and a loss wants half of them."""
 
-    def __init__(self, *, keep=0.5, weight=1.0, layers_of=(1, 2)):
-        super().__init__(keep=keep)
-        self.weight, self.layers_of = weight, layers_of
-        self.scores = None
+    keep: Any = 0.5
+    weight: float = 1.0
+    layers_of: tuple[int, ...] = (1, 2)
 
-    def layers(self, depth):
+    def budgets(self):
+        return {"keep": Budget.of("keep", self.keep)}
+
+    def layers(self, backbone):
         return list(self.layers_of)
 
-    def build(self, width, sites):
-        self.scores = nn.ModuleList([nn.Linear(width, 1) for _ in range(sites)])
+    def bind(self, backbone):
+        return Scores(self, backbone)
+
+
+class Scores(BoundReducer, nn.Module):
+    """A scorer on one model."""
+
+    def __init__(self, reducer, backbone):
+        super().__init__(reducer)
+        self.scores = nn.ModuleList([nn.Linear(backbone.width, 1) for _ in range(backbone.sites)])
 
     def score(self, stream, site):
         return self.scores[site.index](stream.tokens.x)[..., 0]
@@ -31,10 +42,10 @@ class Scorer(Reducer, nn.Module):
         stream = streams[streams.main]
         score = self.score(stream, site)
         if not stream.training:
-            remove = self.remove_count(stream.tokens.removable, site)
+            remove = self.reducer.budget.at(site, stream.tokens.removable)
             return {streams.main: stream.tokens.keep_top(score, remove=remove)} if remove else {}
         gate = score.sigmoid() if stream.gate is None else score.sigmoid() * stream.gate
-        streams.add_loss("share", self.weight * (gate.mean() - 0.5).square())
+        streams.add_loss("share", self.reducer.weight * (gate.mean() - 0.5).square())
         return {streams.main: Gate(gate)}
 
 
@@ -45,12 +56,19 @@ class EarlyScorer(Scorer):
 
 
 class Sharp(Scorer):
-    """Takes its tokens for good in training too, weighted by their score, so that a gradient reaches the score."""
+    """Removes its tokens in training too, weighted by their score, so that a gradient reaches the score."""
+
+    def bind(self, backbone):
+        return SharpScores(self, backbone)
+
+
+class SharpScores(Scores):
+    """The same on one model."""
 
     def reduce_streams(self, streams, site):
         stream = streams[streams.main]
         score = self.score(stream, site)
-        reduction = stream.tokens.keep_top(score, remove=self.remove_count(stream.tokens.removable, site))
+        reduction = stream.tokens.keep_top(score, remove=self.reducer.budget.at(site, stream.tokens.removable))
         reduction.keep_weight = score.sigmoid().gather(1, reduction.keep)
         reduction.mean = False
         return {streams.main: reduction}
@@ -83,19 +101,4 @@ def case(request, tiny_vit, tiny_vilt, images, vilt_inputs):
 @pytest.fixture(scope="session")
 def total():
     """The sum of a handle's losses."""
-    return lambda handle: torch.stack(list(handle.losses().values())).sum()
-
-
-@pytest.fixture(scope="session")
-def checkpointed():
-    """Switch gradient checkpointing on, block by block."""
-
-    def on(model):
-        if hasattr(model, "set_grad_checkpointing"):
-            model.set_grad_checkpointing()
-            return
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-        model.get_input_embeddings().weight.requires_grad_(True)
-
-    return on
+    return lambda handle: torch.stack(list(handle.last.losses.values())).sum()

@@ -88,14 +88,13 @@ def test_the_same_weights_teach(case):
     with tokenreduce.attach(model, "pumer") as handle:
         distillation = tokenreduce.distill(handle)
         whole = Whole(model, run)
-        taught = distillation.teach((), whole)
-        torch.testing.assert_close(taught.logits, plain, rtol=1e-4, atol=1e-5)
-        assert not taught.logits.requires_grad
+        teacher_output = distillation.teach((), whole)
+        torch.testing.assert_close(teacher_output.logits, plain, rtol=1e-4, atol=1e-5)
+        assert not teacher_output.logits.requires_grad
         assert {name: module.training for name, module in model.named_modules()} == modes
-        with pytest.raises(NoForwardError):
-            handle.report()  # the teacher's pass leaves no record
+        assert handle.last is None  # the teacher's pass leaves no record
         output = run(model)
-        terms = distillation.compare(output, taught, output.square().mean())
+        terms = distillation.compare(output, teacher_output, output.square().mean())
         assert terms["logits"] > 0
         sum(terms.values()).backward()
 
@@ -134,25 +133,25 @@ def test_hidden_states_by_hand(vilt):
         expected = teacher.vilt(**{k: v for k, v in inputs.items() if k != "labels"}, output_hidden_states=True)
     with tokenreduce.attach(model, "evit", trace=True) as handle:
         distillation = tokenreduce.distill(handle, hidden=1)
-        taught = distillation.teach(inputs)
-        (name,) = taught.hidden
-        assert taught.hidden[name].shape == expected.hidden_states[-1].shape
-        assert not torch.allclose(taught.hidden[name], expected.hidden_states[-1])  # ViLT shuffles its patches
+        teacher_output = distillation.teach(inputs)
+        (name,) = teacher_output.hidden
+        assert teacher_output.hidden[name].shape == expected.hidden_states[-1].shape
+        assert not torch.allclose(teacher_output.hidden[name], expected.hidden_states[-1])  # ViLT shuffles its patches
         torch.testing.assert_close(  # but they are the same tokens
-            taught.hidden[name].sum(1), expected.hidden_states[-1].sum(1), rtol=1e-3, atol=1e-4
+            teacher_output.hidden[name].sum(1), expected.hidden_states[-1].sum(1), rtol=1e-3, atol=1e-4
         )
         ends = []
         hook = model.vilt.encoder.layer[-1].register_forward_hook(lambda m, a, out: ends.append(out))
         output = model(**inputs)
         hook.remove()
         with pytest.raises(NoForwardError, match="listening"):
-            distillation.compare(output, taught)
+            distillation.compare(output, teacher_output)
         value = distillation(inputs).terms["hidden"]
-        source = handle.trace().source
-        mask = (source >= 0) & (handle.trace().size > 0).gather(1, source.clamp(min=0))
+        source = handle.last.trace.source
+        mask = (source >= 0) & (handle.last.trace.size > 0).gather(1, source.clamp(min=0))
         tokens = ends[0][0] if isinstance(ends[0], tuple) else ends[0]
         found = tokens.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, tokens.shape[-1]))
-        apart = (found - taught.hidden[name]).square().mean(-1)[mask].mean()
+        apart = (found - teacher_output.hidden[name]).square().mean(-1)[mask].mean()
         torch.testing.assert_close(value, apart, rtol=1e-4, atol=1e-6)
 
 
@@ -160,7 +159,7 @@ def test_own_losses_are_among_the_terms(vilt):
     model, teacher, inputs = vilt
     with tokenreduce.attach(model, "dynamicvit") as handle:
         lesson = tokenreduce.distill(handle, teacher, own=0.5)(inputs)
-        torch.testing.assert_close(lesson.terms["ratio"], 0.5 * handle.losses()["ratio"])
+        torch.testing.assert_close(lesson.terms["ratio"], 0.5 * handle.last.losses["ratio"])
         assert "ratio" not in tokenreduce.distill(handle, teacher, own=0)(inputs).terms
 
 

@@ -19,8 +19,7 @@ import tokenreduce
 from tokenreduce import Recipe, Task
 from tokenreduce.errors import OptionError, UnfitReducerError
 from tokenreduce.tasks import Batch
-from tokenreduce.train.recipe import rate
-from tokenreduce.train.weights import load_weights, save_weights
+from tokenreduce.train import linear_decay, load_weights, save_weights
 
 SHORT = Recipe(samples=24, batch=4, save_every=2, validate_every=2, validation_samples=8, lr=1e-3)
 
@@ -101,11 +100,11 @@ def test_it_learns_and_leaves_no_attachment(task, tmp_path):
     assert lines[0]["unreduced"] == found.unreduced and {"task", "logits"} <= lines[-1].keys()
 
 
-def test_early_stop_and_gentle_start(task, tmp_path):
+def test_early_stopping_and_reduction_warmup(task, tmp_path):
     recipe = dataclasses.replace(SHORT, lr=1e-9, patience=2, samples=400)
     found, _ = finetune(task, tmp_path / "early", fresh(task), recipe)
     assert found.stopped and found.steps == 6 and found.step == 2
-    found, _ = finetune(task, tmp_path / "gentle", fresh(task), dataclasses.replace(SHORT, gentle=1.0))
+    found, _ = finetune(task, tmp_path / "warmup", fresh(task), dataclasses.replace(SHORT, reduction_warmup=1.0))
     saved = json.loads((found.folder / "tokenreduce.json").read_text())
     assert saved["config"]["r"] and saved["factors"] == {}  # kept as it was judged: with all of the reduction
 
@@ -128,7 +127,7 @@ def test_a_folder_holds_one_run(task, tmp_path):
     with pytest.raises(OptionError, match="attach"):
         finetune(task, tmp_path, fresh(task), r=3)
     (tmp_path / "checkpoint.pt").write_bytes(b"no")
-    with pytest.raises(OptionError, match="begin anew"):
+    with pytest.raises(OptionError, match="start over"):
         finetune(task, tmp_path, fresh(task))
 
 
@@ -140,15 +139,18 @@ def test_bad_input(task, tmp_path, monkeypatch):
         finetune(dataclasses.replace(task, train=None, loss=None), tmp_path, fresh(task))
     with pytest.raises(OptionError, match="lower lr"):
         finetune(task, tmp_path, fresh(task), dataclasses.replace(SHORT, lr=1e30))
+    unscored = dataclasses.replace(task, metric=lambda output, targets: output.mean(-1) * float("nan"))
+    with pytest.raises(OptionError, match="no number in any evaluation"):
+        finetune(unscored, tmp_path / "unscored", fresh(task))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(OptionError, match="one process"):
         finetune(task, tmp_path, fresh(task))
 
 
-def test_rate():
-    steps = [rate(step, 100, 0.1) for step in range(100)]
+def test_linear_decay():
+    steps = [linear_decay(step, 100, 0.1) for step in range(100)]
     assert max(steps) == steps[9] == 1.0 and steps[0] == pytest.approx(0.1) and steps[-1] == pytest.approx(1 / 90)
-    assert [rate(step, 4, 0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [linear_decay(step, 4, 0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_weights_of_tied_and_other_models(tmp_path):
@@ -197,25 +199,27 @@ def test_tuned_rows_beside_plain_ones(task, tmp_path):
 
 
 @pytest.mark.sweep
-def test_command_killed_and_continued(tmp_path):
+def test_command_killed_and_continued(python, tmp_path):
     """kill -9 in the middle; the same line goes on from the last checkpoint, and its folder is a row."""
-    command = [sys.executable, "-m", "tokenreduce", "finetune", "--reducer", "evit", "--samples", "64", "--batch", "8",
+    command = ["-m", "tokenreduce", "finetune", "--reducer", "evit", "--samples", "64", "--batch", "8",
                "--save-every", "2", "--validate-every", "4", "--validation-samples", "20", "--out", "run"]  # fmt: skip
-    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.time() + 120
     while not (tmp_path / "run" / "checkpoint.pt").exists() and time.time() < end:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = python(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "before training" not in done.stdout and "step 8/8" in done.stdout
     assert "compare it with others: tokenreduce ablate --tuned run/best" in done.stdout
     flags = ["--samples", "20", "--rounds", "1", "--no-break-even", "--store", "cells", "--json", "out.json"]
-    ablate = [sys.executable, "-m", "tokenreduce", "ablate", "--tuned", "run/best", "--reducers", "evit", *flags]
-    shown = subprocess.run(ablate, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    ablate = ["-m", "tokenreduce", "ablate", "--tuned", "run/best", "--reducers", "evit", *flags]
+    shown = python(*ablate, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     rows = [row["name"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]]
     assert "evit tuned" in rows
-    other = subprocess.run([*command, "--lr", "0.1"], cwd=tmp_path, capture_output=True, text=True)
+    other = python(*command, "--lr", "0.1", cwd=tmp_path)
     assert other.returncode == 2 and "recipe.lr" in other.stderr

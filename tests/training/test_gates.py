@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tokenreduce
-from tokenreduce import Reducer
+from tokenreduce.backbones import Layout
 from tokenreduce.core.gate import EPSILON, pool_as_kept
 from tokenreduce.core.state import State
-from tokenreduce.errors import NoForwardError, UnsupportedCallError
-from tokenreduce.methods import Gate, Reduction
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.methods import BaseReducer, Gate, Reduction
 
 
-class Fixed(Reducer):
+class Fixed(BaseReducer):
     """Gates by given values at its first site, and shows what it finds at the others."""
 
-    def __init__(self, *, values=None, late=None):
-        super().__init__(keep=1.0)
-        self.values, self.late, self.found = values, late, []
+    values: Any = None
+    late: Any = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "found", [])
 
     def reduce_streams(self, streams, site):
         stream = streams[streams.main]
@@ -29,6 +32,12 @@ class Fixed(Reducer):
         if site.index == 0:
             return {streams.main: Gate(self.values)}
         return {} if self.late is None else self.late(streams)
+
+
+class EarlyFixed(Fixed):
+    """The same before the block."""
+
+    position = "before_block"
 
 
 def attend(view, block, x, gate):
@@ -47,15 +56,14 @@ def test_attention_weighs_keys_by_the_gate(position, hard, tiny_vit, images):
     model, x = tiny_vit().double(), images().double()
     values = torch.rand(2, 17, dtype=torch.float64)
     values = (values.round() if hard else values).requires_grad_()
-    reducer = Fixed(values=values)
-    reducer.position = position
+    reducer = (EarlyFixed if position == "before_block" else Fixed)(values=values)
     with tokenreduce.attach(model, reducer, layers=[1, 3], trace=True) as handle:
         got = model(x)
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 17)] * 2
-        assert handle.trace()[0] == [[token] for token in range(17)]
-        before, after = handle.macs()
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(17, 17)] * 2
+        assert handle.last.trace[0] == [[token] for token in range(17)]
+        before, after = handle.last.macs
         assert before == after
-        ends = handle.gates()
+        ends = handle.last.gates
     other = values.detach().clone().requires_grad_()
     gate = torch.cat([torch.ones(2, 1, dtype=torch.float64), other[:, 1:]], dim=1)  # the class token is protected
     tokens, first = model._pos_embed(model.patch_embed(x)), 1 if position == "before_block" else 2
@@ -80,14 +88,15 @@ def test_the_kernel_stays_fused(padded, tiny_vilt, vilt_inputs):
     model = tiny_vilt(hidden_dropout_prob=0.0).train()
     with tokenreduce.attach(model, "dynamicvit") as handle, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         model(**vilt_inputs(**masks)).logits.sum().backward()
-        assert all(p.grad.abs().max() > 0 for p in handle.reducers["encoder"].parameters())
+        assert all(p.grad.abs().max() > 0 for p in handle.stacks["encoder"].reducer.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_bias_is_on_top_of_padding_and_size(dtype):
     real, size = torch.tensor([[True, True, False, True]]), torch.tensor([[2.0, 1.0, 0.0, 3.0]])
     gates = {"image": torch.tensor([[0.5, 0.0]])}
-    state = State({"text": 2, "image": 2}, size, real, None, gates=gates)
+    layout = Layout.of({"text": 2, "image": 2}, {})
+    state = State(layout=layout, initial=layout, size=size, real=real, gates=gates)
     like = torch.zeros(1, dtype=dtype)
     expected = torch.tensor([[2.0, 1.0, 0.0, 3 * EPSILON]]).log()
     torch.testing.assert_close(state.bias(like, True), expected.to(dtype)[:, None, None])
@@ -99,20 +108,19 @@ def test_the_bias_is_on_top_of_padding_and_size(dtype):
 def test_gates_of_the_last_pass(tiny_vit, images):
     model = tiny_vit()
     with tokenreduce.attach(model, "dynamicvit") as handle:
-        with pytest.raises(NoForwardError, match="call model"):
-            handle.gates()
+        assert handle.last is None
         model.train()
         model(images())
-        assert set(handle.gates()["image"].round(decimals=5).unique().tolist()) == {0.0, 1.0}
+        assert set(handle.last.gates["image"].round(decimals=5).unique().tolist()) == {0.0, 1.0}
         copy.deepcopy(model)
         model.eval()
         model(images())
-        assert handle.gates() == {}
+        assert handle.last.gates == {}
 
 
 def test_padding_counts_as_0_and_protected_tokens_as_1():
     real = torch.tensor([[True, True, False]])
-    gate = Gate(torch.tensor([[0.0, 0.5, 0.7]], dtype=torch.bfloat16)).settled(1, real)
+    gate = Gate(torch.tensor([[0.0, 0.5, 0.7]], dtype=torch.bfloat16)).effective(1, real)
     assert gate.dtype == torch.float32
     assert gate.tolist() == [[1.0, 0.5, 0.0]]
 
@@ -129,7 +137,7 @@ def test_a_gate_goes_along_with_the_tokens_that_are_kept(tiny_vit, images):
     reducer = Fixed(values=values, late=take)
     with torch.no_grad(), tokenreduce.attach(tiny_vit(), reducer, layers=[0, 1, 2]) as handle:
         handle.model(images())
-        assert handle.tokens() == {"image": 4}
+        assert handle.last.tokens == {"image": 4}
     gate = values.clone()
     gate[:, 0] = 1
     assert torch.equal(reducer.found[2], gate.gather(1, keep))  # a merged token counts as its destination
@@ -150,17 +158,17 @@ def test_a_new_token_counts_in_full(tiny_vit, images):
 def test_in_two_streams_of_one_sequence_each_has_its_own(tiny_vilt, vilt_inputs):
     seen = []
 
-    class Text(Reducer):
+    class Text(BaseReducer):
         streams = ("text", "image")
 
         def reduce_streams(self, streams, site):
             seen.append({name: stream.gate for name, stream in streams.items()})
-            assert streams.joint().initial == 24
+            assert streams.whole().initial == 24
             return {"text": Gate(torch.full((2, 7), 0.5))} if site.index == 0 else {}
 
-    with torch.no_grad(), tokenreduce.attach(tiny_vilt(), Text(keep=0.5), layers=[0, 1]) as handle:
+    with torch.no_grad(), tokenreduce.attach(tiny_vilt(), Text(), layers=[0, 1]) as handle:
         handle.model(**vilt_inputs(2))
-        assert [(r.stream, r.tokens_in, r.tokens_out) for r in handle.report()] == 2 * [
+        assert [(r.stream, r.tokens_in, r.tokens_out) for r in handle.last.sites] == 2 * [
             ("text", 7, 7),
             ("image", 17, 17),
         ]
@@ -170,7 +178,7 @@ def test_in_two_streams_of_one_sequence_each_has_its_own(tiny_vilt, vilt_inputs)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2, 17, dtype=torch.long), torch.zeros(17), [0.5]])
-def test_what_is_no_gate(value):
+def test_what_is_not_a_gate(value):
     with pytest.raises(UnsupportedCallError, match="floating-point values"):
         Gate(value)
 
@@ -181,17 +189,18 @@ def test_gates_that_do_not_fit(tiny_vit, images, tiny_vilt, vilt_inputs):
     with tokenreduce.attach(model, Fixed(values=torch.ones(2, 16))), pytest.raises(UnsupportedCallError, match=wrong):
         model(images())
 
-    class Joint(Fixed):
+    class Whole(Fixed):
         def reduce_streams(self, streams, site):
+            assert streams.sequence == "text+image"
             if site.index == 0:
-                return {self.values: Gate(torch.ones(2, 24 if self.values == "joint" else 17))}
-            return {"joint": Reduction.identity(2, 24)}
+                return {self.values: Gate(torch.ones(2, 24 if self.values == "text+image" else 17))}
+            return {streams.sequence: Reduction.identity(2, 24)}
 
     model, inputs = tiny_vilt(), vilt_inputs(2)
-    for name in ("joint", "image"):
+    for name in ("text+image", "image"):
         with (
-            tokenreduce.attach(model, Joint(values=name), layers=[0, 1]),
-            pytest.raises(UnsupportedCallError, match="do not go with a joint reduction"),
+            tokenreduce.attach(model, Whole(values=name), layers=[0, 1]),
+            pytest.raises(UnsupportedCallError, match="do not go with a reduction of the whole sequence"),
         ):
             model(**inputs)
 

@@ -1,9 +1,10 @@
-"""Reducers with weights of their own: where these live, who sees them, and who is left alone."""
+"""Reducers with weights of their own: where these live, who sees them, and what is left alone."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import tokenreduce
 from tokenreduce import Reducer
 from tokenreduce.errors import OptionError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.testing.models import reduced_stack
 from tokenreduce_models.meter import MeterForQuestionAnswering
 from tokenreduce_models.meter.examples import example
 
@@ -30,13 +32,13 @@ def test_weights_are_a_part_of_the_model_while_attached(kind, case, snapshot):
     given = kind()
     handle = tokenreduce.attach(model, given)
     made = home(model).tokenreduce
-    assert made is handle.reducers[handle.stacks[0]] is handle.bindings[0].reducer
-    assert made is not given and given.scores is None  # the user's own is left as it was
+    assert made is reduced_stack(handle).reducer
+    assert made.reducer is given and not hasattr(given, "scores")  # the user's own is left as it was
     names = [name for name in model.state_dict() if name not in untouched[2]]
     assert names == [f"{prefix(model)}scores.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")]
     assert {id(p) for p in made.parameters()} <= {id(p) for p in model.parameters()}
     run(model)
-    assert [row.tokens_out < row.tokens_in for row in handle.report() if row.stream == "image"] == [True, True]
+    assert [row.tokens_out < row.tokens_in for row in handle.last.sites if row.stream == "image"] == [True, True]
     handle.detach()
     assert snapshot(model) == untouched
     assert not hasattr(home(model), "tokenreduce")
@@ -63,7 +65,7 @@ def test_device_dtype_and_mode_are_the_models(kind, case):
     model.double()
     assert {p.dtype for p in made.parameters()} == {torch.float64}
     model.to("meta")
-    assert {p.device.type for p in handle.reducers[handle.stacks[0]].parameters()} == {"meta"}
+    assert {p.device.type for p in reduced_stack(handle).reducer.parameters()} == {"meta"}
 
 
 def test_new_weights_come_from_torchs_generator_and_disturb_no_draw(scorer, case):
@@ -71,11 +73,11 @@ def test_new_weights_come_from_torchs_generator_and_disturb_no_draw(scorer, case
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with tokenreduce.attach(model, scorer()) as handle:
-        one = copy.deepcopy(handle.reducers[handle.stacks[0]].state_dict())
+        one = copy.deepcopy(reduced_stack(handle).reducer.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
     with tokenreduce.attach(model, scorer()) as handle:
-        other = handle.reducers[handle.stacks[0]].state_dict()
+        other = reduced_stack(handle).reducer.state_dict()
     assert not torch.equal(one["scores.0.weight"], other["scores.0.weight"])
     with torch.inference_mode():
         handle = tokenreduce.attach(model, scorer())
@@ -84,18 +86,25 @@ def test_new_weights_come_from_torchs_generator_and_disturb_no_draw(scorer, case
 
 def test_weights_that_are_there_are_kept(scorer, case):
     model, run = case
-    given = scorer()
-    given.build(32, 2)
-    handle = tokenreduce.attach(model, given)
+    handle = tokenreduce.attach(model, scorer())
     made = home(model).tokenreduce
-    for one, other in zip(made.parameters(), given.parameters(), strict=True):
-        assert torch.equal(one, other) and one is not other
     run(model)
     with torch.no_grad():
         made.scores[0].weight.add_(1)
+    trained = copy.deepcopy(made.state_dict())
     handle.detach()
-    with tokenreduce.attach(model, made):  # trained ones too
-        assert torch.equal(home(model).tokenreduce.scores[0].weight, made.scores[0].weight)
+    handle.install()  # the same weights
+    assert home(model).tokenreduce is made
+    assert all(torch.equal(value, trained[name]) for name, value in made.state_dict().items())
+    handle.detach()
+    with pytest.raises(OptionError, match="reducer is a name, a Reducer or a mapping of stacks, got"):
+        tokenreduce.attach(model, made)  # made for that attachment
+    with tokenreduce.attach(model, made.reducer):  # new weights, to which those can be copied
+        new = home(model).tokenreduce
+        assert new is not made and not torch.equal(new.scores[0].weight, made.scores[0].weight)
+        new.load_state_dict(made.state_dict())
+        for one, other in zip(new.parameters(), made.parameters(), strict=True):
+            assert torch.equal(one, other) and one is not other
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -106,12 +115,12 @@ def test_copies_have_one_reducer_of_their_own(duplicate, ran, case):
     if ran:
         model.train()
         run(model)
-        assert handle.losses()
+        assert handle.last.losses
         model.eval()
     twin = duplicate(model)
     own = tokenreduce.attachment(twin)
-    assert home(twin).tokenreduce is own.bindings[0].reducer is not home(model).tokenreduce
-    assert not ran or own.losses() == {}  # tensors with a history cannot be copied
+    assert home(twin).tokenreduce is reduced_stack(own).reducer is not home(model).tokenreduce
+    assert not ran or own.last.losses == {}  # tensors with a history cannot be copied
     with torch.no_grad():
         assert torch.equal(run(twin), run(model))
         for parameter in home(twin).tokenreduce.parameters():
@@ -177,18 +186,18 @@ def test_a_reducer_per_stack():
     with tokenreduce.attach(model, {"cross": "dynamicvit", "vision": "dynamicvit"}) as handle:
         names = [name for name, module in model.named_modules() if name.split(".")[-1] == "tokenreduce"]
         assert len(names) == 2
-        one, other = handle.reducers.values()
+        one, other = (stack.reducer for stack in handle.stacks.values())
         assert one is not other
         model.eval()
         with torch.no_grad():
             model(**inputs)
         rows = {
-            stack: [r for r in handle.report() if r.stack == stack and r.stream == "image"] for stack in handle.stacks
+            stack: [r for r in handle.last.sites if r.stack == stack and r.stream == "image"] for stack in handle.stacks
         }
         assert all(row[-1].tokens_out < row[0].tokens_in for row in rows.values())
         model.train()
         model(**inputs).logits.sum().backward()
-        assert set(handle.losses()) == {"ratio"}
+        assert set(handle.last.losses) == {"ratio"}
         assert all(p.grad is not None for p in [*one.parameters(), *other.parameters()])
 
 
@@ -199,21 +208,21 @@ def test_the_start_of_a_block_in_two_sequences(tiny_meter):
 
     class First(Reducer):
         position = "before_block"
+        seen: Any = None
 
         def reduce(self, tokens, signals, remove):
             self.seen.append(tokens.x.clone())
             return tokens.keep_top(-torch.arange(tokens.count).expand(len(tokens.x), -1).float(), remove=remove)
 
-    reducer = First(keep=0.5)
-    reducer.seen = seen = []
-    given = []
+    seen, given = [], []
+    reducer = First(keep=0.5, seen=seen)
     hook = model.cross_modal_image_layers[1].register_forward_pre_hook(lambda m, args: given.append(args[0].clone()))
     with tokenreduce.attach(model, reducer, layers=[1], trace=True) as handle:
         model(**inputs)
-        rows = [row for row in handle.report() if row.stream == "image"]
-        between = handle.bindings[0].last.between
-        before, after = handle.macs()
-        source = handle.trace().stream("image")
+        rows = [row for row in handle.last.sites if row.stream == "image"]
+        between = reduced_stack(handle).last.between
+        before, after = handle.last.macs
+        source = handle.last.trace.stream("image")
     hook.remove()
     assert torch.equal(seen[0], given[-1])  # the block's input, before any of it ran
     (row,) = rows
@@ -248,10 +257,10 @@ def test_the_start_of_a_block_is_the_middle_of_none(tiny_vit, images, restore):
     expected = model.norm(short)
     with tokenreduce.attach(model, Norm(keep=0.5), layers=[2], restore=restore, trace=True) as handle:
         got = model.forward_features(x)
-        assert [(row.tokens_in, row.tokens_out) for row in handle.report()] == [(17, 9)]
+        assert [(row.tokens_in, row.tokens_out) for row in handle.last.sites] == [(17, 9)]
         weights = sum(p.numel() for p in model.blocks[0].parameters() if p.ndim == 2)
-        assert handle.macs()[1] == sum(n * weights + 2 * n * n * 32 for n in (17, 17, 9, 9))
-        source = handle.trace().source
+        assert handle.last.macs[1] == sum(n * weights + 2 * n * n * 32 for n in (17, 17, 9, 9))
+        source = handle.last.trace.source
     if restore:
         dropped = source < 0
         assert torch.equal(got[dropped], model.norm(tokens)[dropped])  # the last value they had
@@ -271,7 +280,7 @@ class Elsewhere(Reducer):
         return tokens.identity()
 
 
-def test_places_that_there_are_not(tiny_vit):
+def test_places_that_do_not_exist(tiny_vit):
     model = tiny_vit()
     Early.reduce = Elsewhere.reduce
     with pytest.raises(UnfitReducerError, match=r"before a block .* needs keys; leave 'needs' empty"):
@@ -280,10 +289,14 @@ def test_places_that_there_are_not(tiny_vit):
         tokenreduce.attach(model, Elsewhere(keep=0.5))
 
 
-def test_the_order_of_the_two_classes():
-    with pytest.raises(UnfitReducerError, match=r"write class Wrong\(Reducer, nn.Module\)"):
-        type("Wrong", (nn.Module, Reducer), {})
+@pytest.mark.parametrize("bases", [(nn.Module, Reducer), (Reducer, nn.Module)])
+def test_options_and_weights_are_two_classes(bases):
+    with pytest.raises(UnfitReducerError, match=r"Wrong is a reducer and an nn\.Module; keep .*methods\.BoundReducer"):
+        type("Wrong", bases, {})
 
 
-def test_repr_is_the_reducers(scorer):
-    assert repr(scorer(keep=0.25)) == "Scorer(keep=0.25, weight=1.0, layers_of=[1, 2])"
+def test_repr_is_the_reducers(scorer, tiny_vit):
+    told = "Scorer(keep=0.25, weight=1.0, layers_of=[1, 2])"
+    assert repr(scorer(keep=0.25)) == told
+    with tokenreduce.attach(tiny_vit(), scorer(keep=0.25)) as handle:
+        assert str(handle).startswith(f"VisionTransformer with {told}\n")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 import tokenreduce
-from tokenreduce import Reducer
-from tokenreduce.errors import NoForwardError, UnsupportedCallError
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.methods import BaseReducer
+
+from ..helpers import enable_checkpointing, gradients
 
 
-class Adds(Reducer):
+class Adds(BaseReducer):
     """Adds whatever it is told to."""
 
-    def __init__(self, *, value=None):
-        super().__init__(keep=1.0)
-        self.value = value
+    value: Any = None
 
     def reduce_streams(self, streams, site):
         streams.add_loss("given", self.value)
@@ -29,10 +31,9 @@ def test_summed_over_sites_by_name(tiny_vit, images):
     model = tiny_vit().train()
     value = torch.tensor([2.0], requires_grad=True)
     with tokenreduce.attach(model, Adds(value=value), layers=[0, 2]) as handle:
-        with pytest.raises(NoForwardError, match="call model"):
-            handle.losses()
+        assert handle.last is None
         model(images())
-        losses = handle.losses()
+        losses = handle.last.losses
     assert {name: tuple(loss.shape) for name, loss in losses.items()} == {"given": (), "site 0": (), "site 1": ()}
     assert losses["given"] == 6
     losses["given"].backward()
@@ -45,14 +46,14 @@ def test_none_in_evaluation_and_none_from_other_reducers(tiny_vit, images):
     with tokenreduce.attach(model, Adds(value=torch.tensor(1.0))) as handle:
         model.train()
         model(images())
-        assert handle.losses()
+        assert handle.last.losses
         model.eval()
         model(images())
-        assert handle.losses() == {}
+        assert handle.last.losses == {}
     model.train()
     with tokenreduce.attach(model, "tome", r=1) as handle:
         model(images())
-        assert handle.losses() == {}
+        assert handle.last.losses == {}
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), 1.0, None])
@@ -62,28 +63,25 @@ def test_one_number_each(value, tiny_vit, images):
         model(images())
 
 
-def gradients(model, run, handle, total):
-    model.zero_grad()
+def loss_and_gradients(model, run, handle, total):
     torch.manual_seed(1)
-    output = run(model)
-    loss = output.float().square().mean() + total(handle)
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    loss = run(model).float().square().mean() + total(handle)
+    return loss.detach(), gradients(model, loss)
 
 
 @pytest.mark.parametrize("name", ["dynamicvit", "scorer", "early_scorer"])
 @pytest.mark.parametrize("how", ["blocks", "model"])
-def test_gradient_checkpointing_changes_nothing(name, how, case, request, total, checkpointed):
+def test_gradient_checkpointing_changes_nothing(name, how, case, request, total):
     model, run = case
     reducer = name if name == "dynamicvit" else request.getfixturevalue(name)()
     handle = tokenreduce.attach(model.train(), reducer, layers=[1, 2])
-    expected_loss, expected = gradients(model, run, handle, total)
+    expected_loss, expected = loss_and_gradients(model, run, handle, total)
     assert all(name in expected for name, _ in model.named_parameters() if "tokenreduce" in name)
     if how == "model":
-        loss, got = gradients(model, lambda m: checkpoint(run, m, use_reentrant=False), handle, total)
+        loss, got = loss_and_gradients(model, lambda m: checkpoint(run, m, use_reentrant=False), handle, total)
     else:
-        checkpointed(model)
-        loss, got = gradients(model, run, handle, total)
+        enable_checkpointing(model)
+        loss, got = loss_and_gradients(model, run, handle, total)
     torch.testing.assert_close(loss, expected_loss)
     assert got.keys() == expected.keys()
     for key in expected:
@@ -95,9 +93,9 @@ def test_a_block_that_is_run_again_adds_its_loss_once(tiny_vit, images, early_sc
     model.set_grad_checkpointing()
     handle = tokenreduce.attach(model, early_scorer(), layers=[1, 2])
     output = model(images())
-    before = handle.losses()["share"].detach().clone()
-    (output.sum() + handle.losses()["share"]).backward()
-    assert torch.equal(handle.losses()["share"], before)
+    before = handle.last.losses["share"].detach().clone()
+    (output.sum() + handle.last.losses["share"]).backward()
+    assert torch.equal(handle.last.losses["share"], before)
 
 
 @pytest.mark.parametrize("name", ["dynamicvit", "scorer"])
@@ -120,5 +118,5 @@ def test_a_stack_of_each_name_is_summed(tiny_meter, early_scorer):
     reducers = {"cross": early_scorer(), "vision": early_scorer()}
     with tokenreduce.attach(model.train(), reducers) as handle:
         model(**inputs)
-        each = [bound.last.losses["share"] for bound in handle.bindings]
-        torch.testing.assert_close(handle.losses()["share"], each[0] + each[1])
+        each = [one.last.losses["share"] for one in handle.stacks.values()]
+        torch.testing.assert_close(handle.last.losses["share"], each[0] + each[1])

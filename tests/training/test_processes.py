@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -12,10 +12,9 @@ JOBS = ["ddp/dynamicvit", "ddp/pumer", "fsdp/dynamicvit", "fsdp/tome", "fsdp1/dy
         "taught-fsdp1/tome"]  # fmt: skip
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     """All jobs, one after the other, on one pair of processes; one test, so that no two of them share a port."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, str(WORKER), str(tmp_path), *JOBS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = python(*launcher, WORKER, tmp_path, *JOBS)
     failed = [job for job in JOBS if f"ok {job.replace('/', ' ')}\n" not in done.stdout]
     assert failed == [], done.stderr[-3000:]

@@ -96,7 +96,7 @@ def test_a_recipe_out_of_a_file(task, tmp_path):
         ('lr = "1e-3"', "lr must be a number"),
         ("bf16 = 1", "bf16 must be true or false"),
         ("learning_rate = 1", "no entry 'learning_rate'.*lr"),
-        ("lr = 0", "lr and temperature must be above 0"),
+        ("lr = 0", "lr must be above 0, got 0"),
         ("lr = -1.0", "lr must be a number of 0 or more"),
         ("lr = nan", "lr must be a number"),
         ("samples = ", "not valid TOML"),

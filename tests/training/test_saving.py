@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import tokenreduce
 from tokenreduce import Reducer
 from tokenreduce.errors import OptionError, UnfitReducerError
+from tokenreduce.testing.models import reduced_stack
 
 
 def files(folder):
@@ -25,7 +27,7 @@ def test_the_same_again(name, options, case, tmp_path):
     model, run = case
     handle = tokenreduce.attach(model, name, restore=True, **options)
     with torch.no_grad():
-        for parameter in next(iter(handle.reducers.values())).parameters() if name == "dynamicvit" else ():
+        for parameter in reduced_stack(handle).reducer.parameters() if name == "dynamicvit" else ():
             parameter.normal_()
         expected = run(model)
     handle.save(tmp_path / "new" / "folder")
@@ -57,7 +59,8 @@ def test_several_stacks(tiny_meter, tmp_path):
     assert {name.split(".")[0] for name in load_file(tmp_path / "reducer.safetensors")} == {"vision", "text"}
     handle.detach()
     again = tokenreduce.load(model, str(tmp_path))
-    assert again.bindings[1].factor == 0.5
+    assert [one.factor for one in again.stacks.values()] == [1, 0.5, 1]
+    assert list(again.stacks) == ["cross", "vision", "text"]
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, expected)
 
@@ -98,7 +101,7 @@ def test_weights_that_do_not_fit_are_named(tiny_vit, tmp_path):
 
 
 def load_file_of(handle):
-    return {f"vision.{name}": value.clone() for name, value in handle.reducers["vision"].state_dict().items()}
+    return {f"vision.{name}": value.clone() for name, value in handle.stacks["vision"].reducer.state_dict().items()}
 
 
 def test_weights_of_a_reducer_without_any(tiny_vit, tmp_path):
@@ -131,9 +134,7 @@ def test_files_that_are_something_else(tiny_vit, tmp_path):
 class Odd(Reducer):
     """Its option may be anything."""
 
-    def __init__(self, *, thing=None):
-        super().__init__(keep=0.5)
-        self.thing = thing
+    thing: Any = None
 
     def reduce(self, tokens, signals, remove):
         return tokens.identity()
@@ -153,3 +154,25 @@ def test_a_class_that_cannot_be_found_again(tiny_vit, tmp_path):
 
     with pytest.raises(OptionError, match="could not be attached again"):
         tokenreduce.attach(tiny_vit(), Local()).save(tmp_path)
+
+
+class Versioned(Odd):
+    """What its option means changed once."""
+
+    version = 2
+
+
+def test_options_of_another_version_are_refused(tiny_vit, tmp_path):
+    handle = tokenreduce.attach(tiny_vit(), Versioned())
+    handle.save(tmp_path)
+    file = tmp_path / "tokenreduce.json"
+    document = json.loads(file.read_text())
+    (name,) = document["options"]
+    assert document["options"] == {name: 2} and name.endswith(":Versioned")
+    tokenreduce.load(tiny_vit(), tmp_path).detach()
+    del document["options"]  # written before there was a version
+    file.write_text(json.dumps(document))
+    model = tiny_vit()
+    with pytest.raises(OptionError, match=r"holds options of '.*:Versioned' in version 1, .* reads version 2"):
+        tokenreduce.load(model, tmp_path)
+    assert tokenreduce.attachment(model) is None

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tokenreduce
+from tokenreduce.testing.models import reduced_stack
 from tokenreduce_models.transformers.trainer import DistillationTrainer
 from tokenreduce_models.transformers.vit import ViT
 
@@ -57,7 +58,7 @@ def test_train_and_evaluate(name, task, trainer):
         made = trainer(model, data)
         assert made.train().training_loss > 0
         assert made.evaluate()["eval_loss"] > 0
-        rows = [row for row in handle.report() if row.stream == "image"]
+        rows = [row for row in handle.last.sites if row.stream == "image"]
         assert rows[-1].tokens_out < rows[0].tokens_in
         moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
         assert {key for key in before if "tokenreduce." in key} <= moved  # the optimizer has them
@@ -67,7 +68,7 @@ def test_train_and_evaluate(name, task, trainer):
 @pytest.mark.parametrize("name", ["pumer", "dynamicvit"])
 @pytest.mark.parametrize("same", [True, False], ids=["same-weights", "copy"])
 def test_distillation_trainer(name, same, task, trainer, tmp_path):
-    """Its loss is the sum of the terms, whatever the gradient accumulation; reducer and weights stand in the folder."""
+    """Its loss is the sum of the terms, whatever the gradient accumulation; reducer and weights are in the folder."""
     model, data = task
     teacher = None if same else copy.deepcopy(model)
     logs = []
@@ -122,7 +123,7 @@ def test_distillation_trainer_begins_gently(tiny_vilt, vilt_inputs, trainer):
 
     class Count(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            seen.append(handle.tokens()["image"])
+            seen.append(handle.last.tokens["image"])
 
     with tokenreduce.attach(model, "evit", keep=0.5) as handle:
         made = trainer(model, data, 4, cls=DistillationTrainer, distillation=tokenreduce.distill(handle),
@@ -161,7 +162,11 @@ def test_losses_schedule_and_checkpoint(tiny_vilt, vilt_inputs, trainer, total):
         made = trainer(model, data, steps, True, folder, compute_loss_func=loss, callbacks=[Step()],
                        lr_scheduler_type="constant")  # fmt: skip
         made.train(resume_from_checkpoint=resume is not None)
-        return states[-1], handle.bindings[0].factor, {key: value.clone() for key, value in model.state_dict().items()}
+        return (
+            states[-1],
+            reduced_stack(handle).factor,
+            {key: value.clone() for key, value in model.state_dict().items()},
+        )
 
     _, factor, expected = run(4, "whole")
     assert factor == 1
@@ -189,7 +194,7 @@ def test_options_of_the_trainer(name, option, task, trainer):
         options = {"bf16": True}
     handle = tokenreduce.attach(model, name)
     assert trainer(model, data, steps=2, **options).train().training_loss > 0
-    assert handle.report()
+    assert handle.last.sites
 
 
 def test_what_save_pretrained_writes(task, tmp_path):

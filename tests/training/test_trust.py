@@ -3,13 +3,16 @@
 import json
 import sys
 import types
+from functools import cached_property
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
 
 import tokenreduce
 from tokenreduce.errors import OptionError, TokenReduceError
-from tokenreduce.registry.targets import imported
+from tokenreduce.methods import BoundWrapper, WrapperReducer, make
+from tokenreduce.registry.targets import imported_class
 
 TRAP = """
 import pathlib, tokenreduce
@@ -20,16 +23,22 @@ class R(tokenreduce.Reducer):
 """
 
 
-class Wraps(tokenreduce.Reducer):
+class Wraps(WrapperReducer):
     """Another reducer, by an option of any name."""
 
-    def __init__(self, *, hidden="tome"):
-        super().__init__()
-        self.hidden, self.wrapped = hidden, tokenreduce.methods.make(hidden)
-        self.speak_for(self.wrapped)
+    hidden: Any = "tome"
 
+    @cached_property
+    def inside(self):
+        return (make(self.hidden),)
+
+    def bind(self, backbone):
+        return BoundWraps(self, [one.bind(backbone) for one in self.inside])
+
+
+class BoundWraps(BoundWrapper):
     def reduce_streams(self, streams, site):
-        return self.wrapped.reduce_streams(streams, site)
+        return self.inside[0].reduce_streams(streams, site)
 
 
 @pytest.fixture
@@ -100,9 +109,11 @@ def test_looking_a_name_up_runs_nothing(monkeypatch):
     lazy.__getattr__ = lambda name: pytest.fail("its code has run")
     monkeypatch.setitem(sys.modules, "lazy_of_test", lazy)
     assert (
-        imported("lazy_of_test:R") is None and imported("tests.nothing:R") is None and imported("lazy_of_test") is None
+        imported_class("lazy_of_test:R") is None
+        and imported_class("tests.nothing:R") is None
+        and imported_class("lazy_of_test") is None
     )
-    assert imported(f"{__name__}:Wraps") is Wraps
+    assert imported_class(f"{__name__}:Wraps") is Wraps
 
 
 def test_python_may_name_what_it_likes(trap, tiny_vit):

@@ -74,7 +74,7 @@ def test_nearest():
         (lambda: tokenreduce.registry.AdapterSpec("good", "a.b", ""), "PluginError", ImportError, "module:attribute"),
     ],
 )
-def test_mistakes_are_told_in_words(call, kind, builtin, says):
+def test_mistakes_are_explained(call, kind, builtin, says):
     with pytest.raises(TokenReduceError) as caught:
         call()
     assert type(caught.value).__name__ == kind
@@ -84,7 +84,7 @@ def test_mistakes_are_told_in_words(call, kind, builtin, says):
     assert message != repr(caught.value.args[0])  # the sentence itself
 
 
-def test_a_signal_that_was_not_declared_is_told_by_name():
+def test_an_undeclared_signal_is_named():
     from tokenreduce.methods import Signals
 
     signals = Signals({"keys": lambda: torch.zeros(1, 1, 1)}, frozenset({"keys", "text_attention"}))

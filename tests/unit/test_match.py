@@ -78,7 +78,7 @@ def test_most_tokens_that_one_step_can_take(length, prefix, left):
     assert sorted(keep[0].tolist() + source[0].tolist()) == list(range(length))
 
 
-def test_class_token_leads_and_never_merges():
+def test_the_class_token_is_first_and_never_merged():
     metric = torch.zeros(1, 6, 3)
     metric[..., 0] = 1.0  # all the same: the class token would merge gladly
     keep, source, target = bipartite(metric, 2, prefix=1)
@@ -87,7 +87,7 @@ def test_class_token_leads_and_never_merges():
     assert set(target[0].tolist()) <= {1, 2, 3}
 
 
-def test_distillation_token_stays_second_and_takes_nothing():
+def test_the_distillation_token_is_second_and_nothing_merges_into_it():
     metric = torch.randn(1, 8, 3, generator=torch.Generator().manual_seed(0))
     metric[0, 1] = metric[0, 2]  # the best partner of token 2 is the distillation token, which may not be one
     keep, source, target = bipartite(metric, 3, prefix=2)
@@ -96,7 +96,7 @@ def test_distillation_token_stays_second_and_takes_nothing():
     assert all(t >= 2 for t in target[0].tolist())
 
 
-def test_without_a_class_token_the_rest_stands_by_falling_similarity():
+def test_without_a_class_token_the_rest_is_in_order_of_falling_similarity():
     angle = torch.tensor([0.0, 0.3, 1.0, 1.1, 2.0, 2.05, 3.0, 3.2])  # partners 0.3, 0.1, 0.05 and 0.2 away
     metric = torch.stack([angle.cos(), angle.sin()], dim=-1)[None]
     keep, source, target = bipartite(metric, 2)
@@ -144,7 +144,7 @@ def padded(draw):
 
 
 @given(padded())
-def test_padding_goes_first_and_takes_nothing_in(case):
+def test_padding_goes_first_and_nothing_merges_into_it(case):
     metric, remove, prefix, real = case
     keep, source, target = bipartite(metric, remove, prefix=prefix, real=real)
     for b in range(len(metric)):
@@ -176,7 +176,7 @@ def test_real_tokens_merge_as_published_among_real_tokens(case):
 
 
 @given(padded(), st.sampled_from([0.0, 1e4, float("nan"), float("inf")]))
-def test_what_stands_in_the_padding_does_not_matter(case, content):
+def test_the_content_of_padding_does_not_matter(case, content):
     metric, remove, prefix, real = case
     other = metric.masked_fill(~real.unsqueeze(-1), content)
     wanted = bipartite(metric, remove, prefix=prefix, real=real)
@@ -214,7 +214,7 @@ def test_large_half_precision_keys_do_not_overflow():
 @pytest.mark.parametrize(
     ("length", "prefix", "remove"), [(9, 1, 5), (9, 0, 5), (8, 2, 4), (1, 0, 1), (1, 1, 1), (9, 1, -1)]
 )
-def test_more_than_there_are_pairs_is_refused(length, prefix, remove):
+def test_more_than_the_number_of_pairs_is_refused(length, prefix, remove):
     with pytest.raises(ValueError, match=rf"of {length} tokens, got {remove}"):
         bipartite(torch.randn(1, length, 3), remove, prefix=prefix)
 

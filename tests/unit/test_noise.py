@@ -13,7 +13,7 @@ def correlation(a, b):
 
 
 def finalise(value):
-    """MurmurHash3's 32-bit finaliser on Python's whole numbers, which never overflow."""
+    """MurmurHash3's 32-bit finaliser on Python's integers, which never overflow."""
     value &= 0xFFFFFFFF
     value = ((value ^ value >> 16) * 0x85EBCA6B) & 0xFFFFFFFF
     value = ((value ^ value >> 13) * 0xC2B2AE35) & 0xFFFFFFFF

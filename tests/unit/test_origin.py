@@ -61,7 +61,7 @@ def test_no_editable_install(text):
     assert source_folder(text) is None
 
 
-def test_nobody_can_tell(monkeypatch):
+def test_modules_outside_any_distribution(monkeypatch):
     assert foreign_path("no_such_module", "pluggy") is None
     assert foreign_path("sys", "pluggy") is None
     assert foreign_path("pluggy", "no-such-distribution") is None

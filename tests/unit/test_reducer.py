@@ -34,7 +34,7 @@ class First(Reducer):
         ({"keep": 0.7}, 10, 3),
         ({"keep": 0.51}, 10, 4),  # ceil(5.1) stay
         ({"keep": 1.0}, 10, 0),
-        ({"keep": 1}, 10, 0),
+        ({"keep": 1}, 10, 9),  # a number
         ({"keep": 0.01}, 10, 9),
         ({"remove": 3}, 10, 3),
         ({"remove": 99}, 10, 9),  # one stays
@@ -47,20 +47,20 @@ class First(Reducer):
     ],
 )
 def test_budgets(options, removable, removed):
-    count = First(**options).remove_count(removable, site())
+    count = First(**options).budget.at(site(), removable)
     assert count == removed
     assert type(count) is int
 
 
 def test_a_list_gives_each_site_its_own():
     keep = First(keep=[0.5, 0.9])
-    assert [keep.remove_count(10, site(i, 3)) for i in range(3)] == [5, 1, 0]
+    assert [keep.budget.at(site(i, 3), 10) for i in range(3)] == [5, 1, 0]
     remove = First(remove=[4, 0.2])
-    assert [remove.remove_count(10, site(i, 3)) for i in range(3)] == [4, 2, 0]
-    assert keep.layers(6) == remove.layers(6) == [0, 1, 2, 3, 4, 5]
-    assert First(keep=0.5).layers(12) == [3, 6, 9]
+    assert [remove.budget.at(site(i, 3), 10) for i in range(3)] == [4, 2, 0]
+    assert keep.usual_layers(6) == remove.usual_layers(6) == [0, 1, 2, 3, 4, 5]
+    assert First(keep=0.5).usual_layers(12) == [3, 6, 9]
     keep.check_sites(2)
-    with pytest.raises(OptionError, match="keep or remove has 2 entries for 1 sites"):
+    with pytest.raises(OptionError, match="keep has 2 entries for 1 sites"):
         keep.check_sites(1)
 
 
@@ -96,13 +96,14 @@ def test_a_budget_is_refused_when_given_or_works_when_used(remove):
         reducer = First(remove=remove)
     except OptionError:
         return
-    assert 0 <= reducer.remove_count(10, site()) < 10
+    assert 0 <= reducer.budget.at(site(), 10) < 10
 
 
 def test_reduce_gets_the_image_stream_only():
     x = torch.randn(2, 5, 3)
     streams = Streams(
-        {name: Stream(Tokens(x, prefix=1), Signals({}, frozenset()), False) for name in ("text", "image")}
+        {name: Stream(Tokens(x, prefix=1), Signals({}, frozenset()), False) for name in ("text", "image")},
+        main="image",
     )
     chosen = First(remove=2).reduce_streams(streams, site())
     assert set(chosen) == {"image"}
@@ -110,7 +111,7 @@ def test_reduce_gets_the_image_stream_only():
     assert chosen["image"].keep.tolist() == [[0, 1, 2]] * 2
     assert First(keep=1.0).reduce_streams(streams, site()) == {}
     with pytest.raises(tokenreduce.errors.UnsupportedCallError, match="one sequence"):
-        streams.joint()
+        streams.whole()
 
 
 @pytest.mark.parametrize("name", REDUCERS)
@@ -198,7 +199,7 @@ def test_a_reducer_without_a_body_is_refused_when_it_is_bound():
     assert First().bind(backbone).options() == First().options()
 
 
-def test_a_signal_that_nobody_gives_is_told_by_name():
+def test_an_unknown_signal_is_named():
     class Eager(First):
         needs = {"keys", "gradients"}
 

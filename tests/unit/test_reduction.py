@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenreduce.core.reduction import compose_assignments, join, spread
+from tokenreduce.core.composition import join
+from tokenreduce.core.reduction import compose_assignments, spread
 from tokenreduce.methods import Reduction
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenreduce.core.schedules import constant_or_ramp, per_site, spaced_layers
 from tokenreduce.errors import OptionError
-from tokenreduce.methods import check_ratio, constant_or_ramp, per_site, spaced
+from tokenreduce.methods import check_ratio
 
 
 def test_falling_ramp_over_12_blocks():
@@ -120,15 +121,15 @@ def test_open_ratios():
 
 
 def test_layers_published_for_12_blocks():
-    assert spaced((3, 6, 9), 12) == [3, 6, 9]
-    assert spaced((2, 5, 8), 12, last=True) == [2, 5, 8]
-    assert spaced((3, 6, 9), 24) == [6, 12, 18]
-    assert spaced((2, 5, 8), 24, last=True) == [5, 11, 17]
+    assert spaced_layers((3, 6, 9), 12) == [3, 6, 9]
+    assert spaced_layers((2, 5, 8), 12, last=True) == [2, 5, 8]
+    assert spaced_layers((3, 6, 9), 24) == [6, 12, 18]
+    assert spaced_layers((2, 5, 8), 24, last=True) == [5, 11, 17]
 
 
 @given(st.integers(1, 64), st.booleans())
 def test_carried_over_layers_lie_in_the_stack(depth, last):
-    layers = spaced((2, 5, 8) if last else (3, 6, 9), depth, last=last)
+    layers = spaced_layers((2, 5, 8) if last else (3, 6, 9), depth, last=last)
     assert layers
     assert layers == sorted(set(layers))
     assert layers[0] >= 0

@@ -118,7 +118,7 @@ def test_keep_top_is_a_plain_selection(case):
         assert torch.equal(reduction.apply(x)[:, :prefix], x[:, :prefix])
 
 
-def test_keep_top_of_what_is_not_there_is_told_in_words():
+def test_keep_top_of_tokens_that_do_not_exist_is_refused():
     tokens = Tokens(torch.randn(2, 5, 3), prefix=1)
     for remove in (5, -1):
         with pytest.raises(UnsupportedCallError, match=f"remove must be 0 to 4 of 5 tokens, got {remove}"):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tokenreduce.core.signals import signal_sources
+from tokenreduce.backbones import Layout
+from tokenreduce.core.signals import SeenAttention
 from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.methods import SIGNALS, Signals, Stream, Streams, Tokens
 
@@ -20,9 +21,11 @@ def attention():
     return query, key, bias, (query @ key.transpose(-1, -2) / WIDTH**0.5 + bias).softmax(dim=-1).mean(dim=1)
 
 
-def made(attention, text_rows=TEXT, weight=None, readout=0, scale=None, columns=COLUMNS):
+def made(attention, text_rows=TEXT, weight=None, readout=0, scale=None, columns=COLUMNS, own=True):
     query, key, bias, _ = attention
-    return Signals(signal_sources(query, key, bias, scale, columns, readout, text_rows, weight), frozenset(SIGNALS))
+    text = (slice(0, text_rows), weight) if text_rows else None
+    seen = SeenAttention(query, key, bias, scale, readout, own, text)
+    return Signals(seen.sources(columns), frozenset(SIGNALS))
 
 
 def test_keys_are_averaged_over_heads(attention):
@@ -30,9 +33,11 @@ def test_keys_are_averaged_over_heads(attention):
 
 
 @pytest.mark.parametrize("readout", [0, 2])
-def test_class_attention_is_the_row_of_the_token_that_the_head_reads(attention, readout):
-    got = made(attention, readout=readout).class_attention
+def test_readout_attention_is_the_row_of_the_token_that_the_head_reads(attention, readout):
+    signals = made(attention, readout=readout)
+    got = signals.readout_attention
     torch.testing.assert_close(got, attention[3][:, readout, COLUMNS])
+    assert torch.equal(signals.class_attention, got)
     assert (got[:, -1] == 0).all()
 
 
@@ -60,11 +65,13 @@ def test_the_scale_of_the_block_is_used(attention):
     torch.testing.assert_close(made(attention, scale=0.1).text_attention, expected[:, :TEXT, COLUMNS].mean(dim=1))
 
 
-def test_signals_that_are_not_there_are_told_by_name(attention):
-    with pytest.raises(UnsupportedCallError, match="no text_attention; it has keys, class_attention"):
+def test_missing_signals_are_named(attention):
+    with pytest.raises(UnsupportedCallError, match="no text_attention; it has keys, readout_attention"):
         _ = made(attention, text_rows=0).text_attention
     with pytest.raises(UnsupportedCallError, match="no class_attention"):
         _ = made(attention, readout=None).class_attention
+    with pytest.raises(UnsupportedCallError, match="no class_attention; it has keys, readout_attention, text"):
+        _ = made(attention, own=False).class_attention  # the token that the head reads is no class token
 
 
 def test_streams_are_a_mapping(attention):
@@ -73,9 +80,11 @@ def test_streams_are_a_mapping(attention):
         for name in ("text", "image")
     }
     whole = Stream(Tokens(torch.randn(1, 4, 3)), Signals({}, frozenset()), training=False)
-    streams = Streams(parts, lambda: whole)
+    layout = Layout.of({"text": 2, "image": 2}, {})
+    streams = Streams(parts, whole=lambda: whole, layout=layout)
     assert list(streams) == ["text", "image"]
     assert len(streams) == 2
     assert streams["image"] is parts["image"]
-    assert streams.joint() is whole
+    assert streams.whole() is whole
+    assert (streams.sequence, streams.length) == ("text+image", 4)
     assert "audio" not in streams

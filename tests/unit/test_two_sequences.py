@@ -1,4 +1,4 @@
-"""Text and image in two sequences: the engine against a model, an adapter and reducers as a stranger writes them.
+"""Text and image in two sequences: the engine against a model, an adapter and reducers as a user writes them.
 
 What must come out is worked out in :func:`by_hand`, one sample at a time; there a token that was merged with
 proportional attention is attended to by being repeated.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import tokenreduce
-from tokenreduce import Reducer
 from tokenreduce.attachments.resolve import acting_block
 from tokenreduce.backbones import Adapter, BlockView, Projected, Role, Stack
 from tokenreduce.engine.run import Run
 from tokenreduce.errors import UnfitReducerError, UnsupportedCallError, UnsupportedModelError
-from tokenreduce.methods import Reduction
-from tokenreduce.registry import AdapterSpec, Entry, default_registry
+from tokenreduce.methods import BaseReducer, Reduction
+from tokenreduce.registry import AdapterSpec
 
 TEXT, IMAGE, HEADS = 16, 12, 2
 WORDS, PATCHES = 6, 9
@@ -172,22 +172,25 @@ class ForgetfulAdapter(Mine):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    """A stranger's adapter among the registered ones."""
-    spec = AdapterSpec("two-sequences", f"{__name__}:Mine", "text and image in two sequences")
-    table = {**default_registry().adapters, "two-sequences": Entry(spec, "stranger", "stranger", "1.0")}
-    monkeypatch.setattr(default_registry(), "adapters", table)
+def registry(fresh_registry):
+    """The installed plugins and an adapter of a user's own."""
+    fresh_registry.add(AdapterSpec("two-sequences", f"{__name__}:Mine", "text and image in two sequences"))
+    return fresh_registry
 
 
-class Fixed(Reducer):
+class Fixed(BaseReducer):
     """Does what it is told: at each layer, by stream, groups of tokens that become one; the others are dropped."""
 
-    def __init__(self, plan, weighted=False, streams=("image",), needs=()):
-        super().__init__(keep=1.0)
-        self.plan, self.streams, self.needs = plan, streams, frozenset(needs)
-        self.weighted = self.proportional_attention = weighted
+    plan: Any = None
+    weighted: bool = False
+    streams: Any = ("image",)
+    needs: Any = ()
 
-    def layers(self, depth):
+    @property
+    def proportional_attention(self):
+        return self.weighted
+
+    def layers(self, backbone):
         return sorted(self.plan)
 
     def options(self):
@@ -291,10 +294,12 @@ WHERE = [(order, *key, acts) for order, table in PLACES.items() for key, acts in
 
 
 @pytest.mark.parametrize(("order", "stream", "needs", "acts"), WHERE)
-def test_the_place_of_a_reducer(order, stream, needs, acts):
+def test_the_position_of_a_reducer(order, stream, needs, acts):
     stack = Cross(build(order)[0])
-    reducer = Fixed({}, streams=(stream,), needs=needs)
-    assert [acting_block(stack, level, reducer) for level in stack.levels] == [level[acts] for level in stack.levels]
+    reducer = Fixed(plan={}, streams=(stream,), needs=needs)
+    assert [acting_block(stack, level, reducer, layer) for layer, level in enumerate(stack.levels)] == [
+        level[acts] for level in stack.levels
+    ]
 
 
 @torch.no_grad()
@@ -303,10 +308,10 @@ def test_the_place_of_a_reducer(order, stream, needs, acts):
 @pytest.mark.parametrize(("order", "stream", "needs", "acts"), WHERE)
 def test_the_engine_does_what_is_done_by_hand(order, stream, needs, acts, plan, weighted):
     model, text, image = build(order)
-    reducer = Fixed(PLANS[plan], weighted, streams=(stream,), needs=needs)
+    reducer = Fixed(plan=PLANS[plan], weighted=weighted, streams=(stream,), needs=needs)
     with tokenreduce.attach(model, reducer, trace=True) as handle:
         short = model(text, image)
-        trace, tokens = handle.trace(), handle.tokens()
+        trace, tokens = handle.last.trace, handle.last.tokens
     with tokenreduce.attach(model, reducer, restore=True):
         whole = model(text, image)
     assert trace.first == {"text": WORDS, "image": PATCHES}
@@ -331,11 +336,11 @@ def test_without_reduction_and_detached(order):
     model, text, image = build(order)
     real = torch.tensor([[True] * WORDS, [True] * 4 + [False] * 2])
     expected = model(text, image, real)
-    with tokenreduce.attach(model, Fixed({0: {}}), trace=True) as handle:
+    with tokenreduce.attach(model, Fixed(plan={0: {}}), trace=True) as handle:
         got = model(text, image, real)
         torch.testing.assert_close(got[0][real], expected[0][real], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(got[1], expected[1], rtol=1e-9, atol=1e-9)
-        assert handle.trace().size.tolist() == [[1.0] * 15, [1.0] * 4 + [0.0] * 2 + [1.0] * 9]
+        assert handle.last.trace.size.tolist() == [[1.0] * 15, [1.0] * 4 + [0.0] * 2 + [1.0] * 9]
     assert all(torch.equal(a, b) for a, b in zip(model(text, image, real), expected, strict=True))
 
 
@@ -344,7 +349,7 @@ def test_without_reduction_and_detached(order):
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("order", ["text first", "image first"])
 def test_padding_is_never_attended_to(order, plan, weighted):
-    """What stands in padded places is never seen, also once text is a memory that has been shortened."""
+    """What padding contains is never seen, even once text is a memory that has been shortened."""
     model, text, image = build(order)
     real = torch.tensor([[True] * WORDS, [True] * 3 + [False] * 3])
     loud = torch.where(real[..., None], text, 1e3 * torch.randn_like(text))
@@ -353,20 +358,23 @@ def test_padding_is_never_attended_to(order, plan, weighted):
         for level, row in PLANS[plan].items()
         if "text" not in row or level == 0
     }
-    with tokenreduce.attach(model, Fixed(keep_apart, weighted), restore=True):
+    with tokenreduce.attach(model, Fixed(plan=keep_apart, weighted=weighted), restore=True):
         (words, patches), (other, others) = model(text, image, real), model(loud, image, real)
     torch.testing.assert_close(words[real], other[real], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(patches, others, rtol=1e-9, atol=1e-9)
     alone = text[1:, :3], image[1:]
     if not any("text" in row for row in keep_apart.values()):
-        with tokenreduce.attach(model, Fixed(keep_apart, weighted), restore=True):
+        with tokenreduce.attach(model, Fixed(plan=keep_apart, weighted=weighted), restore=True):
             got = model(*alone)
         torch.testing.assert_close(got[0][0], words[1, :3], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(got[1][0], patches[1], rtol=1e-9, atol=1e-9)
 
 
 class Reads(Fixed):
-    """Keeps what it was shown."""
+    """Hands out what it was shown."""
+
+    seen: Any = None
+    asked: Any = None
 
     def reduce_streams(self, streams, site):
         signals = {name: streams[name].signals for name in streams}
@@ -378,8 +386,8 @@ class Reads(Fixed):
 def test_signals_are_those_of_the_right_attention():
     model, text, image = build()
     real = torch.tensor([[True] * WORDS, [True] * 4 + [False] * 2])
-    reducer = Reads({0: {}}, needs=("keys", "class_attention", "text_attention"))
-    reducer.seen, reducer.asked = [], {"text": ("keys",), "image": ("keys", "class_attention", "text_attention")}
+    asked = {"text": ("keys",), "image": ("keys", "readout_attention", "text_attention")}
+    reducer = Reads(plan={0: {}}, needs=("keys", "readout_attention", "text_attention"), seen=[], asked=asked)
     with tokenreduce.attach(model, reducer):
         model(text, image, real)
     block = model.blocks[0]
@@ -390,29 +398,28 @@ def test_signals_are_those_of_the_right_attention():
     seen = reducer.seen[0]
     torch.testing.assert_close(seen["text"]["keys"], block.own.parts(text, text)[1].mean(dim=1))
     torch.testing.assert_close(seen["image"]["keys"], key.mean(dim=1))
-    torch.testing.assert_close(seen["image"]["class_attention"], maps[:, 0])
+    torch.testing.assert_close(seen["image"]["readout_attention"], maps[:, 0])
     torch.testing.assert_close(seen["image"]["text_attention"], words)
 
 
 @torch.no_grad()
 def test_an_image_block_has_no_text_attention():
     model, text, image = build("image first")
-    reducer = Reads({0: {}}, needs=("text_attention",))
-    reducer.seen, reducer.asked = [], {"image": ("text_attention",)}
+    reducer = Reads(plan={0: {}}, needs=("text_attention",), seen=[], asked={"image": ("text_attention",)})
     with tokenreduce.attach(model, reducer):
         model(text, image)
     assert len(reducer.seen) == 1
     with pytest.raises(UnfitReducerError, match="text_attention at one place"):
-        acting_block(Cross(model), (0,), reducer)
+        acting_block(Cross(model), (0,), reducer, 0)
 
 
 @torch.no_grad()
 def test_report_and_macs():
     model, text, image = build()
-    with tokenreduce.attach(model, Fixed(BOTH, needs=("text_attention",))) as handle:
+    with tokenreduce.attach(model, Fixed(plan=BOTH, needs=("text_attention",))) as handle:
         model(text, image)
-        rows = [(row.layer, row.stream, row.tokens_in, row.tokens_out) for row in handle.report()]
-        macs = handle.macs()
+        rows = [(row.layer, row.stream, row.tokens_in, row.tokens_out) for row in handle.last.sites]
+        macs = handle.last.macs
     assert [row for row in rows if row[2] != row[3]] == [
         (0, "text", 6, 4),
         (0, "image", 9, 4),
@@ -439,7 +446,7 @@ def test_checkpointing_gives_the_same_gradients(order, stream, needs, acts, plan
     model, text, image = build(order)
     model.train()
     found = []
-    reducer = Fixed(PLANS[plan], True, streams=(stream,), needs=needs)
+    reducer = Fixed(plan=PLANS[plan], weighted=True, streams=(stream,), needs=needs)
     with tokenreduce.attach(model, reducer, restore=True):
         for function in (None, partial(checkpoint, use_reentrant=reentrant)):
             model.checkpoint = function
@@ -456,7 +463,7 @@ def test_checkpointing_gives_the_same_gradients(order, stream, needs, acts, plan
 @pytest.mark.parametrize("plan", ["drop image", "both"])
 def test_gradients_are_those_of_the_same_done_by_hand(plan):
     model, text, image = build()
-    reducer = Fixed(PLANS[plan], needs=("text_attention",))
+    reducer = Fixed(plan=PLANS[plan], needs=("text_attention",))
     with tokenreduce.attach(model, reducer, restore=True):
         x = image.clone().requires_grad_()
         sum(t[0].square().sum() for t in model(text, x)).backward()
@@ -468,13 +475,13 @@ def test_gradients_are_those_of_the_same_done_by_hand(plan):
 @torch.no_grad()
 def test_a_block_alone_or_out_of_order_is_refused():
     model, text, image = build()
-    with tokenreduce.attach(model, Fixed(BOTH)) as handle:
+    with tokenreduce.attach(model, Fixed(plan=BOTH)) as handle:
         with pytest.raises(UnsupportedCallError, match="block 0 of Model was called by itself"):
             model.blocks[0](text, image)
         with pytest.raises(UnsupportedCallError, match="block 3 of Model was called by itself"):
             model.blocks[3](image, text, None, torch.ones(2, WORDS, dtype=torch.bool))
         expected = model(text, image)
-        bound = model.forward.bound
+        bound = model.forward.binding
         run = Run(bound)
         with pytest.raises(UnsupportedCallError, match="in order, after run"):
             run.block(0, text, image)
@@ -497,8 +504,8 @@ def test_follow_since_a_block():
             return super().forward(run, *args)
 
     stack = Watching(model)
-    with tokenreduce.attach(model, Fixed(BOTH, needs=("text_attention",))):
-        model.forward.bound.stack = stack
+    with tokenreduce.attach(model, Fixed(plan=BOTH, needs=("text_attention",))):
+        model.forward.binding.stack = stack
         model(text, image)
     run, x = runs[0], torch.randn(2, WORDS, 3).double()
     hand = Hand(x[0])
@@ -513,27 +520,31 @@ def test_follow_since_a_block():
 
 
 class Wrong(Fixed):
+    how: str = ""
+
     def reduce_streams(self, streams, site):
-        if self.how == "joint":
+        if self.how == "whole":
             with pytest.raises(UnsupportedCallError, match="one sequence"):
-                streams.joint()
-            return {"joint": Reduction.identity(2, WORDS + PATCHES)}
+                streams.whole()
+            return {"text+image": Reduction.identity(2, WORDS + PATCHES)}
         return {"text": Reduction.identity(2, PATCHES)}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("how", "message"), [("joint", "'joint'"), ("length", "is for 9 tokens, the stream has 6")])
+@pytest.mark.parametrize(
+    ("how", "message"), [("whole", r"'text\+image'"), ("length", "is for 9 tokens, the stream has 6")]
+)
 def test_reductions_that_do_not_fit(how, message):
     model, text, image = build()
-    reducer = Wrong({0: {}})
-    reducer.how = how
+    reducer = Wrong(plan={0: {}}, how=how)
     with tokenreduce.attach(model, reducer), pytest.raises(UnsupportedCallError, match=message):
         model(text, image)
 
 
-def test_a_view_without_a_part_of_the_cross_attention_is_refused(monkeypatch):
+def test_a_view_without_a_part_of_the_cross_attention_is_refused(registry):
     spec = AdapterSpec("forgetful", f"{__name__}:ForgetfulAdapter", "wrong")
-    monkeypatch.setattr(default_registry(), "adapters", {"forgetful": Entry(spec, "stranger", "stranger", "1.0")})
+    registry.tables["adapter"].clear()
+    registry.add(spec)
     model, _, _ = build()
     with pytest.raises(UnsupportedModelError, match="does not compute what the block computes"):
         tokenreduce.attach(model, "tome")
@@ -543,7 +554,7 @@ def test_a_view_without_a_part_of_the_cross_attention_is_refused(monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["none", "random", "tome", "evit", "pumer"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_registered_reducers_run_on_a_stranger_s_model(name, order):
+def test_the_registered_reducers_run_on_a_third_party_model(name, order):
     model, text, image = build(order)
     real = torch.tensor([[True] * WORDS, [True] * 4 + [False] * 2])
     options = {"tome": {"r": 2}, "pumer": {"prune": 0.3, "merge": 0.2, "text_merge": 0.3}}.get(name, {})
@@ -551,7 +562,7 @@ def test_the_registered_reducers_run_on_a_stranger_s_model(name, order):
         words, patches = model(text, image, real)
         assert words.shape == text.shape and patches.shape == image.shape
         assert words[real].isfinite().all() and patches.isfinite().all()
-        assert (handle.tokens()["image"] < PATCHES) == (name != "none")
+        assert (handle.last.tokens["image"] < PATCHES) == (name != "none")
         twin = copy.deepcopy(model)
         again = twin(text, image, real)
         assert torch.equal(again[0][real], words[real]) and torch.equal(again[1], patches)

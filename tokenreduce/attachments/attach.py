@@ -18,19 +18,19 @@ from ..errors import (
     nearest,
 )
 from ..methods.factory import ReducerPlan, plan_reducers
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry
 from ..registry.targets import names_from_file
 from .adapter_lookup import find_adapter
-from .checkpoint import CONFIG, fill, read_document, read_tensors
+from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
 from .replacements import check_originals, replacements
-from .resolve import bind_stack
+from .resolve import Wanted, bind_stack
 
 
 def attach(
     model: nn.Module,
-    reducer: str | Reducer | Mapping[str, Any],
+    reducer: str | BaseReducer | Mapping[str, Any],
     *,
     layers: Sequence[int] | None = None,
     adapter: str | None = None,
@@ -45,12 +45,12 @@ def attach(
     Args:
         model: a model that an adapter takes (``tokenreduce list``).
         reducer: a name, a :class:`Reducer`, or one of these (or ``{"reducer": name, **options}``) per stack. Of a
-            learnable one the model gets a copy, as its submodule ``tokenreduce``.
+            learnable one the weights become the model's submodule ``tokenreduce``.
         layers: zero-based blocks (levels, in METER) where it acts; the method's default if None.
         adapter: name of the adapter, if not to be found.
-        trace: keep for each pass where every input token went (``handle.trace()``).
-        restore: True: every token back at its place at the end of the stack; False: leave the tokens as they
-            are; None: what the model's head expects.
+        trace: keep for each pass where every input token went (``handle.last.trace``).
+        restore: True: every token is restored to its original position at the end of the stack; False: the tokens
+            are left as they are; None: what the model's head expects.
         replace: detach what is attached already.
         guide: text features for a dual encoder, as ``handle.guide(guide)`` sets them later.
         **options: the reducer's options (``tokenreduce info NAME``).
@@ -119,12 +119,13 @@ def _attach(
                 )
             raise UnsupportedModelError(f"{type(model).__name__} has no stack {wanted!r}.{nearest(wanted, stacks)}")
         stack = stacks[wanted] if wanted is not None else next(iter(stacks.values()))
-        bound, chosen = bind_stack(registry, model, stack, reducer, name, layers, trace, restore, guide is not None)
+        asked = Wanted(reducer, name, layers, trace, restore, guide is not None)
+        binding, chosen = bind_stack(registry, model, stack, asked)
         prove(stack)
-        patches += replacements(bound)
+        patches += replacements(binding)
         check_originals(stack, patches)
-        bindings.append(bound)
-        configs[wanted] = {"reducer": name, "layers": chosen, **bound.reducer.options()}
+        bindings.append(binding)
+        configs[wanted] = {"reducer": name, "layers": chosen, **binding.active.reducer.options()}
     common = {"adapter": adapter, "trace": trace, "restore": restore}
     config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
     handle = Attachment(model, bindings, config, patches)
@@ -160,9 +161,10 @@ def load(model: nn.Module, folder: str | Path, replace: bool = False, trust: boo
     read_tensors(folder)
     old = attachment(model)
     with names_from_file(str(folder / CONFIG), trust):
+        check_option_versions(document, folder / CONFIG)
         handle = attach(model, **document["config"], replace=replace)
     try:
-        fill(handle.reducers, folder, type(model).__name__)
+        fill({name: one.reducer for name, one in handle.stacks.items()}, folder, type(model).__name__)
         for stack, factor in document.get("factors", {}).items():
             handle.scale(factor, stack)
     except BaseException:

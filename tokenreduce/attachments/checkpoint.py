@@ -19,15 +19,17 @@ from .._documents import check_document
 from .._documents import read_document as read_json
 from .._version import __version__
 from ..errors import OptionError, TokenReduceError, UnfitReducerError
-from ..methods.factory import check_config
-from ..methods.reducer import Reducer
+from ..methods.factory import check_config, reducer_class
+from ..methods.site_reducer import SiteReducer
 from ..registry.registry import default_registry
 
 CONFIG, WEIGHTS, FORMAT = "tokenreduce.json", "reducer.safetensors", 1
 MOST = 1e6  # times as much as configured
 
 
-def save(given: dict[str, Any], factors: Mapping[str, float], reducers: Mapping[str, Reducer], folder: Path) -> None:
+def save(
+    given: dict[str, Any], factors: Mapping[str, float], reducers: Mapping[str, SiteReducer], folder: Path
+) -> None:
     """See :meth:`Attachment.save`."""
     try:
         config = json.loads(json.dumps(given, allow_nan=False))
@@ -42,6 +44,7 @@ def save(given: dict[str, Any], factors: Mapping[str, float], reducers: Mapping[
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
     document = {"format": FORMAT, "config": config, "factors": dict(factors), "versions": versions(config)}
+    document["options"] = option_versions(config)
     try:
         _write(folder, json.dumps(document, indent=2) + "\n", tensors)
     except (OSError, SafetensorError) as error:
@@ -69,7 +72,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(read_document(folder)["config"])
 
 
-def weights(reducers: Mapping[str, Reducer]) -> dict[str, Tensor]:
+def weights(reducers: Mapping[str, SiteReducer]) -> dict[str, Tensor]:
     """Weights and buffers of the learnable reducers, on the CPU, as ``"stack.name"``; gathered from all processes."""
     found: dict[str, Tensor] = {}
     for stack, reducer in reducers.items():
@@ -83,6 +86,25 @@ def versions(config: Mapping[str, Any]) -> dict[str, str]:
     known = default_registry().reducers
     plugins = {known[name].distribution: known[name].version for name in _named(config) if name in known}
     return {**plugins, "tokenreduce": __version__, "torch": str(torch.__version__)}
+
+
+def option_versions(config: Mapping[str, Any]) -> dict[str, int]:
+    """The version of the options of each reducer named in a config (:attr:`BaseReducer.version`)."""
+    registry = default_registry()
+    return {name: reducer_class(registry, name).version for name in _named(config)}
+
+
+def check_option_versions(document: Mapping[str, Any], file: Path) -> None:
+    """Raise OptionError where a saved attachment has options of another version than the installed reducer's."""
+    for name, installed in option_versions(document["config"]).items():
+        saved = document["options"].get(name, 1)
+        if saved != installed:
+            brought = default_registry().reducers.get(name)
+            raise OptionError(
+                f"{file} holds options of {name!r} in version {saved}, the installed one"
+                f"{f' ({brought})' if brought else ''} reads version {installed}, in which they mean something else; "
+                "install the package that wrote them (see 'versions' there), or attach again with its options of today"
+            )
 
 
 def _named(config: Any) -> list[str]:
@@ -140,6 +162,7 @@ class Saved:
     format: Literal[1]
     factors: dict[str, Annotated[float, Ge(0), Le(MOST)]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    options: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -169,7 +192,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fill(reducers: Mapping[str, Reducer], folder: Path, model: str) -> None:
+def fill(reducers: Mapping[str, SiteReducer], folder: Path, model: str) -> None:
     """Copy the weights of a folder into the learnable reducers of a model of this class name.
 
     Raises:

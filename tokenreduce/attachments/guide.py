@@ -15,7 +15,7 @@ from .controls import rebind, set_guide_and_reducer
 
 
 class Guidance:
-    """What ``handle.guide`` returns: leaving its context puts back what guided before."""
+    """What ``handle.guide`` returns: leaving its context restores what guided before."""
 
     def __init__(self, bound: Binding, before: Tensor | None) -> None:
         self._bound, self._before = bound, before
@@ -31,7 +31,7 @@ class Guidance:
 
 
 def set_guide(bound: Binding, text_features: Any) -> None:
-    """Set or, with None, remove what guides a stack, and settle its reducer anew.
+    """Set or, with None, remove what guides a stack, and bind its reducer again.
 
     Raises:
         UnfitReducerError: the stack shares no space with text, or the reducer does not use text attention.
@@ -49,7 +49,7 @@ def set_guide(bound: Binding, text_features: Any) -> None:
     reducer = rebind(bound, True, bound.factor)
     if "text_attention" not in reducer.needs:
         raise UnfitReducerError(
-            f"{type(reducer).__name__} with these options does not use text attention, so a guide would change "
+            f"{type(reducer.reducer).__name__} with these options does not use text attention, so a guide would change "
             "nothing; use one that does ('pumer', or 'evit' with saliency='text')"
         )
     set_guide_and_reducer(bound, check_features(bound, text_features), reducer)

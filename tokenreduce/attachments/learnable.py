@@ -1,46 +1,22 @@
-"""Weights of learnable reducers: made, put in place, and the module that they become a part of."""
+"""Learnable reducers as a part of a model: where they are put, and on which device."""
 
 from __future__ import annotations
 
-import copy
-import itertools
-
-import torch
 from torch import nn
 
-from .._torch import parameter_width
-from ..backbones.block import BlockView
 from ..backbones.stack import Stack
 from ..errors import UnsupportedModelError
-from ..methods.reducer import Reducer
 
-SUBMODULE = "tokenreduce"  # of the submodule
+SUBMODULE = "tokenreduce"
+"""Name under which a learnable reducer is a part of the model."""
 
 
-def with_weights(reducer: Reducer, stack: Stack, block: int, view: BlockView, sites: int) -> Reducer:
-    """A copy of a learnable reducer that has weights, on the device and in the dtype of a block.
-
-    Args:
-        block: the first one where it acts.
-        view: of this block.
-        sites: number of places where it acts.
-    """
-    assert isinstance(reducer, nn.Module)
-    module, role = stack.blocks[block], stack.role(block)
-    width = parameter_width(module)
-    main = "image" if "image" in stack.prefix else next(iter(stack.prefix))
-    if main not in role.own.split("+") and view.memory_width is not None:
-        width = view.memory_width
-    with torch.inference_mode(False):  # its weights are to be trained wherever it is attached
-        own = copy.deepcopy(reducer)
-        if next(itertools.chain(own.parameters(), own.buffers()), None) is None:
-            with torch.device("cpu"):  # the same weights whatever the default device is
-                own.build(width, sites)
-        like = next((p for p in module.parameters() if p.is_floating_point()), None)
-        if like is not None:
-            own.to(like.device, like.dtype)
-    own.train(module.training)
-    return own
+def move_to_block(module: nn.Module, block: nn.Module) -> None:
+    """Put weights on the device and in the dtype of a block, and in its mode."""
+    like = next((p for p in block.parameters() if p.is_floating_point()), None)
+    if like is not None:
+        module.to(like.device, like.dtype)
+    module.train(block.training)
 
 
 def check_home(stack: Stack) -> None:

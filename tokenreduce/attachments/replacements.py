@@ -35,10 +35,10 @@ def check_originals(stack: Stack, patches: list[Replacement]) -> None:
             )
 
 
-def replacements(bound: Binding) -> list[Replacement]:
+def replacements(binding: Binding) -> list[Replacement]:
     """All that stands in for something of the model: the stack's method, each block's, and a learnable reducer."""
-    patches: list[Replacement] = [(bound.stack.module, bound.stack.entry, StackForward(bound))]
-    patches += [(block, "forward", BlockForward(bound, block, i)) for i, block in enumerate(bound.stack.blocks)]
-    if isinstance(bound.reducer, nn.Module):
-        patches.append((bound.stack.home, SUBMODULE, bound.reducer))
-    return patches + bound.stack.replacements()
+    patches: list[Replacement] = [(binding.stack.module, binding.stack.entry, StackForward(binding))]
+    patches += [(block, "forward", BlockForward(binding, block, i)) for i, block in enumerate(binding.stack.blocks)]
+    if isinstance(binding.active, nn.Module):
+        patches.append((binding.stack.home, SUBMODULE, binding.active))
+    return patches + binding.stack.replacements()

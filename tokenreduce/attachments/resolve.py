@@ -1,101 +1,128 @@
-"""From a reducer and a stack to their binding: which signals, which layers, which block of each."""
+"""From a reducer and a stack to their binding: which layers, which signals, which block of each layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from .._torch import parameter_width
+from ..backbones.block import BlockView
 from ..backbones.stack import Stack
 from ..core.site import Site
 from ..engine.binding import Binding
-from ..errors import (
-    LayerError,
-    OptionError,
-    UnfitReducerError,
-    UnsupportedModelError,
-    guard,
-)
+from ..errors import LayerError, OptionError, UnfitReducerError, UnsupportedModelError, guard
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
+from ..methods.site_reducer import SiteReducer
 from ..registry.registry import Registry
 from .controls import with_guide
-from .learnable import check_home, with_weights
+from .learnable import check_home, move_to_block
 
 
-def bind_stack(
-    registry: Registry,
-    model: nn.Module,
-    stack: Stack,
-    reducer: Reducer,
-    name: str,
-    layers: Sequence[int] | None,
-    trace: bool,
-    restore: bool | None,
-    guided: bool,
-) -> tuple[Binding, list[int]]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of one stack.
+
+    Args:
+        reducer: with its options.
+        name: that stands for it in a config.
+        layers: where it is to act, None for its own choice.
+        trace, restore: as ``attach`` has them.
+        guided: whether text features guide the model.
+    """
+
+    reducer: BaseReducer
+    name: str
+    layers: Sequence[int] | None
+    trace: bool
+    restore: bool | None
+    guided: bool
+
+
+def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wanted) -> tuple[Binding, list[int]]:
     """A reducer bound to a stack, and the layers where it acts.
 
     Raises:
         UnsupportedModelError: the stack has no blocks, or one several times.
         UnfitReducerError: the backbone cannot feed the reducer. LayerError, OptionError: layers that are not valid.
     """
-    blocks = len(stack.blocks)
-    if len({id(block) for block in stack.blocks}) < blocks:
-        raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} uses one block several times")
-    if not blocks:
-        raise UnsupportedModelError(f"stack {stack.name!r} of {type(model).__name__} has no blocks, so no layers")
-    levels = stack.levels or [(index,) for index in range(blocks)]
-    provides = frozenset[str]().union(*(stack.provides(index) for index in range(blocks)))
-    joint = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
-    backbone = Backbone(
-        stack.name, len(levels), tuple(stack.prefix), provides, joint, type(model).__name__, stack.guidable
-    )
-    if layers is not None:
-        reducer = reducer.within(check_layers(layers, len(levels), stack.name))
+    kind, name, guided = type(model).__name__, wanted.name, wanted.guided and stack.guidable
+    check_blocks(stack, kind)
+    levels = stack.levels or [(index,) for index in range(len(stack.blocks))]
+    plain = describe_stack(stack, len(levels), kind)
+    backbone = with_guide(plain) if guided else plain
+    with registry.blame("reducer", name):
+        layers = wanted.reducer.layers(backbone) if wanted.layers is None else wanted.layers
+        chosen = check_layers(layers, len(levels), stack.name)
+        reducer = wanted.reducer if wanted.layers is None else wanted.reducer.within(chosen)
+        reducer.check_sites(len(chosen))
+    views = [stack.view(block) for block in stack.blocks]
+    width = stream_width(stack, views, levels[chosen[0]])
+    plain, backbone = (replace(one, sites=len(chosen), width=width) for one in (plain, backbone))
     try:
-        with registry.blame("reducer", name):
-            settled = reducer.bind(with_guide(backbone) if guided and stack.guidable else backbone)
+        with registry.blame("reducer", name), torch.inference_mode(False), torch.device("cpu"):  # weights to train
+            active = reducer.bind(backbone)
     except UnfitReducerError as error:
         fit = [other for other in registry.reducers if other != name and runs_on(registry, other, backbone)]
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
-    with registry.blame("reducer", name):
-        chosen = check_layers(settled.layers(len(levels)) if layers is None else layers, len(levels), stack.name)
-        settled.check_sites(len(chosen))
-    check_position(settled)
+    check_position(active)
     sites = {
-        acting_block(stack, levels[layer], settled.at(layer), guided): Site(
-            stack.name, layer, i, len(chosen), len(levels)
-        )
+        acting_block(stack, levels[layer], active, layer, guided): Site(stack.name, layer, i, len(chosen), len(levels))
         for i, layer in enumerate(chosen)
     }
-    views = [stack.view(block) for block in stack.blocks]
-    if isinstance(settled, nn.Module):
+    if isinstance(active, nn.Module):
         check_home(stack)
-        first = min(sites)
-        with registry.blame("reducer", name):
-            settled = with_weights(settled, stack, first, views[first], len(chosen))
-        reducer = reducer.changed()
-    output = stack.output if restore is None else "full" if restore else "reduced"
-    return Binding(stack, views, settled, reducer, backbone, sites, output, trace), chosen
+        move_to_block(active, stack.blocks[min(sites)])
+    output = stack.output if wanted.restore is None else "full" if wanted.restore else "reduced"
+    return Binding(stack, views, active, reducer, plain, sites, output, wanted.trace), chosen
 
 
-def acting_block(stack: Stack, level: Sequence[int], reducer: Reducer, guided: bool = False) -> int:
-    """The block of a level where a reducer acts.
+def check_blocks(stack: Stack, model: str) -> None:
+    """Raise UnsupportedModelError for a stack without blocks, or with one block several times."""
+    if len({id(block) for block in stack.blocks}) < len(stack.blocks):
+        raise UnsupportedModelError(f"stack {stack.name!r} of {model} uses one block several times")
+    if not stack.blocks:
+        raise UnsupportedModelError(f"stack {stack.name!r} of {model} has no blocks, so no layers")
+
+
+def describe_stack(stack: Stack, depth: int, model: str) -> Backbone:
+    """What a reducer may know of a stack before it is known where it acts."""
+    provides = frozenset[str]().union(*(stack.provides(index) for index in range(len(stack.blocks))))
+    one_sequence = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
+    return Backbone(stack.name, depth, tuple(stack.prefix), provides, one_sequence, model, stack.guidable)
+
+
+def stream_width(stack: Stack, views: Sequence[BlockView], level: Sequence[int]) -> int:
+    """Width of the main stream's tokens in a layer: of the block that updates it, or of a memory."""
+    for index in level:
+        if stack.main_stream in stack.role(index).own.split("+"):
+            return parameter_width(stack.blocks[index])
+    return views[level[0]].memory_width or parameter_width(stack.blocks[level[0]])
+
+
+def acting_block(stack: Stack, level: Sequence[int], active: SiteReducer, layer: int, guided: bool = False) -> int:
+    """The block of a layer where a reducer acts.
 
     Of the blocks that give every signal it needs, the first whose own sequence has the reducer's first stream;
     otherwise the first.
     """
+    part = active.reducer.at(layer)
+    there: SiteReducer = active if part is active.reducer else part  # of a chain, what acts in this layer
     given = frozenset({"text_attention"}) if guided and stack.guidable else frozenset[str]()
-    fits = [index for index in level if frozenset(reducer.needs) <= stack.provides(index) | given]
+    fits = [index for index in level if frozenset(there.needs) <= stack.provides(index) | given]
     if not fits:
+        offers = " or ".join(", ".join(sorted(stack.provides(index) | given)) for index in level)
         raise UnfitReducerError(
-            f"{type(reducer).__name__} needs {', '.join(sorted(reducer.needs))} at one place; no block of a layer of "
-            f"stack {stack.name!r} gives all of them"
+            f"{type(active.reducer).__name__} needs {', '.join(sorted(there.needs))} at one place; a block of layer "
+            f"{layer} of stack {stack.name!r} gives {offers}. Choose another saliency, or let the parts of a chain act "
+            "in different layers"
         )
-    return next((index for index in fits if reducer.streams[0] in stack.role(index).own.split("+")), fits[0])
+    return next((index for index in fits if there.streams[0] in stack.role(index).own.split("+")), fits[0])
 
 
 def runs_on(registry: Registry, name: str, backbone: Backbone) -> bool:

@@ -42,18 +42,23 @@ from __future__ import annotations
 from .._torch import evaluating
 from .adapter import Adapter, Example
 from .block import BlockView, Projected, Role
+from .layout import Layout, Segment
 from .pass_ import Pass
 from .patch_grid import Size, check_size, conv_patch, pair, resize_grid
+from .positions import Positions
 from .stack import Output, Stack
 
 __all__ = [
     "Adapter",
     "BlockView",
     "Example",
+    "Layout",
     "Output",
     "Pass",
+    "Positions",
     "Projected",
     "Role",
+    "Segment",
     "Size",
     "Stack",
     "check_size",

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from .positions import Positions
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,10 @@ class Role:
 
 @dataclass
 class Projected:
-    """Query (B, H, N, d), key and value (B, H, N or M, d) of one attention, and whatever ``attend`` needs again."""
+    """Query (B, H, N, d), key and value (B, G, N or M, d) of one attention, and whatever ``attend`` needs again.
+
+    G is H, or a divisor of it where each head of keys and values serves several of queries.
+    """
 
     query: Tensor
     key: Tensor
@@ -35,6 +39,7 @@ class BlockView:
     Attributes:
         scale: factor on query-key products, None for 1/sqrt(d).
         dropout: attention dropout in training.
+        causal: whether a token sees only itself and those before it.
         attention_parts, cross_parts, memory_parts, mlp_parts: modules, for counting multiply-adds: of the
             self-attention, of the cross-attention on the own tokens and on the memory's, of the MLP half.
         memory_width: width of the memory's tokens, None for that of the block's own.
@@ -42,6 +47,7 @@ class BlockView:
 
     scale: float | None = None
     dropout: float = 0.0
+    causal: bool = False
     attention_parts: Sequence[nn.Module] = ()
     cross_parts: Sequence[nn.Module] = ()
     memory_parts: Sequence[nn.Module] = ()
@@ -51,6 +57,10 @@ class BlockView:
     def project(self, x: Tensor) -> Projected:
         """Tokens (B, N, C) to query, key and value, norm included."""
         raise UnsupportedModelError(f"{type(self).__name__} does not define project(x)")
+
+    def project_at(self, x: Tensor, positions: Positions) -> Projected:
+        """As :meth:`project`, where the stack gave ``run.start`` positions: those of the tokens that are left."""
+        return self.project(x)
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         """Block input (B, N, C) and attention output (B, N, H * d) to the tokens after attention, residual included."""

@@ -7,14 +7,27 @@ from typing import Protocol
 
 from torch import Tensor
 
+from .layout import Layout
+from .positions import Positions
+
 
 class Pass(Protocol):
     """One forward pass through one stack, as :meth:`Stack.forward` is given it."""
 
-    def start(self, x: Tensor, lengths: Mapping[str, int], real: Tensor | None = None) -> None:
-        """Begin a sequence: tokens (B, N, C) of streams with these lengths; ``real`` (B, N) is False for padding.
+    def start(
+        self,
+        x: Tensor,
+        lengths: Mapping[str, int] | Layout,
+        real: Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> None:
+        """Begin a sequence; once for each sequence of the stack.
 
-        Call it once for each sequence of the stack.
+        Args:
+            x: tokens (B, N, C).
+            lengths: tokens of each stream in sequence order, or a layout where a stream occurs several times.
+            real: (B, N) False for padding.
+            positions: what :meth:`BlockView.project_at` is given, reduced with the tokens.
         """
 
     def __call__(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:

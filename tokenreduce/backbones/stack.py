@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from .block import BlockView, Role
 from .pass_ import Pass
+from .positions import Positions
 
-Output = Literal["reduced", "repeated", "text", "full"]
+Output: TypeAlias = str
+"""``"reduced"``, ``"repeated"``, ``"full"``, or the name of a stream that is restored, such as ``"text"``."""
 
 
 class Stack:
@@ -54,18 +56,30 @@ class Stack:
         """The module that a learnable reducer becomes a part of; not one that runs its parts in turn."""
         return self.module
 
+    @property
+    def main_stream(self) -> str:
+        """The stream that a method of one stream reduces: ``"image"``, or the first one."""
+        return "image" if "image" in self.prefix else next(iter(self.prefix))
+
+    @property
+    def text_stream(self) -> str | None:
+        """The stream whose tokens' attention is the signal ``text_attention``, None for none."""
+        return "text" if "text" in self.prefix and self.main_stream != "text" else None
+
     def role(self, index: int) -> Role:
         """What block ``index`` updates and attends to."""
         return Role("+".join(self.prefix))
 
     def provides(self, index: int) -> frozenset[str]:
-        """The signals that block ``index`` can give for its image stream (or its only one)."""
+        """The signals that block ``index`` can give for the :attr:`main_stream`."""
         role = self.role(index)
         own = role.own.split("+")
         names = {"keys"}
         if self.readout is not None:
-            names.add("class_attention")
-        if "text" in own and ("image" in own or role.memory == "image"):
+            names.add("readout_attention")
+            if own == [self.main_stream]:
+                names.add("class_attention")
+        if self.text_stream in own and (self.main_stream in own or role.memory == self.main_stream):
             names.add("text_attention")
         return frozenset(names)
 
@@ -95,6 +109,13 @@ class Stack:
         """
         out: Tensor = block.forward(x)
         return out
+
+    def probe_positions(self, x: Tensor) -> Positions | None:
+        """Positions of random tokens (B, N, C) to check a block's view with, in their dtype; None for none.
+
+        :meth:`reference` is then given them as ``positions=``.
+        """
+        return None
 
     def pack(self, x: Tensor) -> Any:
         """Tokens in the form that a block of this family returns them."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
+from ..errors import OptionError, TokenReduceError
 from ..registry.registry import Registry, default_registry
 from ..registry.targets import names_from_file
+from ..report.formatting import one_line
 from .options import add_trust, device_of, move, own_variants
+from .output import STDOUT, check_writable, quiet_progress_bars, write
 from .request_flags import add_flags, build_request, check_overrides, parse_settings
 
 if TYPE_CHECKING:
@@ -53,7 +57,12 @@ def add_parser(commands: Any) -> None:
     add_flags(how, "samples", "batch", "seeds", "seed", "batch_sizes", "rounds", "break_even")
     how.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
     out = parser.add_argument_group("results")
-    out.add_argument("--json", metavar="FILE", type=Path, help="write everything here; compare and --repeat read it")
+    out.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="write everything here, - for standard output; compare and --repeat read it",
+    )
     out.add_argument("--report", metavar="FILE", type=Path, help="write a page with table, charts and pictures (.html)")
     add_flags(out, "pictures")
     store = out.add_mutually_exclusive_group()
@@ -66,33 +75,35 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print, write; exit code 1 when a row failed."""
-    for name in ("json", "report"):
-        path = getattr(arguments, name)
-        if path is not None and not path.resolve().parent.is_dir():
-            raise OptionError(f"--{name}: the folder {path.parent} does not exist; make it first")
-    registry = default_registry()
-    request = build_request(registry, arguments)
-    overrides = parse_settings(arguments.set)
-    from ..lab.distributed import process_group
-
-    crew = process_group()
-    with names_from_file(str(arguments.grid or arguments.repeat or "the command line"), arguments.trust):
-        result, task = evaluate(registry, request, overrides, arguments)
-    if not crew.first:
-        return 0 if result.ok else 1
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result.to_json()) + "\n")
+    files = {"--json": arguments.json, "--report": arguments.report}
+    if list(files.values()).count(STDOUT) > 1:
+        raise OptionError("--json - and --report - cannot both have standard output; name a file for one of them")
+    for flag, path in files.items():
+        check_writable(flag, path)
     if arguments.report is not None:
-        from ..report.page import render_report
+        from ..report.page import check_installed
 
-        arguments.report.write_text(render_report(result), encoding="utf-8")
-    _print(result, task.name)
-    for path in (arguments.json, arguments.report):
-        if path is not None:
-            print(f"written: {path}")
-    for row in result.rows:
-        if row.failed is not None:
-            print(f"tokenreduce: {row.name} failed: {row.failed}", file=sys.stderr)
+        check_installed()
+    quiet_progress_bars()
+    alone = STDOUT in files.values()  # then nothing else may go there, whatever a plugin prints
+    with contextlib.redirect_stdout(sys.stderr) if alone else contextlib.nullcontext():
+        registry = default_registry()
+        request = build_request(registry, arguments)
+        overrides = parse_settings(arguments.set)
+        from ..lab.distributed import process_group
+        from ..report.terminal import print_result
+
+        crew = process_group()
+        source = str(arguments.grid or arguments.repeat or "the command line")
+        with names_from_file(source, arguments.trust):
+            result, task = evaluate(registry, request, overrides, arguments)
+        if not crew.first:
+            return 0 if result.ok else 1
+        print_result(result, task.name)
+        for row in result.rows:
+            if row.failed is not None:
+                print(f"tokenreduce: {one_line(row.name)} failed: {one_line(row.failed)}", file=sys.stderr)
+    _write(result, files)
     return 0 if result.ok else 1
 
 
@@ -121,10 +132,12 @@ def evaluate(
     for folder in arguments.tuned:
         check_variants(registry, {folder: {"weights": folder}})
     store = Store(None if arguments.no_store else arguments.store or default_folder(), fresh=arguments.fresh)
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    what = TextColumn("{task.description:<32}", markup=False)
+    columns = (what, BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
     bar = Console(stderr=True)
-    with Progress(*columns, *times, console=bar, transient=True, disable=not crew.first) as progress:
+    hidden = not (crew.first and bar.is_terminal)
+    with Progress(*columns, *times, console=bar, transient=True, disable=hidden) as progress:
         job = progress.add_task("loading", total=None)
         assert request.model is not None
         task = load_task(registry, request.model, request.data)
@@ -137,37 +150,40 @@ def evaluate(
             task,
             store=store,
             command=["tokenreduce", *sys.argv[1:]],
-            step=lambda what, done, total: progress.update(job, description=what, completed=done, total=total),
+            step=lambda what, done, total: progress.update(
+                job, description=one_line(what, 32), completed=done, total=total
+            ),
             trust=arguments.trust,
         )
         if arguments.report is not None and crew.first:
             from ..report.gallery import gallery
 
             progress.update(job, description="pictures")
-            first = task.data(request.samples, min(request.batch, request.samples))[0]
-            result.pictures = gallery(task, first, result, request.pictures)
+            try:
+                first = task.data(request.samples, min(request.batch, request.samples))[0]
+                result.pictures = gallery(task, first, result, request.pictures)
+            except TokenReduceError as error:  # the rest of the result is not to be lost
+                result.setup.setdefault("notes", []).append(f"no pictures: {error}")
     return result, task
 
 
-def _print(result: Result, name: str) -> None:
-    from rich.console import Console
+def _write(result: Result, files: Mapping[str, Path | None]) -> None:
+    """Write what was asked for, each file even where another one cannot be written."""
+    errors = []
+    for flag, path in files.items():
+        if path is None:
+            continue
+        try:
+            if flag == "--json":
+                text = json.dumps(result.to_json()) + "\n"
+            else:
+                from ..report.page import render_report
 
-    from ..report.terminal import accuracy, cost, groups, remarks
-
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out = Console(highlight=False, width=120)
-    setup = result.setup
-    data = setup["data"]
-    out.print(accuracy(result, f"{name}: {data['samples']} samples, batch {data['batch']}"))
-    out.print(cost(result))
-    by_group = groups(result)
-    if by_group is not None:
-        out.print(by_group)
-    for line in remarks(result):
-        out.print(line, markup=False)
-    cells = setup["cells"]
-    if cells["kept"]:
-        out.print(
-            f"{cells['kept']} of {sum(cells.values())} cells were kept from earlier runs (--fresh works them out)"
-        )
+                text = render_report(result)
+            write(flag, path, text)
+            if path != STDOUT:
+                print(f"written: {path}", file=sys.stderr if STDOUT in files.values() else sys.stdout)
+        except OptionError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]

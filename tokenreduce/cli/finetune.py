@@ -15,7 +15,7 @@ from .options import add_trust, device_of, move, parse_layers, parse_options
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
-    from ..train.loop import FinetuneResult
+    from ..train.finetune import FinetuneResult
     from ..train.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         "finetune",
         help="train a model with a reducer attached",
         description="Train a model with a reducer attached; the unreduced model teaches it. Started again with the "
-        "same line it goes on where it stopped. The best weights are in OUT/best, for 'tokenreduce ablate --tuned'.",
+        "same line it resumes where it stopped. The best weights are in OUT/best, for 'tokenreduce ablate --tuned'.",
     )
     what = parser.add_argument_group("what to train")
     what.add_argument("--model", metavar="NAME", help="a task that can be trained (default: the first one)")
@@ -42,8 +42,10 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--reducer-lr", type=float, metavar="TIMES", help="times as much for a reducer's own weights (10)")
     how.add_argument("--weight-decay", type=float, help="of matrices (0.01)")
     how.add_argument("--warmup", type=float, metavar="SHARE", help="of the steps, for the learning rate to rise (0.1)")
-    how.add_argument("--gentle", type=float, metavar="SHARE", help="of the steps, for the reduction to rise (0)")
-    how.add_argument("--max-grad-norm", type=float, metavar="NORM", help="of the gradient; 0 for any (0)")
+    how.add_argument("--reduction-warmup", type=float, metavar="SHARE", help="the same for the reduction (0)")
+    how.add_argument(
+        "--max-grad-norm", type=float, metavar="NORM", help="the gradient is clipped to it; 0 for no clipping (0)"
+    )
     how.add_argument("--bf16", action="store_const", const=True, help="mixed precision")
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--no-distillation", action="store_true", help="the task's loss alone")
@@ -55,7 +57,9 @@ def add_parser(commands: Any) -> None:
     watch.add_argument("--save-every", type=int, metavar="STEPS", help="what a killed run loses at most (100)")
     watch.add_argument("--validate-every", type=int, metavar="STEPS", help="steps between evaluations (100)")
     watch.add_argument("--validation-samples", type=int, metavar="N", help="samples of an evaluation (500)")
-    watch.add_argument("--patience", type=int, help="evaluations without a better one that end it early; 0: never (15)")
+    watch.add_argument(
+        "--patience", type=int, help="evaluations without a better one before early stopping; 0: never (15)"
+    )
     watch.add_argument("--seed", type=int, help="of samples, draws and new weights (0)")
     watch.add_argument("--seeds", type=int, default=1, metavar="N", help="runs, each in a folder of its own (1)")
     watch.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
@@ -90,7 +94,7 @@ def _run(arguments: argparse.Namespace, registry: Registry, options: dict[str, A
 
     from ..measure.calibrate import options_for_share
     from ..tasks.loading import load_task
-    from ..train.finetune import check_trainable, summary
+    from ..train.finetune import check_trainable
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
@@ -107,7 +111,9 @@ def _run(arguments: argparse.Namespace, registry: Registry, options: dict[str, A
         print(f"{task.name} with {_words(chosen)}, into {folder}", flush=True)
         found.append(train(task, chosen, folder, dataclasses.replace(recipe, seed=recipe.seed + turn)))
     if len(found) > 1:
-        print(f"best of each run: {summary(found)}")
+        best = sorted(100 * one.accuracy for one in found)
+        mean = sum(best) / len(best)
+        print(f"best of each run: {mean:.1f} % ({best[0]:.1f} to {best[-1]:.1f}, {len(best)} seeds)")
     folders = " ".join(f"--tuned {one.folder}" for one in found)
     own = "" if arguments.model is None else f" --model {name}"
     print(f"compare it with others: tokenreduce ablate{own} {folders}")
@@ -162,14 +168,10 @@ def report(line: Mapping[str, Any]) -> str:
         return (
             f"validation accuracy {_percent(line['accuracy'])} before training, {_percent(line['unreduced'])} unreduced"
         )
-    known = ("step", "steps", "lr", "samples_per_second", "seconds", "accuracy")
-    terms = " ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in known)
-    left = (line["steps"] - line["step"]) * line["seconds"] / 60
-    judged = f"  accuracy {_percent(line['accuracy'])}" if "accuracy" in line else ""
-    return (
-        f"step {line['step']}/{line['steps']}  {terms}  {line['samples_per_second']:.0f} samples/s  "
-        f"{left:.0f} min left{judged}"
-    )
+    from ..train.loop import progress_text
+
+    evaluated = f"  accuracy {_percent(line['accuracy'])}" if "accuracy" in line else ""
+    return progress_text({name: value for name, value in line.items() if name != "accuracy"}) + evaluated
 
 
 def _percent(value: float) -> str:

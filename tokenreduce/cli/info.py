@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
     made = registry.load("reducer", spec.name)
     with registry.blame("reducer", spec.name):
-        layers, options = made().layers(12), list(made.option_defaults().items())
+        layers, options = made().usual_layers(12), list(made.option_defaults().items())
     print(f"  source    {spec.source or '-'}")
     print(f"  needs     {', '.join(spec.needs) or 'nothing'} (with default options)")
     print(f"  layers    {layers} of 12 by default")

@@ -47,7 +47,7 @@ def foreign_modules(entries: list[Entry]) -> list[str]:
             key, place = (entry.distribution, module.partition(".")[0]), foreign_path(module, entry.distribution)
             if place is not None and key not in found:
                 found[key] = (
-                    f"{entry}: module {module} was imported from {place}, which is no file of {entry.distribution} "
+                    f"{entry}: module {module} was imported from {place}, which is not a file of {entry.distribution} "
                     f"{entry.version}; remove or rename what is found first on the path (PYTHONPATH), or reinstall"
                 )
     return list(found.values())

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from ..registry.registry import Entry, Registry, default_registry
 from ..registry.targets import names_from_file
+from ..report.formatting import clean, one_line
 from .options import add_trust, own_variants, parse_layers, parse_options
+from .output import check_writable, quiet_progress_bars, write
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -40,6 +42,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw the picture, print answers and token counts."""
     check_arguments(arguments)
+    quiet_progress_bars()
     with names_from_file(arguments.tuned or "the command line", arguments.trust):
         return _run(arguments)
 
@@ -47,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     registry = default_registry()
     options = parse_options(arguments.set)
+    if "reducer" in options:
+        raise OptionError("--set takes options of the reducer; name the reducer itself with --reducer")
     if arguments.layers is not None:
         options["layers"] = parse_layers(arguments.layers)
     if arguments.model is None and not registry.tasks:
@@ -57,7 +62,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     model = arguments.model or next(iter(registry.tasks))
     if arguments.reducer is not None:
-        check_variants(registry, {arguments.reducer: wanted(arguments.reducer, options)}, own_variants(registry, model))
+        check_variants(
+            registry, {arguments.reducer: wanted_options(arguments.reducer, options)}, own_variants(registry, model)
+        )
     task = load_task(registry, model, arguments.data)
     import_named(task.settings)
     row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
@@ -78,16 +85,15 @@ def _run(arguments: argparse.Namespace) -> int:
     with attach_traced(tuned, chosen.pop("reducer"), chosen, weights) as handle:
         picture = pictures(tuned, inputs, [sample], row, handle, before)[0]
         table = str(handle)
-    try:
-        arguments.out.write_bytes(draw(picture))
-    except OSError as error:
-        raise OptionError(f"--out: {arguments.out} cannot be written ({error}); name another file") from error
     for name, words in (("text", picture.text), ("right answer", picture.expected)):
         if words:
-            print(f"{name}: {words}")
-    print(f"before: {picture.before or '(no words)'}\nafter: {picture.after or '(no words)'}\n{table}")
+            print(f"{name}: {one_line(words)}")
+    for name, words in (("before", picture.before), ("after", picture.after)):
+        print(f"{name}: {one_line(words) or '(no words)'}")
     found = regions(picture.grid, picture.owner)
-    print(f"patches: {len(picture.owner)} to {found.left} tokens ({found})\nwritten: {arguments.out}")
+    print(f"{clean(table)}\npatches: {len(picture.owner)} to {found.left} tokens ({found})")
+    write("--out", arguments.out, draw(picture))
+    print(f"written: {arguments.out}")
     return 0
 
 
@@ -107,8 +113,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionError(f"there is no file {str(arguments.image)!r}; give a picture, or --sample 0")
     if arguments.out.suffix.lower() != ".png":
         raise OptionError(f"--out writes a PNG, so name it FILE.png; got {str(arguments.out)!r}")
-    if not arguments.out.resolve().parent.is_dir():
-        raise OptionError(f"--out: the folder {arguments.out.parent} does not exist; make it first")
+    check_writable("--out", arguments.out)
 
 
 def _ready(entry: Entry) -> bool:
@@ -116,7 +121,7 @@ def _ready(entry: Entry) -> bool:
     return getattr(entry.spec, "role", "") == "method" and not getattr(entry.spec, "learns", False)
 
 
-def wanted(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def wanted_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options with what ``--reducer`` says, a mapping of stacks where it is JSON.
 
     Raises:
@@ -151,7 +156,7 @@ def choose(
             raise OptionError("no method is installed; name a reducer with --reducer (see 'tokenreduce list')")
         name = methods[0]
     if name.lstrip().startswith("{"):
-        stacks = wanted(name, {})["reducer"]
+        stacks = wanted_options(name, {})["reducer"]
         label = " + ".join(str(part.get("reducer") if isinstance(part, dict) else part) for part in stacks.values())
         return label, {"reducer": stacks, **options}
     setting = dict(task.settings.get(name, {}))

@@ -1,76 +1,222 @@
-"""How many tokens go at each site: pure functions of numbers."""
+"""How many tokens go or stay at each site, as a value. Axes: B batch, N tokens of a stream."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import OptionError
-from .option_checks import is_count, is_number
+from .option_checks import check_ratio, is_count, is_number
+from .rules import Rule
+from .schedules import constant_or_ramp, per_site, spread_counts
+from .site import Site
+
+LEAST = 1e-6  # share that stays where a schedule is scaled beyond all
+FORMS = ("keep", "remove", "ramp", "total", "rule")
 
 
-def constant_or_ramp(r: Any, sites: int) -> list[int]:
-    """Tokens to remove at each site: an int, ``(r, inflection)`` or a list (ToMe's three forms).
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How many tokens go or stay at each site: exactly one of the first five says it.
 
-    ``(r, inflection)`` with inflection in -1..1 ramps linearly from ``r * (1 - inflection)`` to
-    ``r * (1 + inflection)``: 0 is constant, -1 falls to zero, +1 rises from zero. A list gives the acting
-    sites in order and is filled with zeros. ``{"r": r, "inflection": i}`` is the pair in JSON.
+    Options of reducers take plain values for it (``keep=0.7``); a method turns them into a budget and asks
+    :meth:`at`. As an option a budget may also be given as itself, or as the mapping that :meth:`to_json` gives.
 
-    Raises:
-        OptionError: negative or fractional counts, an inflection outside -1..1, a list that is too long.
-    """
-    if isinstance(r, Mapping):
-        if set(r) != {"r", "inflection"}:
-            raise OptionError(f"r as a mapping has exactly 'r' and 'inflection', got {sorted(r)}")
-        r = (r["r"], r["inflection"])
-    if isinstance(r, int) and not isinstance(r, bool):
-        r = (r, 0.0)
-    if isinstance(r, tuple):
-        if len(r) != 2 or not is_count(r[0]) or not is_number(r[1]) or not -1 <= r[1] <= 1:
-            raise OptionError(f"r as a pair is (count >= 0, inflection in -1..1), got {r!r}")
-        low = int(r[0] * (1.0 - r[1]))
-        step = (2 * r[0] - low - low) / (sites - 1) if sites > 1 else 0.0
-        return [int(low + step * i) for i in range(sites)]
-    if isinstance(r, list):
-        if not all(is_count(v) for v in r):
-            raise OptionError(f"r as a list has whole numbers of 0 and more, got {r!r}")
-        if len(r) > sites:
-            raise OptionError(f"r has {len(r)} entries for {sites} sites; give at most {sites}")
-        return list(r) + [0] * (sites - len(r))
-    raise OptionError(f"r is a count, a pair (count, inflection) or a list of counts, got {r!r}")
-
-
-def spread_counts(total: float, weights: Sequence[float]) -> list[int]:
-    """``total`` shared out by weight as whole numbers, rounding carried on: they sum to ``int(total)``.
-
-    All zero where the weights are.
-    """
-    whole, before, counts = sum(weights), 0, []
-    so_far = 0.0
-    for weight in weights:
-        so_far += total * weight / whole if whole else 0.0
-        counts.append(int(so_far + 1e-9) - before)
-        before += counts[-1]
-    return counts
-
-
-def per_site(value: Any, sites: int, name: str, fill: Any) -> list[Any]:
-    """A scalar for every site, or a list of one value per acting site, filled up.
+    Args:
+        keep: what stays: a share (float in (0, 1], rounded up; 1.0 is all) or a number (int), or a list per site.
+        remove: what goes: a share (float in [0, 1], rounded half to even) or a number (int), or a list per site.
+        ramp: numbers that go, as ToMe has them: a number, ``(r, inflection)`` or a list per site
+            (:func:`constant_or_ramp`).
+        total: number that goes in all, shared out evenly over the sites.
+        rule: looks at the tokens: each sample keeps as many as it needs, at most ``rule.cap`` (:class:`Rule`).
+        factor: how many times as much goes, where that cannot be said in the value itself.
+        limit: largest share that goes when a share ``remove`` is scaled up.
 
     Raises:
-        OptionError: the list is longer than the sites.
+        OptionError: none of the five, more than one, or a value outside its range.
     """
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) > sites:
-            raise OptionError(f"{name} has {len(value)} entries for {sites} sites; give at most {sites}")
-        return list(value) + [fill] * (sites - len(value))
-    return [value] * sites
+
+    keep: Any = None
+    remove: Any = None
+    ramp: Any = None
+    total: int | None = None
+    rule: Rule | None = None
+    factor: float = 1.0
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise OptionError(f"a budget has one of {', '.join(FORMS)}, got {' and '.join(given) or 'none'}")
+        if not is_number(self.factor) or not 0 <= self.factor < math.inf:
+            raise OptionError(f"the factor of a budget must be a non-negative number, got {self.factor!r}")
+        for value in _each(self.keep):
+            if is_count(value) and value:
+                continue
+            check_ratio("keep", value if isinstance(value, float) else _no_share("keep", value), open_low=True)
+        for value in _each(self.remove):
+            if isinstance(value, float):
+                check_ratio("remove", value)
+            elif not is_count(value):
+                raise OptionError(f"remove must be a non-negative integer or a share in [0, 1], got {value!r}")
+        if self.ramp is not None:
+            constant_or_ramp(self.ramp, len(self.ramp) if isinstance(self.ramp, list) else 12)
+        if self.total is not None and not is_count(self.total):
+            raise OptionError(f"total must be a non-negative integer, got {self.total!r}")
+        if self.rule is not None and not isinstance(self.rule, Rule):
+            raise OptionError(f"rule must be a tokenreduce.methods.Rule, got {self.rule!r}")
+
+    @classmethod
+    def of(cls, form: str, value: Any) -> Budget:
+        """The budget that an option means: ``Budget.of("keep", 0.7)``; a :class:`Budget` or its mapping as it is.
+
+        Raises:
+            OptionError: a value outside its range.
+        """
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, Mapping) and set(value) & {*FORMS, "factor"}:
+            return cls.from_json(value)
+        return cls(**{form: value})
+
+    @classmethod
+    def energy(cls, share: float, *, cap: int, least: int = 1) -> Budget:
+        """Each sample keeps as many directions as hold this share of its tokens' energy (:meth:`Rule.counts`)."""
+        return cls(rule=Rule("energy", share, cap, least))
+
+    @classmethod
+    def threshold(cls, score: float, *, cap: int, least: int = 1) -> Budget:
+        """Each sample keeps the tokens with a score of at least this."""
+        return cls(rule=Rule("threshold", score, cap, least))
+
+    @classmethod
+    def cumulative(cls, share: float, *, cap: int, least: int = 1) -> Budget:
+        """Each sample keeps the highest-scored tokens that together hold this share of its scores' sum."""
+        return cls(rule=Rule("cumulative", share, cap, least))
+
+    @property
+    def per_site(self) -> bool:
+        """Whether it lists the sites one by one."""
+        return any(isinstance(value, (list, tuple)) for value in (self.keep, self.remove))
+
+    def value(self, site: Site) -> Any:
+        """The share or number in force at a site, before rounding to tokens; of ``keep`` or ``remove``."""
+        if self.keep is not None:
+            return per_site(self.keep, site.total, "keep", 1.0)[site.index]
+        return per_site(self.remove, site.total, "remove", 0)[site.index]
+
+    def at(self, site: Site, removable: int) -> int:
+        """How many of ``removable`` tokens go at a site, known on the host; at least one of them stays.
+
+        Of a rule: what goes from a sample that keeps as many as the cap allows.
+        """
+        if self.ramp is not None:
+            count = constant_or_ramp(self.ramp, site.total)[site.index]
+        elif self.total is not None:
+            count = spread_counts(self.total * self.factor, [1] * site.total)[site.index]
+        elif self.rule is not None:
+            count = round(self.factor * max(removable - self.rule.cap, 0))
+        else:
+            value = self.value(site)
+            if self.keep is None:
+                count = round(value * removable) if isinstance(value, float) else value
+            elif isinstance(value, float):
+                count = removable - math.ceil(_scaled_keep(value, self.factor) * removable)
+            else:
+                count = round(self.factor * max(removable - value, 0))
+        return int(min(count, max(removable - 1, 0)))
+
+    def counts(self, site: Site, score: Tensor, x: Tensor, real: Tensor | None = None) -> Tensor | None:
+        """(B,) how many tokens each sample keeps by a rule, None for a budget that does not look at the tokens.
+
+        Args:
+            score: (B, N) of the tokens that may go, higher stays.
+            x: (B, N, C) their features.
+            real: (B, N) False for padding.
+        """
+        return None if self.rule is None else self.rule.counts(score, x, real)
+
+    def scaled(self, factor: float, sites: int) -> Budget:
+        """The budget that removes ``factor`` times as much, proportions between the sites kept."""
+        if factor == 1:
+            return self
+        if self.ramp is not None:
+            counts = constant_or_ramp(self.ramp, sites)
+            return replace(self, ramp=spread_counts(factor * sum(counts), counts))
+        if self.remove is not None:
+            return replace(self, remove=_map(self.remove, lambda value: _scaled_removal(value, factor, self.limit)))
+        if self.keep is not None and all(isinstance(value, float) for value in _each(self.keep)):
+            return replace(self, keep=_map(self.keep, lambda keep: _scaled_keep(keep, factor)))
+        return replace(self, factor=self.factor * factor)
+
+    def check(self, sites: int, name: str = "") -> None:
+        """Raise OptionError when a list has more entries than there are sites."""
+        if self.ramp is not None:
+            constant_or_ramp(self.ramp, sites)
+        for form in ("keep", "remove"):
+            if getattr(self, form) is not None:
+                per_site(getattr(self, form), sites, name or form, None)
+
+    def option(self) -> Any:
+        """The plainest value that :meth:`of` takes back for the same form: ``0.7``, ``[13, 12]`` or a mapping."""
+        forms = [getattr(self, name) for name in ("keep", "remove", "ramp") if getattr(self, name) is not None]
+        if not forms or self.factor != 1:
+            return self.to_json()
+        (value,) = forms
+        if self.ramp is not None:
+            return _ramp_json(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; :meth:`from_json` takes it back."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["rule"] = None if self.rule is None else self.rule.to_json()
+        values["ramp"] = _ramp_json(self.ramp)
+        plain = {"factor": 1.0, "limit": 1.0}
+        return {name: value for name, value in values.items() if value is not None and value != plain.get(name)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Budget:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            OptionError: another mapping.
+        """
+        unknown = set(document) - {one.name for one in fields(cls)}
+        if unknown:
+            raise OptionError(f"a budget has {', '.join(one.name for one in fields(cls))}, got {sorted(unknown)}")
+        given = dict(document)
+        if isinstance(given.get("rule"), Mapping):
+            given["rule"] = Rule.from_json(given["rule"])
+        return cls(**given)
 
 
-def spaced(positions: Sequence[int], depth: int, *, base: int = 12, last: bool = False) -> list[int]:
-    """Layers published for ``base`` blocks, carried over to ``depth`` blocks; ``last`` counts them from 1."""
-    if last:
-        layers = {max((p + 1) * depth // base - 1, 0) for p in positions}
-    else:
-        layers = {p * depth // base for p in positions}
-    return sorted(layers)
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _map(value: Any, change: Any) -> Any:
+    return [change(one) for one in value] if isinstance(value, (list, tuple)) else change(value)
+
+
+def _no_share(name: str, value: Any) -> Any:
+    raise OptionError(f"{name} must be a share in (0, 1] as a float or a positive integer, got {value!r}")
+
+
+def _ramp_json(ramp: Any) -> Any:
+    """A pair (r, inflection) as a mapping: in JSON it would read as a list with one number per site."""
+    return {"r": ramp[0], "inflection": ramp[1]} if isinstance(ramp, tuple) else ramp
+
+
+def _scaled_keep(keep: float, factor: float) -> float:
+    """The share that stays where that many times as much goes; never nothing at all."""
+    return keep if factor == 1 else min(max(1.0 - (1.0 - keep) * factor, LEAST), 1.0)
+
+
+def _scaled_removal(remove: float, factor: float, limit: float) -> float:
+    """A number (int, rounded) or a share (float, at most ``limit``) that many times as large."""
+    return min(remove * factor, max(limit, remove)) if isinstance(remove, float) else round(remove * factor)

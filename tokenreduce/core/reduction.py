@@ -205,37 +205,6 @@ class Reduction:
         return {weight.dtype for weight in (self.keep_weight, self.weight) if weight is not None}
 
 
-def join(parts: list[Reduction]) -> Reduction:
-    """Reductions of segments that stand side by side, as one reduction of the whole sequence."""
-    if len(parts) == 1:
-        return parts[0]
-    dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else torch.float32
-    shift_in = shift_out = 0
-    keeps, sources, targets, owns, folds = [], [], [], [], []
-    for part in parts:
-        own, folded = part.coefficients(dtype)
-        keeps.append(torch.where(part.keep >= 0, part.keep + shift_in, -1))
-        owns.append(own)
-        if part.source is not None and part.target is not None and folded is not None:
-            sources.append(part.source + shift_in)
-            targets.append(torch.where(part.target >= 0, part.target + shift_out, -1))
-            folds.append(folded)
-        shift_in, shift_out = shift_in + part.length, shift_out + part.count
-    if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
-        return Reduction(torch.cat(keeps, 1), length=shift_in)
-    return Reduction(
-        torch.cat(keeps, 1),
-        torch.cat(sources, 1) if sources else None,
-        torch.cat(targets, 1) if targets else None,
-        length=shift_in,
-        keep_weight=torch.cat(owns, 1),
-        weight=torch.cat(folds, 1) if folds else None,
-        mean=False,
-        fresh=sum(part.fresh for part in parts),
-        partial=any(part.partial for part in parts),
-    )
-
-
 def spread(y: Tensor, assignment: Tensor, before: Tensor | None = None) -> Tensor:
     """Copy tokens (B, K, C) back along an assignment (B, N); places of -1 take ``before`` (B, N, C), or 0."""
     out = _take(y, assignment.clamp(min=0))

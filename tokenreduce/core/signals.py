@@ -6,15 +6,18 @@ Axes: B batch, H heads, N tokens of the sequence, n tokens of the stream, d head
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
 from ..ops.attention_rows import attention_rows
+from .composition import take_columns
 from .reduction import Reduction
 
-SIGNALS = ("keys", "class_attention", "text_attention")
+SIGNALS = ("keys", "class_attention", "readout_attention", "text_attention")
 
 
 class Signals:
@@ -22,7 +25,9 @@ class Signals:
 
     Attributes:
         keys: (B, n, d), their keys in this block averaged over heads (in its cross-attention for a memory).
-        class_attention: (B, n), attention from the token that the head reads, averaged over heads.
+        class_attention: (B, n), attention from the class token in front of their own sequence, averaged over heads.
+        readout_attention: (B, n), attention from the token that the head reads, averaged over heads: in a ViT the class
+            token, in ViLT the text's [CLS].
         text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens; or
             likeness to the text features given to ``handle.guide``.
     """
@@ -57,58 +62,93 @@ class Signals:
         return self._read("class_attention")
 
     @property
+    def readout_attention(self) -> Tensor:
+        return self._read("readout_attention")
+
+    @property
     def text_attention(self) -> Tensor:
         return self._read("text_attention")
 
 
-def signal_sources(
-    query: Tensor,
-    key: Tensor,
-    bias: Tensor | None,
-    scale: float | None,
-    columns: slice,
-    readout: int | None,
-    text_rows: int,
-    text_weight: Tensor | None,
-) -> dict[str, Callable[[], Tensor]]:
-    """The signals that one attention can give for the tokens whose keys are at ``columns``.
+@dataclass(frozen=True)
+class SeenAttention:
+    """One attention as a block has computed it, and whose rows of it are signals.
 
     Args:
-        query, key: (B, H, rows, d) and (B, H, N, d); self-attention, or cross-attention to these tokens.
-        readout: row of the token that the head reads, or None.
-        text_rows: the text's tokens are among the first so many rows; 0 for no text.
-        text_weight: (B, text_rows), 1 for rows that count (real text tokens), None for all.
+        query, key: (B, H, rows, d) and (B, G, N, d); self-attention, or cross-attention to these tokens.
+        bias: (B, 1, 1, N) or None.
+        scale: on query-key products, None for 1/sqrt(d).
+        readout: row of the token that the head reads, counted from the end if negative, or None.
+        has_class_token: whether that token is a class token of the tokens that the keys are of.
+        text: (rows that are of the text, (B, rows) which of them count or None for all); None for no text.
+        causal: whether a row sees only itself and what is before it; text that sees none of the tokens does not count.
     """
-    sources: dict[str, Callable[[], Tensor]] = {"keys": partial(_keys, key, columns)}
-    if readout is not None:
-        sources["class_attention"] = partial(_class_row, query, key, bias, scale, columns, readout)
-    if text_rows:
-        sources["text_attention"] = partial(_text_rows, query, key, bias, scale, columns, text_rows, text_weight)
-    return sources
+
+    query: Tensor
+    key: Tensor
+    bias: Tensor | None = None
+    scale: float | None = None
+    readout: int | None = None
+    has_class_token: bool = False
+    text: tuple[slice | Tensor, Tensor | None] | None = None
+    causal: bool = False
+
+    def sources(self, columns: slice | Tensor) -> dict[str, Callable[[], Tensor]]:
+        """The signals that it can give for the tokens whose keys are at ``columns`` (see :meth:`Layout.columns`)."""
+        found: dict[str, Callable[[], Tensor]] = {"keys": partial(self._keys, columns)}
+        if self.readout is not None:
+            found["readout_attention"] = partial(self._readout, columns)
+            if self.has_class_token:
+                found["class_attention"] = found["readout_attention"]
+        if self.text is not None:
+            found["text_attention"] = partial(self._text, *self.text, columns)
+        return found
+
+    def _keys(self, columns: slice | Tensor) -> Tensor:
+        if isinstance(columns, slice):
+            return self.key[:, :, columns].mean(dim=1)
+        return take_columns(self.key.mean(dim=1), columns)
+
+    def _rows(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        """(B, rows, n)."""
+        length = self.query.shape[2]
+        if isinstance(rows, slice):
+            query, places = self.query[:, :, rows], torch.arange(length, device=self.query.device)[None, rows]
+        else:
+            query, places = _take_rows(self.query, rows), rows
+        attention = attention_rows(query, self.key, self._bias_of(places), self.scale)
+        if isinstance(columns, slice):
+            return attention[:, :, columns]
+        index = columns.expand(len(attention), -1)[:, None].expand(-1, attention.shape[1], -1)
+        return attention.gather(2, index)
+
+    def _bias_of(self, places: Tensor) -> Tensor | None:
+        """The bias of the rows at places (B or 1, rows): in causal attention they see no later token."""
+        if not self.causal:
+            return self.bias
+        length, total = self.query.shape[2], self.key.shape[2]
+        later = torch.arange(total, device=places.device) > (places + total - length).unsqueeze(-1)
+        hidden = torch.zeros_like(later, dtype=self.query.dtype).masked_fill(later, float("-inf"))[:, None]
+        return hidden if self.bias is None else self.bias + hidden
+
+    def _readout(self, columns: slice | Tensor) -> Tensor:
+        assert self.readout is not None
+        row = self.readout % self.query.shape[2]
+        return self._rows(slice(row, row + 1), columns)[:, 0]
+
+    def _text(self, rows: slice | Tensor, weight: Tensor | None, columns: slice | Tensor) -> Tensor:
+        attention = self._rows(rows, columns)
+        if self.causal:  # only text that sees any of the tokens counts
+            sees = attention.sum(dim=-1) > 0
+            weight = sees if weight is None else weight & sees
+        if weight is None:
+            return attention.mean(dim=1)
+        weight = weight.to(attention.dtype)
+        total = weight.sum(dim=1, keepdim=True).clamp(min=1)
+        return (attention * weight.unsqueeze(-1)).sum(dim=1) / total
 
 
-def _keys(key: Tensor, columns: slice) -> Tensor:
-    return key[:, :, columns].mean(dim=1)
-
-
-def _class_row(
-    query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None, columns: slice, readout: int
-) -> Tensor:
-    return attention_rows(query[:, :, readout : readout + 1], key, bias, scale)[:, 0, columns]
-
-
-def _text_rows(
-    query: Tensor,
-    key: Tensor,
-    bias: Tensor | None,
-    scale: float | None,
-    columns: slice,
-    rows: int,
-    weight: Tensor | None,
-) -> Tensor:
-    attention = attention_rows(query[:, :, :rows], key, bias, scale)[:, :, columns]
-    if weight is None:
-        return attention.mean(dim=1)
-    weight = weight.to(attention.dtype)
-    total = weight.sum(dim=1, keepdim=True).clamp(min=1)
-    return (attention * weight.unsqueeze(-1)).sum(dim=1) / total
+def _take_rows(query: Tensor, rows: Tensor) -> Tensor:
+    """Rows (B or 1, r) of a query (B, H, N, d)."""
+    index = rows.expand(len(query), -1)[:, None, :, None]
+    return query.gather(2, index.expand(-1, query.shape[1], -1, query.shape[-1]))

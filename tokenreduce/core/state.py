@@ -2,68 +2,94 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..backbones.layout import Layout
+from ..backbones.positions import Positions
+from .composition import take_columns
 from .gate import log_weight
+from .reduction import Reduction
 
 
+@dataclass(frozen=True)
 class State:
     """The tokens of one sequence between two blocks, all but their features.
 
-    Attributes:
-        lengths: tokens of each stream, in sequence order.
+    Args:
+        layout: which of them are of which stream.
+        initial: the same at the start of the pass.
         size: (B, N) input tokens that each stands for, None while all are 1.
         real: (B, N) False for padding, None when all are real.
         assignment: (B, N0) position of each input token, None when nobody asks.
-        is_image: (B, N) modality, only once text and image were merged together.
         drops: whether any input token may have been dropped so far.
-        initial: tokens of each stream at the start of the pass.
         gates: (B, n) by stream, how much each token counts; a stream whose tokens all count in full is left out.
+        positions: what travels with the tokens.
     """
 
-    def __init__(
-        self,
-        lengths: Mapping[str, int],
-        size: Tensor | None,
-        real: Tensor | None,
-        assignment: Tensor | None,
-        is_image: Tensor | None = None,
-        drops: bool = False,
-        initial: Mapping[str, int] | None = None,
-        gates: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.lengths, self.size, self.real = lengths, size, real
-        self.assignment, self.is_image, self.drops = assignment, is_image, drops
-        self.initial: Mapping[str, int] = initial or {}
-        self.gates: Mapping[str, Tensor] = gates or {}
+    layout: Layout
+    initial: Layout
+    size: Tensor | None = None
+    real: Tensor | None = None
+    assignment: Tensor | None = None
+    drops: bool = False
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
+    positions: Positions | None = None
 
     def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""
-        other = copy.copy(self)
-        other.gates = {**self.gates, **gates}
-        return other
+        return replace(self, gates={**self.gates, **gates})
+
+    def real_of(self, stream: str) -> Tensor | None:
+        """(B, n) False for padding among the tokens of a stream, None when all are real."""
+        return None if self.real is None else take_columns(self.real, self.layout.columns(stream, self.real.device))
 
     def gate(self) -> Tensor | None:
         """(B, N) how much each token of the sequence counts, None while all count in full."""
         if not self.gates:
             return None
         like = next(iter(self.gates.values()))
-        parts = [self.gates.get(name, like.new_ones(len(like), n)) for name, n in self.lengths.items()]
-        return torch.cat(parts, dim=1)
+        lengths = self.layout.lengths
+        parts = [self.gates.get(name, like.new_ones(len(like), n)) for name, n in lengths.items()]
+        if self.layout.kinds is None and len(self.layout.segments) == len(lengths):
+            return torch.cat(parts, dim=1)
+        columns = [self.layout.columns(name, like.device) for name in lengths]
+        index = torch.cat([_index(place, len(like), like.device) for place in columns], dim=1)
+        return torch.cat(parts, dim=1).gather(1, index.argsort(dim=1))
 
     def bias(self, like: Tensor, proportional: bool, gated: bool = True) -> Tensor | None:
         """Additive attention bias (B, 1, 1, N): minus infinity at padding, log gate and log size where asked for."""
-        bias = None
-        if proportional and self.size is not None:
-            bias = self.size.log()
-        gate = self.gate() if gated else None
-        if gate is not None:
-            bias = log_weight(gate) if bias is None else bias + log_weight(gate)
-        if self.real is not None:
-            bias = torch.zeros_like(self.real, dtype=like.dtype) if bias is None else bias
-            bias = bias.masked_fill(~self.real, float("-inf"))
-        return None if bias is None else bias.to(like.dtype)[:, None, None]
+        return key_bias(like, self.size if proportional else None, self.gate() if gated else None, self.real)
+
+    def moved(self, whole: Reduction) -> Positions | None:
+        """The positions of the tokens that a reduction of the sequence leaves: the kept token's."""
+        if self.positions is None:
+            return None
+        batch = len(whole.keep)
+        return {name: whole.take(side.expand(batch, *side.shape[1:])) for name, side in self.positions.items()}
+
+
+def key_bias(like: Tensor, size: Tensor | None, gate: Tensor | None, real: Tensor | None) -> Tensor | None:
+    """Additive attention bias (B, 1, 1, N) over keys, in the dtype of ``like``; None where nothing is to be added.
+
+    Args:
+        size: (B, N) input tokens that each key stands for: log size is added.
+        gate: (B, N) how much each key counts: log gate is added.
+        real: (B, N) False for padding: minus infinity.
+    """
+    bias = None if size is None else size.log()
+    if gate is not None:
+        bias = log_weight(gate) if bias is None else bias + log_weight(gate)
+    if real is not None:
+        bias = torch.zeros_like(real, dtype=like.dtype) if bias is None else bias
+        bias = bias.masked_fill(~real, float("-inf"))
+    return None if bias is None else bias.to(like.dtype)[:, None, None]
+
+
+def _index(columns: slice | Tensor, batch: int, device: torch.device) -> Tensor:
+    if isinstance(columns, slice):
+        columns = torch.arange(columns.start, columns.stop, device=device)[None]
+    return columns.expand(batch, -1)

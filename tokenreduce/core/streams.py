@@ -8,8 +8,10 @@ from functools import partial
 
 from torch import Tensor
 
+from ..backbones.layout import Layout
 from ..errors import UnsupportedCallError
-from .reduction import Reduction, join
+from .composition import combine
+from .reduction import Reduction
 from .signals import Signals
 from .tokens import Tokens
 
@@ -18,15 +20,20 @@ from .tokens import Tokens
 class Stream:
     """One modality at a site: its tokens, its signals, and whether the model is training.
 
-    ``is_image`` (B, n) is only there for the joint stream, whose tokens are of both modalities. ``gate`` (B, n) says
-    how much each token counts so far (see :class:`tokenreduce.methods.Gate`), None while all count in full. ``initial``
-    is the number of tokens that the stream had at the start of the pass, where it is known.
+    Args:
+        tokens: what can be reduced.
+        signals: what the reducer asked for.
+        training: whether the block is in training mode.
+        kinds: (B, n) number of the stream of each token, only for a whole sequence of several streams.
+        gate: (B, n) how much each token counts so far (see :class:`tokenreduce.methods.Gate`), None while all count
+            in full.
+        initial: number of tokens at the start of the pass, where it is known.
     """
 
     tokens: Tokens
     signals: Signals
     training: bool
-    is_image: Tensor | None = None
+    kinds: Tensor | None = None
     gate: Tensor | None = None
     initial: int | None = None
 
@@ -36,27 +43,45 @@ class Stream:
             self,
             tokens=self.tokens.after(reduction),
             signals=self.signals.after(reduction),
-            is_image=None if self.is_image is None else reduction.take(self.is_image),
+            kinds=None if self.kinds is None else reduction.take(self.kinds),
             gate=None if self.gate is None else reduction.side(self.gate, 1.0),
         )
 
 
 class Streams(Mapping[str, Stream]):
-    """The streams at a site by name, ``"image"`` and perhaps ``"text"``; ``joint`` is both as one sequence.
+    """The streams at a site by name, and where several form one sequence, that sequence as a whole.
 
-    ``losses`` collects what :meth:`add_loss` is given; None, as in evaluation, to let it go.
+    Args:
+        parts: by name.
+        main: the stream that a method of one stream reduces; the first one if left out.
+        whole: makes the sequence of several streams as one stream.
+        layout: of that sequence.
+        initial: tokens of each stream at the start of the pass.
+        losses: collects what :meth:`add_loss` is given; None, as in evaluation, to let it go.
     """
 
     def __init__(
         self,
         parts: Mapping[str, Stream],
-        joint: Callable[[], Stream] | None = None,
+        main: str | None = None,
+        whole: Callable[[], Stream] | None = None,
+        layout: Layout | None = None,
+        initial: Mapping[str, int] | None = None,
         losses: dict[str, Tensor] | None = None,
     ) -> None:
-        self._parts, self._joint, self._losses = parts, joint, losses
+        self._parts, self._main, self._whole, self._layout, self._losses = parts, main, whole, layout, losses
+        self.initial: Mapping[str, int] = initial or {}
 
     def __getitem__(self, name: str) -> Stream:
+        if name not in self._parts and self._layout is not None and name in self._layout.streams:
+            raise UnsupportedCallError(
+                f"the tokens of {' and '.join(self._layout.streams)} were merged together, so {name!r} is not there by "
+                "itself; reduce the sequence as a whole (streams.whole()), or let merging across streams come last"
+            )
         return self._parts[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -66,32 +91,48 @@ class Streams(Mapping[str, Stream]):
 
     @property
     def main(self) -> str:
-        """The stream that a method of one stream reduces: ``"image"``, or the only one."""
-        return "image" if "image" in self._parts else next(iter(self._parts))
+        """The stream that a method of one stream reduces, such as ``"image"``."""
+        return self._main or next(iter(self._parts))
 
     @property
-    def has_joint(self) -> bool:
-        """Whether text and image stand in one sequence."""
-        return self._joint is not None
+    def sequence(self) -> str | None:
+        """Name of the sequence of several streams, under which a reduction of the whole is returned; None without."""
+        return self._layout.name if self._whole is not None and self._layout is not None else None
 
-    def joint(self) -> Stream:
-        """Text and image as one stream, where they stand in one sequence."""
-        if self._joint is None:
-            raise UnsupportedCallError("text and image do not stand in one sequence here; use the streams by name")
-        return self._joint()
+    @property
+    def length(self) -> int:
+        """Tokens of that sequence."""
+        return 0 if self._layout is None else self._layout.length
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The streams of that sequence in the order in which ``kinds`` counts them."""
+        return () if self._layout is None else self._layout.streams
+
+    def whole(self) -> Stream:
+        """Several streams as one, where they form one sequence."""
+        if self._whole is None:
+            raise UnsupportedCallError("there are no several streams in one sequence here; use the streams by name")
+        return self._whole()
 
     def after(self, chosen: Mapping[str, Reduction]) -> Streams:
-        """The streams that reductions of some of them, by name, leave: for another reducer at the same site."""
+        """The streams that reductions leave, by name: for another reducer at the same site."""
         parts = {name: stream.after(chosen[name]) if name in chosen else stream for name, stream in self.items()}
-        joint = None if self._joint is None else partial(self._joint_after, chosen)
-        return Streams(parts, joint, self._losses)
+        if self._whole is None or self._layout is None:
+            return Streams(parts, self._main, None, self._layout, self.initial, self._losses)
+        own = {name: value for name, value in chosen.items() if name in (*self._layout.streams, self._layout.name)}
+        tokens = next(iter(own.values())).keep if own else None
+        if tokens is None:
+            return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses)
+        reduction, layout = combine(self._layout, own, len(tokens), tokens.device)
+        whole = partial(self._whole_after, reduction)
+        return Streams({} if layout.mixed else parts, self._main, whole, layout, self.initial, self._losses)
 
-    def _joint_after(self, chosen: Mapping[str, Reduction]) -> Stream:
-        parts = [chosen.get(name) or stream.tokens.identity() for name, stream in self.items()]
-        return self.joint().after(join(parts))
+    def _whole_after(self, reduction: Reduction) -> Stream:
+        return self.whole().after(reduction)
 
     def add_loss(self, name: str, value: Tensor) -> None:
-        """Hand a term of the training loss to the user: ``handle.losses()[name]`` is the sum over all sites.
+        """Hand a term of the training loss to the user: ``handle.last.losses[name]`` is the sum over all sites.
 
         In evaluation it is let go.
 

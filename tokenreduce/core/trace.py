@@ -18,10 +18,20 @@ class Trace(Sequence[list[list[int]]]):
         source: (B, N0), the final token that each input token ended in, -1 where it was dropped.
         size: (B, N), how many input tokens (padding not counted) each final token stands for.
         first, last: lengths of the streams at the start and at the end, in sequence order.
+
+    Args:
+        columns: (n,) where the tokens of a stream are at the start, for streams that are not side by side.
     """
 
-    def __init__(self, source: Tensor, size: Tensor | None, first: Mapping[str, int], last: Mapping[str, int]) -> None:
-        self.source, self.first, self.last = source, dict(first), dict(last)
+    def __init__(
+        self,
+        source: Tensor,
+        size: Tensor | None,
+        first: Mapping[str, int],
+        last: Mapping[str, int],
+        columns: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.source, self.first, self.last, self._columns = source, dict(first), dict(last), columns
         self.tokens = sum(last.values())
         self.size = size if size is not None else self._members()
 
@@ -50,6 +60,8 @@ class Trace(Sequence[list[list[int]]]):
     def stream(self, name: str) -> Tensor:
         """(B, n0): ``source`` for the tokens of one stream, in final positions of the whole sequence."""
         begin = 0
+        if self._columns is not None and name in self._columns:
+            return self.source[:, self._columns[name]]
         for stream, length in self.first.items():
             if stream == name:
                 return self.source[:, begin : begin + length]

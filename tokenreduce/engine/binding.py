@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ..backbones.block import BlockView, Role
-from ..backbones.stack import Output, Stack
+from ..backbones.stack import Stack
 from ..core.site import Site
 from ..methods.backbone import Backbone
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
+from ..methods.site_reducer import SiteReducer
+from .outputs import output_of
 from .record import Record
 
 
@@ -20,9 +22,13 @@ class Binding:
     """A stack with its reducer: what attach makes, and every forward pass reads.
 
     Attributes:
+        stack, views: the blocks and their parts.
+        active: what acts now.
+        original, backbone: what ``active`` was bound from, so that it can be bound again for a guide or a scale.
         roles: of each block.
         sites: by block.
-        original, backbone: what the reducer was settled from, so that it can be settled anew for a guide.
+        output: what the rest of the model expects at the end; ``output_name`` is its name.
+        track: whether a pass keeps where each token went.
         guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
         factor: how many times as much as configured is removed now (``handle.scale``).
         pauses: how many ``handle.paused()`` are open.
@@ -34,23 +40,29 @@ class Binding:
         self,
         stack: Stack,
         views: list[BlockView],
-        reducer: Reducer,
-        original: Reducer,
+        active: SiteReducer,
+        original: BaseReducer,
         backbone: Backbone,
         sites: Mapping[int, Site],
-        output: Output,
+        output: str,
         trace: bool,
     ) -> None:
-        self.stack, self.views, self.reducer, self.output = stack, views, reducer, output
+        self.stack, self.views, self.active = stack, views, active
         self.original, self.backbone, self.sites = original, backbone, dict(sites)
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
+        self.output_name, self.output = output, output_of(output)
         self.trace = trace
-        self.track = trace or output != "reduced"
+        self.track = trace or self.output.tracks
         self.guide: Tensor | None = None
         self.factor = 1.0
         self.pauses = 0
         self.last: Record | None = None
         self.around: Callable[[], AbstractContextManager[None]] | None = None
+
+    @property
+    def blocks(self) -> list[tuple[BlockView, Role]]:
+        """Each block's parts and its role."""
+        return list(zip(self.views, self.roles, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from .._torch import parameter_width
 from ..backbones.block import BlockView
+from ..backbones.positions import Positions
 from ..backbones.stack import Stack
-from ..core.state import State
+from ..core.state import key_bias
 from ..errors import UnsupportedModelError
 from .attention import attention
 
@@ -55,6 +56,7 @@ def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None
     view = stack.view(double)
     width = parameter_width(block)
     x = torch.randn(2, 5, width, generator=generator, dtype=torch.float64).to(device)
+    positions = stack.probe_positions(x)
     memory = None
     if stack.role(index).memory is not None:
         memory = torch.randn(2, 4, view.memory_width or width, generator=generator, dtype=torch.float64).to(device)
@@ -65,7 +67,8 @@ def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None
     for real, memory_real in masks:
         try:
             if memory is None:
-                expected = stack.reference(double, x, real)
+                given: dict[str, Any] = {} if positions is None else {"positions": positions}
+                expected = stack.reference(double, x, real, **given)
             else:
                 expected = stack.reference(double, x, real, memory, memory_real)
         except Exception as error:
@@ -73,7 +76,7 @@ def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None
                 f"{label} cannot be run on tokens alone ({type(error).__name__}: {error}), so no view of it can be "
                 "proved"
             ) from error
-        got = _run_view(view, x, real, memory, memory_real)
+        got = _run_view(view, x, real, memory, memory_real, positions)
         rows = torch.ones(2, 5, dtype=torch.bool, device=device) if real is None else real
         scale = (expected - x)[rows].abs().max()
         difference = (got - expected)[rows].abs().max()
@@ -86,15 +89,20 @@ def _prove_block(stack: Stack, index: int, block: nn.Module, label: str) -> None
 
 
 def _run_view(
-    view: BlockView, x: Tensor, real: Tensor | None, memory: Tensor | None, memory_real: Tensor | None
+    view: BlockView,
+    x: Tensor,
+    real: Tensor | None,
+    memory: Tensor | None,
+    memory_real: Tensor | None,
+    positions: Positions | None,
 ) -> Tensor:
     """What the view makes of tokens (B, N, C) and a memory (B, M, C'), as the engine would run it."""
-    projected = view.project(x)
-    bias = State({}, None, real, None).bias(projected.query, False)
+    projected = view.project(x) if positions is None else view.project_at(x, positions)
+    bias = key_bias(projected.query, None, None, real)
     x = view.attend(x, attention(view, projected, bias, False), projected)
     if memory is not None:
         projected = view.project_memory(x, memory)
-        bias = State({}, None, memory_real, None).bias(projected.query, False)
+        bias = key_bias(projected.query, None, None, memory_real)
         x = view.attend_memory(x, attention(view, projected, bias, False), projected)
     return view.mlp(x)
 

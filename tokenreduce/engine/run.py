@@ -10,12 +10,17 @@ Axes: B batch, H heads, N tokens, M memory tokens, C width, d head width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core.gate import Gate, pool_as_kept
-from ..core.reduction import Reduction, compose_assignments, join, spread
+from ..backbones.layout import Layout
+from ..backbones.positions import Positions
+from ..core.composition import combine
+from ..core.gate import Gate
+from ..core.reduction import Reduction, compose_assignments
 from ..core.site import Site
 from ..core.state import State
 from ..core.tokens import Tokens
@@ -23,13 +28,23 @@ from ..errors import UnsupportedCallError
 from ..methods.contract import check_reductions
 from .attention import attend
 from .binding import Binding
-from .record import Record
-from .site_io import BlockTokens, image_mask, make_streams
+from .outputs import Ending, Undo
+from .record import Record, SiteTokens
+from .site_io import BlockTokens, SiteReader
 
 States = dict[str, State]
 
 
-Undo = tuple["Tensor | None", Tensor]  # tokens before a site, where needed again; where each of them went
+class BlockResult(NamedTuple):
+    """What one block gives: its tokens and its memory, and both as they were before the site where that is needed.
+
+    All of it goes through a checkpoint, so that gradients reach dropped tokens that are restored at the end.
+    """
+
+    x: Tensor
+    memory: Tensor | None = None
+    before: Tensor | None = None
+    memory_before: Tensor | None = None
 
 
 class Run:
@@ -38,28 +53,40 @@ class Run:
     Reducer, guide and sites are those at its beginning, also when a block is run again for its gradient.
     """
 
-    def __init__(self, bound: Binding) -> None:
-        self.bound, self.reducer, self.guide = bound, bound.reducer, bound.guide
-        self.paused = bound.pauses > 0
-        self.sites: Mapping[int, Site] = {} if self.paused else bound.sites
+    def __init__(self, binding: Binding) -> None:
+        self.binding, self.reducer, self.guide = binding, binding.active, binding.guide
+        self.paused = binding.pauses > 0
+        self.sites: Mapping[int, Site] = {} if self.paused else binding.sites
         self.differentiates = torch.is_grad_enabled()
         self.losses: dict[int, dict[str, Tensor]] = {}
-        self.states: list[States | None] = [None] * (len(bound.views) + 1)
+        self.states: list[States | None] = [None] * (len(binding.views) + 1)
         self.undo: dict[tuple[int, str], Undo] = {}
         self.done: dict[tuple[int, str], Reduction] = {}
-        self.counts: dict[int, list[tuple[int, str, int, int]]] = {}
+        self.counts: dict[int, list[SiteTokens]] = {}
         self.memory: dict[int, Tensor] = {}
 
-    def start(self, x: Tensor, lengths: Mapping[str, int], real: Tensor | None = None) -> None:
-        """Begin a sequence: tokens (B, N, C) of streams with these lengths; ``real`` (B, N) is False for padding.
+    def start(
+        self,
+        x: Tensor,
+        lengths: Mapping[str, int] | Layout,
+        real: Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> None:
+        """Begin a sequence; once for each sequence of the stack.
 
-        Call it once for each sequence of the stack.
+        Args:
+            x: tokens (B, N, C).
+            lengths: tokens of each stream in sequence order, or a layout where a stream occurs several times.
+            real: (B, N) False for padding.
+            positions: per-token tensors (B or 1, N, ...) that ``BlockView.project_at`` is given, reduced with the
+                tokens.
         """
         assignment = None
-        if self.bound.track and not self.paused:
+        if self.binding.track and not self.paused:
             assignment = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
-        state = State(dict(lengths), None, real, assignment, initial=dict(lengths))
-        self.states[0] = {**(self.states[0] or {}), "+".join(lengths): state}
+        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, self.binding.stack.prefix)
+        state = State(layout, layout, None, real, assignment, positions=positions)
+        self.states[0] = {**(self.states[0] or {}), layout.name: state}
 
     def __call__(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         """Run every block of a stack with one sequence.
@@ -68,7 +95,7 @@ class Run:
         """
         if seen is not None:
             seen.append(x)
-        for index in range(len(self.bound.views)):
+        for index in range(len(self.binding.views)):
             x, _ = self.block(index, x)
             if seen is not None:
                 seen.append(x)
@@ -79,7 +106,7 @@ class Run:
 
         A block without a memory gives its own tokens twice.
         """
-        stack = self.bound.stack
+        stack = self.binding.stack
         if memory is None:
             x = stack.unpack(stack.blocks[index](x, run=self))
             return x, x
@@ -94,37 +121,56 @@ class Run:
         return x
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
-        """Record the pass and hand back what the rest of the model expects: the tokens of each sequence started.
+        """Record the pass and return what the rest of the model expects: the tokens of each sequence started.
 
         A pass in ``handle.paused()`` leaves the record of the one before.
         """
-        first, last, bound = self.states[0], self.states[-1], self.bound
+        first, last, binding = self.states[0], self.states[-1], self.binding
         assert first is not None and last is not None
         if not self.paused:
-            counts = [row for index in sorted(self.counts) for row in self.counts[index]]
-            between = [
-                {name: sum(s.lengths.values()) for name, s in states.items()} for states in self.states if states
-            ]
-            bound.last = Record(counts, first, last, between, bound.trace, list(self.losses.values()))
-        return tuple(self._end(name, x, first[name], last[name]) for name, x in zip(first, tokens, strict=True))
+            binding.last = Record(
+                [row for index in sorted(self.counts) for row in self.counts[index]],
+                first,
+                last,
+                [{name: s.layout.length for name, s in states.items()} for states in self.states if states],
+                trace=binding.trace,
+                losses=list(self.losses.values()),
+                blocks=binding.blocks,
+                early=self.reducer.position == "before_block",
+            )
+        undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
+        return tuple(
+            binding.output(x, Ending(first[name], last[name], undo[name]))
+            for name, x in zip(first, tokens, strict=True)
+        )
 
-    def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> tuple[Tensor, Tensor | None]:
+    def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
         """Run one block on the tokens, reduction included."""
-        x, memory = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
-        return self.bound.views[index].mlp(x), memory
+        result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
+        return result._replace(x=self.binding.views[index].mlp(result.x))
 
-    def _attend(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> tuple[Tensor, Tensor | None]:
-        states, bound = self.states[index], self.bound
+    def close(self, index: int, result: BlockResult) -> None:
+        """Take in what a block gave, after its checkpoint where there is one."""
+        role = self.binding.roles[index]
+        for name, before in ((role.own, result.before), (role.memory, result.memory_before)):
+            if before is not None and name is not None:
+                self.undo[index, name] = (before, self.undo[index, name][1])
+        if result.memory is not None:
+            self.memory[index] = result.memory
+
+    def _attend(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
+        states, binding = self.states[index], self.binding
         if states is None:
             raise UnsupportedCallError("blocks must run in order, after run.start(...)")
-        view, role, site = bound.views[index], bound.roles[index], self.sites.get(index)
+        view, role, site = binding.views[index], binding.roles[index], self.sites.get(index)
+        result = BlockResult(x, memory)
         if site is not None and self.reducer.position == "before_block":
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
-            x, memory, states = self._reduce(index, site, BlockTokens(x, states[role.own]), other, states, training)
-            site = None
+            result, states = self._reduce(index, site, BlockTokens(x, states[role.own]), other, states, training)
+            x, memory, site = result.x, result.memory, None
         proportional = self.reducer.proportional_attention
         own = states[role.own]
-        projected = view.project(x)
+        projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
         context, bias = attend(own, view, projected, proportional, training)
         x = view.attend(x, context, projected)
         crossed = None
@@ -133,41 +179,38 @@ class Run:
             context, memory_bias = attend(states[role.memory], view, seen, proportional, training)
             x = view.attend_memory(x, context, seen)
             crossed = BlockTokens(memory, states[role.memory], seen, memory_bias)
+        result = result._replace(x=x)
         if site is not None:
-            x, memory, states = self._reduce(
-                index, site, BlockTokens(x, own, projected, bias), crossed, states, training
-            )
+            result, states = self._reduce(index, site, BlockTokens(x, own, projected, bias), crossed, states, training)
         self.states[index + 1] = states
-        return x, memory
+        return result
 
     def _reduce(
         self, index: int, site: Site, own: BlockTokens, memory: BlockTokens | None, states: States, training: bool
-    ) -> tuple[Tensor, Tensor | None, States]:
-        if self.bound.around is None:
+    ) -> tuple[BlockResult, States]:
+        if self.binding.around is None:
             return self._act(index, site, own, memory, states, training)
-        with self.bound.around():
+        with self.binding.around():
             return self._act(index, site, own, memory, states, training)
 
     def _act(
         self, index: int, site: Site, own: BlockTokens, memory: BlockTokens | None, states: States, training: bool
-    ) -> tuple[Tensor, Tensor | None, States]:
-        bound, role, reducer = self.bound, self.bound.roles[index], self.reducer
+    ) -> tuple[BlockResult, States]:
+        binding, role, reducer = self.binding, self.binding.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
-        scale = bound.views[index].scale
-        streams = make_streams(
-            bound.stack, reducer, own, memory, scale, training, self.guide, losses if training else None
-        )
+        reader = SiteReader(binding.stack, reducer, binding.views[index], training, self.guide)
+        streams = reader.streams(own, memory, losses if training else None)
         chosen = reducer.reduce_streams(streams, site)
         check_reductions(chosen, streams, reducer)
         if losses or any(isinstance(value, Gate) for value in chosen.values()):
             self._check_gradient(index)
         self.losses[index], self.counts[index] = losses, []
-        x, state = self._shrink(index, site, role.own, own, chosen)
+        x, before, state = self._shrink(index, site, role.own, own, chosen)
         states = {**states, role.own: state}
         if memory is None or role.memory is None:
-            return x, None, states
-        y, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
-        return x, y, states
+            return BlockResult(x, None, before), states
+        y, memory_before, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
+        return BlockResult(x, y, before, memory_before), states
 
     def _check_gradient(self, index: int) -> None:
         """Raise UnsupportedCallError where a gate or a loss would lose its gradient."""
@@ -179,81 +222,47 @@ class Run:
 
     def _shrink(
         self, index: int, site: Site, sequence: str, seen: BlockTokens, chosen: Mapping[str, Reduction | Gate]
-    ) -> tuple[Tensor, State]:
-        """One sequence with the gates and reductions of its streams applied."""
-        x, rows = seen.x, self.counts[index]
-        state = self._gated(seen.state, chosen)
-        reductions = {name: value for name, value in chosen.items() if isinstance(value, Reduction)}
-        lengths, gates = dict(state.lengths), state.gates
-        if "joint" not in reductions and not any(name in reductions for name in lengths):
-            if sequence == self.bound.roles[index].own or state is not seen.state:  # a memory, where something is done
-                rows += [(site.layer, name, n, n) for name, n in lengths.items()]
-            return x, state
-        is_image = state.is_image
-        if "joint" in reductions:
-            whole = reductions["joint"]
-            is_image = whole.take(image_mask(x, state))
-            removed = sum(lengths.values()) - whole.count
-            rows.append((site.layer, "text+image", whole.length, whole.count))
-            from_image = min(removed, lengths["image"] - 1)  # nominal: what merged with what differs per sample
-            lengths["image"] -= from_image
-            lengths["text"] -= removed - from_image
-        else:
-            batch, device = x.shape[0], x.device
-            parts = [reductions.get(n) or Reduction.identity(batch, k, device) for n, k in state.lengths.items()]
-            whole = join(parts)
-            gates = {n: part.side(gates[n], 1.0) for n, part in zip(lengths, parts, strict=True) if n in gates}
-            lengths = {n: part.count for n, part in zip(state.lengths, parts, strict=True)}
-            rows += [(site.layer, n, state.lengths[n], k) for n, k in lengths.items()]
-        left = Tokens(x, state.size, state.real).after(whole)
-        assignment = state.assignment
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """One sequence with the gates and reductions of its streams applied; and as it was, where that is needed."""
+        x, rows, binding = seen.x, self.counts[index], self.binding
+        state = _gated(seen.state, chosen)
+        layout = state.layout
+        names = (*layout.lengths, layout.name)
+        reductions = {n: value for n, value in chosen.items() if isinstance(value, Reduction) and n in names}
+        if not reductions:
+            if sequence == binding.roles[index].own or state is not seen.state:  # a memory, where something is done
+                rows += [SiteTokens(site.stack, site.layer, name, n, n) for name, n in layout.lengths.items()]
+            return x, None, state
+        whole, left = combine(layout, reductions, len(x), x.device)
+        before = {layout.name: layout.length} if layout.name in reductions else layout.lengths
+        rows += [SiteTokens(site.stack, site.layer, name, n, left.lengths[name]) for name, n in before.items()]
+        gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
+        tokens = Tokens(x, state.size, state.real).after(whole)
+        assignment, kept = state.assignment, None
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            wanted = reductions.get("text") if self.bound.output == "text" and is_image is None else whole
-            keep_last = self.bound.output != "reduced" and wanted is not None and wanted.drops
-            self.undo[index, sequence] = (x if keep_last else None, end)
+            kept = x if binding.output.keeps(reductions, whole, left.mixed) else None
+            self.undo[index, sequence] = (kept, end)
         self.done[index, sequence] = whole
-        drops = state.drops or whole.drops
-        return left.x, State(lengths, left.size, left.real, assignment, is_image, drops, state.initial, gates)
+        changed = replace(
+            state,
+            layout=left,
+            size=tokens.size,
+            real=tokens.real,
+            assignment=assignment,
+            drops=state.drops or whole.drops,
+            gates={**state.gates, **gates},
+            positions=state.moved(whole),
+        )
+        return tokens.x, kept, changed
 
-    def _gated(self, state: State, chosen: Mapping[str, Reduction | Gate]) -> State:
-        """The state with the gates that the reducer has set on its streams."""
-        begin, gates = 0, {}
-        for name, length in state.lengths.items():
-            gate = chosen.get(name)
-            if isinstance(gate, Gate):
-                real = None if state.real is None else state.real[:, begin : begin + length]
-                gates[name] = gate.effective(self.bound.stack.prefix[name], real)
-            begin += length
-        return state.with_gates(gates) if gates else state
 
-    def _end(self, sequence: str, x: Tensor, first: State, last: State) -> Tensor:
-        """Hand back what the rest of the model expects of one sequence."""
-        output, assignment, gate = self.bound.output, last.assignment, last.gate()
-        if gate is not None and output == "repeated" and len(last.lengths) == 1:
-            x = pool_as_kept(x, gate, self.bound.stack.prefix[sequence])
-        if assignment is None or output == "reduced" or not any(name == sequence for _, name in self.undo):
-            return x
-        if output == "repeated":
-            if last.size is None:  # nothing was merged: the survivors stand for themselves
-                return x
-            return self._restore(sequence, x) if last.drops else spread(x, assignment)
-        if output == "text":
-            if "text" not in first.lengths:
-                return x
-            text, rest = first.lengths["text"], last.lengths["text"]
-            if last.is_image is not None:  # merged across modalities: what follows [CLS] may be of the image
-                rest = self.bound.stack.prefix["text"]
-            elif all(before is None for before, _ in self.undo.values()):  # no text was dropped
-                return torch.cat([spread(x, assignment[:, :text]), x[:, rest:]], dim=1)
-            return torch.cat([self._restore(sequence, x)[:, :text], x[:, rest:]], dim=1)
-        return self._restore(sequence, x)
-
-    def _restore(self, sequence: str, x: Tensor) -> Tensor:
-        """Every token at its place: merged ones share their value, dropped ones have the last value they had."""
-        for index, name in sorted(self.undo, reverse=True):
-            if name == sequence:
-                before, end = self.undo[index, name]
-                x = spread(x, end, None if before is None else before.to(x.dtype))
-        return x
+def _gated(state: State, chosen: Mapping[str, Reduction | Gate]) -> State:
+    """The state with the gates that the reducer has set on its streams."""
+    gates = {}
+    for name in state.layout.lengths:
+        gate = chosen.get(name)
+        if isinstance(gate, Gate):
+            gates[name] = gate.effective(state.layout.prefix(name), state.real_of(name))
+    return state.with_gates(gates) if gates else state

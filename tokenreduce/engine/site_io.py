@@ -9,18 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from ..backbones.block import Projected
+from ..backbones.block import BlockView, Projected
 from ..backbones.stack import Stack
-from ..core.signals import Signals, signal_sources
+from ..core.composition import take_columns
+from ..core.signals import SeenAttention, Signals
 from ..core.state import State
 from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
 from ..errors import UnsupportedCallError
-from ..methods.reducer import Reducer
+from ..methods.site_reducer import SiteReducer
 from ..ops.similarity import text_similarity
+
+TextRows = tuple["slice | Tensor", "Tensor | None"]
+"""Rows of a sequence that may be of the text; and (B, rows) which of them count, None for all."""
 
 
 @dataclass
@@ -40,74 +43,93 @@ class BlockTokens:
     bias: Tensor | None = None
 
 
-def make_streams(
-    stack: Stack,
-    reducer: Reducer,
-    own: BlockTokens,
-    memory: BlockTokens | None,
-    scale: float | None,
-    training: bool,
-    guide: Tensor | None,
-    losses: dict[str, Tensor] | None = None,
-) -> Streams:
-    """The streams at a site; signals are closures, computed when read. ``losses`` collects what the reducer adds."""
-    needs = frozenset(reducer.needs)
-    if guide is not None and guide.shape[0] not in (1, own.x.shape[0]):
-        raise UnsupportedCallError(
-            f"handle.guide has text features for {guide.shape[0]} samples, this is a batch of {own.x.shape[0]}; give "
-            "one text (D,) for all, or one per sample"
+@dataclass(frozen=True)
+class SiteReader:
+    """Makes the streams of a site; signals are closures, computed when read.
+
+    Args:
+        stack: where the site is.
+        reducer: what acts there.
+        view: of the block.
+        training: whether the block is in training mode.
+        guide: (1, Q, D) or (B, Q, D) text features, or None.
+    """
+
+    stack: Stack
+    reducer: SiteReducer
+    view: BlockView
+    training: bool
+    guide: Tensor | None
+
+    def streams(self, own: BlockTokens, memory: BlockTokens | None, losses: dict[str, Tensor] | None) -> Streams:
+        """All streams of the block's own sequence and of its memory; ``losses`` collects what the reducer adds.
+
+        Raises:
+            UnsupportedCallError: text features for another number of samples guide the stack.
+        """
+        guide = self.guide
+        if guide is not None and guide.shape[0] not in (1, own.x.shape[0]):
+            raise UnsupportedCallError(
+                f"handle.guide has text features for {guide.shape[0]} samples, this is a batch of {own.x.shape[0]}; "
+                "give one text (D,) for all, or one per sample"
+            )
+        text = text_rows(own, self.stack.text_stream)
+        attentions = [(own, self._seen(own, True, text))]
+        if memory is not None:
+            attentions.append((memory, self._seen(memory, False, text)))
+        parts: dict[str, Stream] = {}
+        for seen, attention in attentions:
+            layout = seen.state.layout
+            for name in () if layout.mixed else layout.streams:
+                parts[name] = self._stream(seen, attention, name)
+        layout, whole = own.state.layout, None
+        if len(layout.streams) > 1:
+            whole = partial(self._stream, own, attentions[0][1], layout.name)
+        initial = {name: n for seen, _ in attentions for name, n in seen.state.initial.lengths.items()}
+        main = self.stack.main_stream
+        if main not in parts and not layout.mixed:
+            main = next(iter(parts))
+        return Streams(parts, main, whole, layout, initial, losses)
+
+    def _seen(self, seen: BlockTokens, is_own: bool, text: TextRows | None) -> SeenAttention | None:
+        if seen.projected is None:
+            return None
+        has_class_token = is_own and len(seen.state.layout.streams) == 1
+        query, key, readout = seen.projected.query, seen.projected.key, self.stack.readout
+        causal = is_own and self.view.causal
+        return SeenAttention(query, key, seen.bias, self.view.scale, readout, has_class_token, text, causal)
+
+    def _stream(self, seen: BlockTokens, attention: SeenAttention | None, name: str) -> Stream:
+        state, layout = seen.state, seen.state.layout
+        columns, whole = layout.columns(name, seen.x.device), name == layout.name and len(layout.streams) > 1
+        x = take_columns(seen.x, columns)
+        sources: dict[str, Callable[[], Tensor]] = {} if attention is None else attention.sources(columns)
+        if self.guide is not None:
+            sources["text_attention"] = partial(text_similarity, self.stack.shared_space, x, self.guide)
+        size, real = (None if side is None else take_columns(side, columns) for side in (state.size, state.real))
+        initial = state.initial.length if whole else state.initial.lengths.get(name)
+        return Stream(
+            Tokens(x, size, real, layout.prefix(name)),
+            Signals(sources, frozenset(self.reducer.needs)),
+            self.training,
+            layout.all_kinds(len(x), x.device) if whole else None,
+            state.gate() if whole else state.gates.get(name),
+            initial,
         )
-    text, weight = text_rows(own)
-
-    def stream(
-        seen: BlockTokens,
-        columns: slice,
-        prefix: int,
-        gate: Tensor | None,
-        initial: int | None,
-        is_image: Tensor | None = None,
-    ) -> Stream:
-        state, x = seen.state, seen.x[:, columns]
-        sources: dict[str, Callable[[], Tensor]] = {}
-        if seen.projected is not None:
-            query, key = seen.projected.query, seen.projected.key
-            sources = signal_sources(query, key, seen.bias, scale, columns, stack.readout, text, weight)
-        if guide is not None:
-            sources["text_attention"] = partial(text_similarity, stack.shared_space, x, guide)
-        size = None if state.size is None else state.size[:, columns]
-        real = None if state.real is None else state.real[:, columns]
-        return Stream(Tokens(x, size, real, prefix), Signals(sources, needs), training, is_image, gate, initial)
-
-    parts = {}
-    for seen in (own,) if memory is None else (own, memory):
-        begin, state = 0, seen.state
-        for name, length in state.lengths.items():
-            columns, gate, initial = slice(begin, begin + length), state.gates.get(name), state.initial.get(name)
-            parts[name] = stream(seen, columns, stack.prefix[name], gate, initial)
-            begin += length
-    joint: Callable[[], Stream] | None = None
-    if len(own.state.lengths) == 2:
-        kind, whole, initial = image_mask(own.x, own.state), own.state.gate(), sum(own.state.initial.values())
-        joint = partial(stream, own, slice(0, own.x.shape[1]), stack.prefix["text"], whole, initial, kind)
-    return Streams(parts, joint, losses)
 
 
-def text_rows(own: BlockTokens) -> tuple[int, Tensor | None]:
-    """Among how many first rows the text's tokens are, and (B, rows) which of these count (None: all)."""
-    state = own.state
-    if state.is_image is None:
-        text = state.lengths.get("text", 0)
-        return text, None if state.real is None else state.real[:, :text]
-    text = min(
-        own.x.shape[1], state.initial["text"]
-    )  # after joint merges text tokens stand somewhere among the first ones
-    is_text = ~state.is_image if state.real is None else state.real & ~state.is_image
-    return text, is_text[:, :text]
+def text_rows(own: BlockTokens, text: str | None) -> TextRows | None:
+    """The rows of a sequence that may be of the text, and (B, rows) which of them count (None: all); None for no text.
 
-
-def image_mask(x: Tensor, state: State) -> Tensor:
-    """(B, N) bool: which tokens of a text-and-image sequence are image tokens."""
-    if state.is_image is not None:
-        return state.is_image
-    position = torch.arange(x.shape[1], device=x.device)
-    return (position >= state.lengths["text"]).expand(x.shape[0], -1)
+    After merges across streams, text tokens are among as many first ones as there were at the start.
+    """
+    state, layout = own.state, own.state.layout
+    if text is None or text not in layout.streams:
+        return None
+    if not layout.mixed:
+        rows = layout.columns(text, own.x.device)
+        return rows, None if state.real is None else take_columns(state.real, rows)
+    first = state.initial.segments[0]
+    among = slice(0, min(layout.length, first.length) if first.stream == text else layout.length)
+    counts = layout.mask(text, len(own.x), own.x.device)
+    return among, (counts if state.real is None else counts & state.real)[:, among]

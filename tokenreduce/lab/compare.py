@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from .result import Result, Row
-from .statistics import interval, paired, unpaired
+from .statistics import compare_paired, compare_unpaired, interval
 
 Two: TypeAlias = tuple[float | None, float | None]
 
@@ -46,7 +46,8 @@ class Change:
         accuracy, macs, tokens, peak_memory_bytes, training_memory_bytes: in A and in B, None where not known.
         difference: B's accuracy minus A's; ``low`` and ``high`` bound it at 95 %.
         p: two-sided, of a paired ``test``; None where the samples are not known to be the same. There the bounds are
-            those of :func:`~tokenreduce.lab.statistics.unpaired`, and a change is significant where they exclude 0.
+            those of :func:`~tokenreduce.lab.statistics.compare_unpaired`, and a change is significant where they
+            exclude 0.
         test: name of the test, or ``"unpaired intervals"``; "" where there was nothing to compare.
         speeds: by batch size, those that both were timed at.
     """
@@ -138,14 +139,14 @@ def _change(name: str, a: Row | None, b: Row | None, same: bool) -> Change:
 
 def _accuracy_change(a: Row, b: Row, same: bool) -> tuple[float | None, float | None, float | None, float | None, str]:
     if same and a.scores and len(a.scores) == len(b.scores):
-        found = paired("A", b.scores, a.scores)
+        found = compare_paired("A", b.scores, a.scores)
         return found.difference, found.low, found.high, found.p, found.test
     if a.accuracy is None or b.accuracy is None:
         return None, None, None, None, ""
     known = [row.interval or (interval(row.scores) if row.scores else None) for row in (a, b)]
     if known[0] is None or known[1] is None:
         return b.accuracy - a.accuracy, None, None, None, ""
-    low, high = unpaired(b.accuracy, known[1], a.accuracy, known[0])
+    low, high = compare_unpaired(b.accuracy, known[1], a.accuracy, known[0])
     return b.accuracy - a.accuracy, low, high, None, "unpaired intervals"
 
 

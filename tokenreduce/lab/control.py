@@ -35,7 +35,7 @@ def smaller_input(bench: Context, baseline: Row, *, ratio: float | None = None, 
     )
     height, width = size
     return Row(
-        f"input {height}x{width}",
+        f"smaller input {height}x{width}",
         baseline.reducer,
         dict(baseline.options),
         "smaller input",
@@ -116,6 +116,6 @@ def tokens_at(bench: Context, row: Row, size: Size) -> int:
     with bench.put(row, size) as handle, torch.inference_mode():
         call(handle.model, bench.inputs(1, size))
         tokens_left(handle)
-        first = handle.bindings[0].last
-        assert first is not None
-        return int(first.first.get("image", sum(first.first.values())))
+        first = next(iter(handle.stacks.values()))
+        assert first.last is not None
+        return first.last.initial[first.stack.main_stream]

@@ -43,10 +43,12 @@ def cost(bench: Context, row: Row) -> None:
 def _cost(bench: Context, row: Row) -> Cost:
     inputs = bench.inputs(bench.cost_batch, row.input_size)
     with attach_row(bench, row) as handle:
+        macs, record = count_macs(handle.model, inputs, samples=bench.cost_batch), handle.last
+        assert record is not None
         return Cost(
-            macs=count_macs(handle.model, inputs, samples=bench.cost_batch),
-            sites=[(r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out) for r in handle.report()],
-            tokens=handle.tokens(handle.stacks[0]),
+            macs=macs,
+            sites=[(r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out) for r in record.sites],
+            tokens=next(iter(record.stacks.values())).tokens,
             peak=peak_activation_bytes(handle.model, inputs),
             training=peak_activation_bytes(handle.model, inputs, graph=True),
         )

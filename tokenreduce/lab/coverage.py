@@ -71,10 +71,10 @@ def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | 
         with attach(model, {name: reducer}, adapter=adapter) as handle, torch.no_grad():
             call(model, example.inputs)
             first = last = 0
-            for bound in handle.bindings:
-                assert bound.last is not None
-                first, last = sum(bound.last.first.values()), sum(bound.last.last.values())
-            signals = tuple(sorted(handle.bindings[0].reducer.needs))
+            (reduced,) = handle.stacks.values()
+            if reduced.last is not None:
+                first, last = sum(reduced.last.initial.values()), sum(reduced.last.tokens.values())
+            signals = tuple(sorted(reduced.reducer.needs))
             return Cell(adapter, label, name, reducer, (first, last), "", tuple(handle.notes), signals)
     except UnsupportedModelError as error:
         reason = str(error).partition(" cannot be reduced: ")[2] or str(error)

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..errors import TokenReduceError, guard
 from ..methods.factory import plan_reducers
 from ..registry.registry import default_registry
-from ..registry.targets import imported
+from ..registry.targets import imported_class
 from ..tasks.fingerprint import model_fingerprint
 from ..tasks.identity import Identity, digest
 from ..tasks.packages import OWN, source_fingerprints
@@ -92,7 +92,7 @@ class Dependencies:
 
     def _named(self, name: str) -> Iterator[type]:
         """The class that a text names, if it names one."""
-        found = self.classes.get(name) or imported(name)
+        found = self.classes.get(name) or imported_class(name)
         if found is None and name in default_registry().reducers:
             with contextlib.suppress(TokenReduceError):
                 found = default_registry().load("reducer", name)

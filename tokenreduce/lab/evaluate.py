@@ -49,8 +49,8 @@ def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> N
         solved: Solved = bench.cell("solve", Solved, facts, work)
         row.reducer, row.options = solved.reducer, solved.options
     with attach_row(bench, row) as handle:
-        row.notes = list(handle.notes)
-        learning = [type(b.reducer).__name__ for b in handle.bindings if isinstance(b.reducer, nn.Module)]
+        row.notes, active = list(handle.notes), [one.reducer for one in handle.stacks.values()]
+        learning = [type(r.reducer).__name__ for r in active if isinstance(r, nn.Module)]
         if learning and not row.weights:
             raise UnfitReducerError(
                 f"{', '.join(learning)} learns which tokens go, and there are no trained weights for it here, only "
@@ -60,14 +60,15 @@ def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> N
         if row.weights:
             row.notes.append(f"fine-tuned weights of {row.weights}; rows without this note have the model's own")
         bench.drawing[row.name] = seeded_stacks(handle)
-        drawn = any(bound.reducer.stochastic for bound in handle.bindings)
+        drawn = any(reducer.stochastic for reducer in active)
         row.reducer, row.options = options_in_force(row, handle)
     row.seeds = list(seeds if drawn else seeds[:1])
 
 
 def seeded_stacks(handle: Attachment) -> set[str]:
     """Stacks whose reducer draws and takes the option ``seed``."""
-    return {b.stack.name for b in handle.bindings if b.reducer.stochastic and "seed" in b.reducer.option_defaults()}
+    active = {name: one.reducer for name, one in handle.stacks.items()}
+    return {name for name, r in active.items() if r.stochastic and "seed" in r.reducer.option_defaults()}
 
 
 def options_in_force(row: Row, handle: Attachment) -> tuple[Any, dict[str, Any]]:

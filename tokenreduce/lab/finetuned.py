@@ -54,7 +54,7 @@ def full_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def load_reducer_weights(handle: Attachment, folder: str) -> Attachment:
     """The attachment with the reducer's own weights of a folder, where it learns."""
     try:
-        fill(handle.reducers, Path(folder), type(handle.model).__name__)
+        fill({name: one.reducer for name, one in handle.stacks.items()}, Path(folder), type(handle.model).__name__)
     except BaseException:
         handle.detach()
         raise

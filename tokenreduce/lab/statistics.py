@@ -45,7 +45,7 @@ def interval(scores: Sequence[float]) -> tuple[float, float]:
     return _around(float(values.mean()), low, high)
 
 
-def paired(name: str, own: Sequence[float], other: Sequence[float]) -> Comparison:
+def compare_paired(name: str, own: Sequence[float], other: Sequence[float]) -> Comparison:
     """The mean of ``own`` minus the mean of ``other``, scores of the same samples in the same order.
 
     The interval is the percentile bootstrap of the differences sample by sample. The two-sided p is McNemar's, exact,
@@ -62,7 +62,7 @@ def paired(name: str, own: Sequence[float], other: Sequence[float]) -> Compariso
     if len(mine) != len(theirs):
         raise OptionError(
             f"a paired test against {name!r} needs scores of the same samples, got {len(mine)} and {len(theirs)}; "
-            "run both on the same samples, or compare their intervals with unpaired()"
+            "run both on the same samples, or compare their intervals with compare_unpaired()"
         )
     differences = mine - theirs
     mean = float(differences.mean())
@@ -77,7 +77,7 @@ def paired(name: str, own: Sequence[float], other: Sequence[float]) -> Compariso
     return Comparison(name, mean, *_around(mean, low, high), p, test)
 
 
-def unpaired(
+def compare_unpaired(
     own: float, own_interval: tuple[float, float], other: float, other_interval: tuple[float, float]
 ) -> tuple[float, float]:
     """Confidence interval of ``own - other``, two means over samples that have nothing to do with each other.

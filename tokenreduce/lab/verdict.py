@@ -7,7 +7,7 @@ from statistics import fmean
 
 from ..errors import OptionError
 from .result import Comparison, Row
-from .statistics import holm, interval, paired
+from .statistics import compare_paired, holm, interval
 
 ALPHA = 0.05
 NEAR = 0.05  # share of a row's multiply-adds that its control may be off by
@@ -67,19 +67,19 @@ def against(row: Row, controls: Sequence[Row], kind: str = "") -> Finding:
         return None, f"not comparable{kind}: no control has a result on the same samples"
     cost, control = min(fair, key=lambda pair: abs(pair[0] - macs))
     if abs(cost - macs) <= NEAR * macs:
-        found = paired(control.name, row.scores, control.scores)
+        found = compare_paired(control.name, row.scores, control.scores)
         return found, f"{_standing(found)} at equal multiply-adds{_remark(macs, cost)}"
 
     cheaper = [(fmean(control.scores), -cost, control) for cost, control in fair if cost < macs]
     if cheaper:
         _, negative, control = max(cheaper, key=lambda found: found[:2])
-        found = paired(control.name, row.scores, control.scores)
+        found = compare_paired(control.name, row.scores, control.scores)
         if found.difference <= 0:
             return found, f"does not beat {_numbers(found)} with {_percent(macs, -negative)} multiply-adds"
     dearer = [(cost, control) for cost, control in fair if cost > macs]
     if dearer:
         cost, control = min(dearer, key=lambda pair: pair[0])
-        found = paired(control.name, row.scores, control.scores)
+        found = compare_paired(control.name, row.scores, control.scores)
         if found.difference > 0 and found.p < ALPHA:
             return found, f"beats {_numbers(found)} with {_percent(macs, cost)} multiply-adds"
     return None, f"not comparable{kind}: no control within 5 % of its multiply-adds; use --match-macs"
@@ -104,7 +104,7 @@ def _compare_with_baseline(rows: Sequence[Row], baseline: str) -> None:
     if base is None:
         return
     others = [row for row in rows if row is not base and len(row.scores) == len(base.scores)]
-    found = [paired(baseline, row.scores, base.scores) for row in others]
+    found = [compare_paired(baseline, row.scores, base.scores) for row in others]
     for row, comparison, p in zip(others, found, holm([comparison.p for comparison in found]), strict=True):
         comparison.p_adjusted = p
         row.versus_baseline = comparison

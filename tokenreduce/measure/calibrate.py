@@ -95,21 +95,23 @@ def tokens_left(handle: Attachment) -> float:
 
     Where several stacks are reduced one after the other, it is of the most that any of them began with.
     """
-    records = [bound.last for bound in handle.bindings if bound.last is not None]
-    stream = "image" if "image" in records[0].first else next(iter(records[0].first))
-    return records[0].last[stream] / max(record.first.get(stream, 0) for record in records)
+    records = [one.last for one in handle.stacks.values() if one.last is not None]
+    first, stream = records[0], next(iter(handle.stacks.values())).stack.main_stream
+    gone = sum(first.initial.values()) - sum(first.tokens.values())  # of streams that were merged together, all count
+    left = first.tokens[stream] if stream in first.tokens else first.initial[stream] - gone
+    return left / max(record.initial.get(stream, 0) for record in records)
 
 
 def _scaler(handle: Attachment, options: Mapping[str, Any]) -> Callable[[float], dict[str, Any]]:
     """Factor to options for ``attach``: each stack's reducer scaled alike."""
     plan = handle.config["reducer"]
-    settled = [(bound.reducer, len(bound.sites)) for bound in handle.bindings]
+    active = [(one.reducer.reducer, len(one.sites)) for one in handle.stacks.values()]
     if not isinstance(plan, dict):
-        return lambda factor: {**options, **settled[0][0].scaled(factor, settled[0][1])}
+        return lambda factor: {**options, **active[0][0].scaled(factor, active[0][1]).options()}
 
     def several(factor: float) -> dict[str, Any]:
-        parts = zip(plan.items(), settled, strict=True)
-        scaled = {name: {**part, **reducer.scaled(factor, sites)} for (name, part), (reducer, sites) in parts}
+        parts = zip(plan.items(), active, strict=True)
+        scaled = {name: {**part, **reducer.scaled(factor, sites).options()} for (name, part), (reducer, sites) in parts}
         return {**options, "reducer": scaled}
 
     return several

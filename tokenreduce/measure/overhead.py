@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Iterator
@@ -33,10 +34,9 @@ def overhead(handle: Attachment, inputs: Inputs, *, rounds: int = 3) -> float:
     shares = []
     spent: list[float] = []
     device = next(handle.model.parameters()).device
-    before = [bound.around for bound in handle.bindings]
-    try:
-        for bound in handle.bindings:
-            bound.around = partial(_timed, spent, device)
+    with contextlib.ExitStack() as around:
+        for stack in handle.stacks.values():
+            around.enter_context(stack.around(partial(_timed, spent, device)))
         with torch.inference_mode():
             for _ in range(rounds + 1):
                 spent.clear()
@@ -44,7 +44,4 @@ def overhead(handle: Attachment, inputs: Inputs, *, rounds: int = 3) -> float:
                 call(handle.model, inputs)
                 synchronize(device)
                 shares.append(sum(spent) / (time.perf_counter() - begin))
-    finally:
-        for bound, make in zip(handle.bindings, before, strict=True):
-            bound.around = make
     return statistics.median(shares[1:])

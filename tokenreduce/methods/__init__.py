@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from ..core.budget import constant_or_ramp, per_site, spaced, spread_counts
+from ..core.budget import Budget
 from ..core.gate import Gate
 from ..core.option_checks import check_ratio, check_seed
 from ..core.reduction import Reduction
+from ..core.rules import Rule
+from ..core.schedules import spaced_layers
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
 from .backbone import Backbone
 from .part import make
-from .reducer import Reducer
-from .saliency import NEEDS, alternatives, random_score, saliency
+from .reducer import BaseReducer, Reducer
+from .saliency import NEEDS, alternatives, random_score, resolve, saliency
+from .site_reducer import BoundReducer, SiteReducer
+from .wrapper import BoundWrapper, WrapperReducer
 
 __all__ = [
     "NEEDS",
     "SIGNALS",
     "Backbone",
+    "BaseReducer",
+    "BoundReducer",
+    "BoundWrapper",
+    "Budget",
     "Gate",
     "Reducer",
     "Reduction",
+    "Rule",
     "Signals",
     "Site",
+    "SiteReducer",
     "Stream",
     "Streams",
     "Tokens",
+    "WrapperReducer",
     "alternatives",
     "check_ratio",
     "check_seed",
-    "constant_or_ramp",
     "make",
-    "per_site",
     "random_score",
+    "resolve",
     "saliency",
-    "spaced",
-    "spread_counts",
+    "spaced_layers",
 ]

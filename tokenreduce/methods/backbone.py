@@ -14,15 +14,19 @@ class Backbone:
         depth: number of layers.
         streams: names of its streams.
         provides: the signals it can give.
-        joint: whether text and image stand in one sequence.
+        one_sequence: whether its streams form one sequence, if there are several.
         model: class name of the model, for messages.
         guidable: whether text features can guide it (``handle.guide``).
+        width: C of the tokens that are reduced, 0 before it is known.
+        sites: number of places where the reducer acts, 0 before that is known.
     """
 
     stack: str
     depth: int
     streams: tuple[str, ...]
     provides: frozenset[str]
-    joint: bool
+    one_sequence: bool
     model: str
     guidable: bool = False
+    width: int = 0
+    sites: int = 0

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..core.option_checks import check_seed
 from ..core.reduction import Reduction
 from ..core.site import Site
 from ..core.streams import Streams
-from .reducer import Reducer
+from .backbone import Backbone
+from .reducer import BaseReducer, Reducer
 from .saliency import random_score
 
 
-class NoReduction(Reducer):
+class NoReduction(BaseReducer):
     """Changes nothing. It runs through the same engine, so that a comparison sees the reduction alone."""
 
-    def __init__(self) -> None:
-        super().__init__(keep=1.0)
+    def layers(self, backbone: Backbone) -> list[int]:
+        return list(range(backbone.depth))
 
-    def layers(self, depth: int) -> list[int]:
-        return list(range(depth))
-
-    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
-        return {}  # many times nothing
+    def scaled(self, factor: float, sites: int) -> NoReduction:
+        return self  # many times nothing
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         return {}
@@ -35,21 +31,22 @@ class RandomDrop(Reducer):
     it is fresh each time (torch's generator). Padding goes first; protected tokens stay; order is kept.
 
     Args:
-        keep: share of the removable tokens that stay at each site (rounded up), or a list.
-        remove: number (int) or share (float, rounded) that go at each site, or a list.
+        keep: share of the removable tokens that stay at each site (float, rounded up) or their number (int), or a list.
+        remove: number (int) or share (float, rounded) that go at each site, a list, or ``(r, inflection)``.
         seed: of the draws in evaluation.
     """
 
+    seed: int = 0
+
     stochastic = True
 
-    def __init__(self, *, keep: Any = None, remove: Any = None, seed: int = 0) -> None:
-        super().__init__(keep=keep, remove=remove)
-        self.seed = check_seed(seed)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams[streams.main]
-        remove = self.remove_count(stream.tokens.removable, site)
+        remove = self.count(self.budget, site, stream.tokens)
         if remove <= 0:
             return {}
-        score = random_score(stream, site, self.seed)
-        return {streams.main: stream.tokens.keep_top(score, remove=remove)}
+        return {streams.main: stream.tokens.keep_top(random_score(stream, site, self.seed), remove=remove)}

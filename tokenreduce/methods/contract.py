@@ -8,24 +8,26 @@ from ..core.gate import Gate
 from ..core.reduction import Reduction
 from ..core.streams import Streams
 from ..errors import UnfitReducerError, UnsupportedCallError
-from .reducer import Reducer
+from .site_reducer import SiteReducer
 
 
-def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, reducer: Reducer) -> None:
+def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, reducer: SiteReducer) -> None:
     """Raise UnsupportedCallError when a reducer hands back what does not fit its streams."""
-    kind = type(reducer).__name__
+    kind = type(reducer.reducer).__name__
     valid = {name: stream.tokens.count for name, stream in streams.items()}
-    if streams.has_joint:
-        valid["joint"] = sum(valid.values())
+    sequence = streams.sequence
+    if sequence is not None:
+        valid[sequence] = streams.length
     for name, reduction in chosen.items():
         if name not in valid or not isinstance(reduction, (Reduction, Gate)):
             raise UnsupportedCallError(
                 f"{kind} must return reductions (or, in training, gates) by stream name ({', '.join(valid)}), "
                 f"got {name!r}: {type(reduction).__name__}"
             )
-        if name == "joint" and (isinstance(reduction, Gate) or any(s.gate is not None for s in streams.values())):
+        if name == sequence and (isinstance(reduction, Gate) or any(s.gate is not None for s in streams.values())):
             raise UnsupportedCallError(
-                f"{kind}: gates are for a stream by name ({', '.join(streams)}) and do not go with a joint reduction"
+                f"{kind}: gates are for a stream by name ({', '.join(streams)}) and do not go with a reduction of the "
+                f"whole sequence {sequence!r}"
             )
         if isinstance(reduction, Gate):
             shape, expected = tuple(reduction.values.shape), tuple(streams[name].tokens.x.shape[:2])
@@ -41,9 +43,9 @@ def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, r
 POSITIONS = ("after_attention", "before_block")
 
 
-def check_position(reducer: Reducer) -> None:
+def check_position(reducer: SiteReducer) -> None:
     """Raise UnfitReducerError for an unknown position, or one that lacks the signals that the reducer needs."""
-    kind = type(reducer).__name__
+    kind = type(reducer.reducer).__name__
     if reducer.position not in POSITIONS:
         raise UnfitReducerError(
             f"{kind}.position must be 'after_attention' or 'before_block', got {reducer.position!r}"

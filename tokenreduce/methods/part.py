@@ -11,14 +11,14 @@ from ..errors import OptionError
 from ..registry.registry import default_registry
 from .backbone import Backbone
 from .factory import make_reducer
-from .reducer import Reducer
+from .reducer import BaseReducer
 
 
 @dataclass(frozen=True)
 class Part:
     """A reducer, the name that stands for it, and the layers where it acts; None for its own choice."""
 
-    reducer: Reducer
+    reducer: BaseReducer
     name: str
     layers: tuple[int, ...] | None = None
 
@@ -58,30 +58,12 @@ class Part:
             )
         return self
 
-    def bound(self, backbone: Backbone) -> Part:
-        """The part settled for a backbone; its layers are known then."""
-        reducer = self.reducer if self.layers is None else self.reducer.within(self.layers)
+    def placed(self, backbone: Backbone) -> tuple[int, ...]:
+        """The layers where it acts on a backbone."""
+        if self.layers is not None:
+            return self.layers
         with default_registry().blame("reducer", self.name):
-            reducer = reducer.bind(backbone)
-            layers = self.layers if self.layers is not None else layer_tuple(reducer.layers(backbone.depth))
-        return Part(reducer, self.name, layers)
-
-    def changed(self, config: Mapping[str, Any]) -> Part:
-        """The same reducer with other options and layers, as :meth:`config` has them."""
-        own = {name: value for name, value in config.items() if name not in ("reducer", "layers")}
-        layers = config.get("layers")
-        return Part(self.reducer.changed(**own), self.name, None if layers is None else layer_tuple(layers))
-
-    def scaled(self, factor: float) -> Part:
-        """A part that removes so many times as much; of a bound one."""
-        assert self.layers is not None
-        return replace(self, reducer=self.reducer.changed(**self.reducer.scaled(factor, len(self.layers))))
-
-    def at(self, layer: int) -> Part | None:
-        """What of it acts in a layer, if anything does."""
-        if self.layers is not None and layer not in self.layers:
-            return None
-        return replace(self, reducer=self.reducer.at(layer))
+            return layer_tuple(self.reducer.layers(backbone))
 
     def site(self, site: Site) -> Site | None:
         """Its own count of a site: the index among the layers where it acts; None where it does not."""
@@ -96,7 +78,7 @@ class Part:
         return f"{self.reducer!r}{where}"
 
 
-def make(given: Any) -> Reducer:
+def make(given: Any) -> BaseReducer:
     """A reducer from a name, a :class:`Reducer` or ``{"reducer": name, **options}``: for one that wraps another.
 
     Raises:
@@ -112,9 +94,9 @@ def layer_tuple(layers: Any) -> tuple[int, ...]:
     """Layers in order, each once.
 
     Raises:
-        OptionError: none at all, or not whole numbers of 0 and more.
+        OptionError: none at all, or not non-negative integers.
     """
     valid = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
     if not valid or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in layers):
-        raise OptionError(f"layers of a part is a list of block numbers of 0 and more, got {layers!r}")
+        raise OptionError(f"layers of a part is a list of non-negative block numbers, got {layers!r}")
     return tuple(sorted(set(layers)))

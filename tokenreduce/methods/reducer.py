@@ -1,4 +1,4 @@
-"""The base class of every method.
+"""The base classes of every method.
 
 A method is about ten lines:
 
@@ -7,221 +7,239 @@ A method is about ten lines:
 
         def reduce(self, tokens, signals, remove):
             return tokens.keep_top(signals.keys.norm(dim=-1), remove=remove)
+
+Its options are annotated fields (``seed: int = 0``): a reducer is a frozen dataclass, and what it says can be written
+to JSON and read again. :meth:`BaseReducer.bind` gives what runs on a model: the reducer itself, or something made for
+that model, such as an ``nn.Module`` with weights.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
+from typing_extensions import dataclass_transform
 
-from ..core.budget import per_site, spaced
+from ..core.budget import Budget
 from ..core.gate import Gate
-from ..core.option_checks import check_ratio
 from ..core.reduction import Reduction
+from ..core.schedules import spaced_layers
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Streams
 from ..core.tokens import Tokens
 from ..errors import OptionError, UnfitReducerError
+from ..registry.registry import Registry, default_registry
 from .backbone import Backbone
+from .site_reducer import SiteReducer
+
+R = TypeVar("R", bound="BaseReducer")
 
 
-class Reducer:
-    """A token-reduction method; subclass it and write :meth:`reduce`, or :meth:`reduce_streams` for more.
+def _defaults(cls: Any) -> dict[str, Any]:
+    return {one.name: one.default for one in fields(cls) if one.init}
 
-    The base class brings two options, ``keep`` (share of removable tokens that stay at each site) and
-    ``remove`` (number, or share, that go), each a value or a list with one value per acting site.
-    Every option is a keyword argument of ``__init__``, stored under its own name and JSON-able.
 
-    A learnable reducer derives from ``Reducer`` and ``nn.Module``, in this order, and makes its weights in
-    :meth:`build`. While attached it is the submodule ``tokenreduce`` of the stack it acts in, so that optimizers,
-    ``state_dict``, ``.to()`` and wrappers for several processes see it.
+def _redeclare(cls: Any) -> None:
+    """Make ``keep = 0.5`` in a subclass the new default of an inherited option; dataclasses would ignore it."""
+    own = dict(vars(cls).get("__annotations__", {}))
+    for name in (one.name for base in cls.__mro__[1:] if is_dataclass(base) for one in fields(base)):
+        if name in vars(cls) and name not in own and not isinstance(vars(cls)[name], property):
+            own[name] = Any
+    cls.__annotations__ = own
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON has it."""
+    if isinstance(value, Budget):
+        return value.to_json()
+    if isinstance(value, BaseReducer):
+        return {"reducer": reducer_name(value), **value.options()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def reducer_name(reducer: BaseReducer, registry: Registry | None = None) -> str:
+    """The name that stands for a reducer in a config: the registered one, or ``"module:Class"``."""
+    target = f"{type(reducer).__module__}:{type(reducer).__qualname__}"
+    known = (registry or default_registry()).reducers
+    return next((name for name, entry in known.items() if entry.spec.target == target), target)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class BaseReducer(SiteReducer):
+    """A token-reduction method without options; most derive from :class:`Reducer`, which has ``keep`` and ``remove``.
+
+    Options are annotated fields with defaults, checked in ``__post_init__``, and JSON-able. A subclass writes
+    :meth:`reduce` for the main stream, or :meth:`reduce_streams` for more, and says in :meth:`budgets` which of its
+    options are budgets.
 
     Attributes:
-        needs: the signals it reads: any of ``"keys"``, ``"class_attention"``, ``"text_attention"``.
-        streams: the streams it reduces; it acts in the block of a layer that updates the first of them.
-        position: where in a block it acts: ``"after_attention"``, between attention and MLP, or ``"before_block"``,
-            where there are no signals.
-        proportional_attention: have attention count a merged token as often as its size (adds log size).
-        stochastic: whether what goes depends on a draw; an ablation then runs several seeds (of the option ``seed``
-            if there is one, and of torch's generator).
-        notes: remarks for the user, shown by the handle.
+        version: of the options, saved with them: goes up when options of old files mean something else.
+        default_layers: of 12, where it acts when nobody says.
     """
 
-    needs: Collection[str] = frozenset()
-    streams: tuple[str, ...] = ("image",)
-    position: str = "after_attention"
-    proportional_attention: bool = False
-    stochastic: bool = False
-    notes: tuple[str, ...] = ()
+    version: ClassVar[int] = 1
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
+    _budgets: ClassVar[Mapping[str, Budget] | None] = None  # of the class none; each reducer has its own
+
+    def __post_init__(self) -> None:
+        """Check the options; a subclass calls this too, for its budgets."""
+        object.__setattr__(self, "_budgets", self.budgets())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        order = cls.__mro__
-        if nn.Module in order and order.index(nn.Module) < order.index(Reducer):
-            raise UnfitReducerError(f"write class {cls.__name__}(Reducer, nn.Module), Reducer first; got it second")
+        if issubclass(cls, nn.Module):
+            raise UnfitReducerError(
+                f"{cls.__name__} is a reducer and an nn.Module; keep options and weights apart: write a Reducer whose "
+                "bind(backbone) returns an nn.Module that derives from tokenreduce.methods.BoundReducer"
+            )
+        if "__init__" in vars(cls):
+            raise UnfitReducerError(
+                f"{cls.__name__} defines __init__; write its options as annotated fields (seed: int = 0) and check "
+                "them in __post_init__"
+            )
+        _redeclare(cls)
+        try:
+            dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        except ValueError as error:  # a list or a dict as a default
+            raise UnfitReducerError(
+                f"an option of {cls.__name__} has a {error}; options do not change once they are given: use a tuple, "
+                "or None"
+            ) from error
+        for name, default in _defaults(cls).items():
+            if default is MISSING:
+                raise UnfitReducerError(f"option {name!r} of {cls.__name__} needs a default, such as {name}: int = 0")
 
-    def __init__(self, *, keep: Any = None, remove: Any = None) -> None:
-        super().__init__()
-        if keep is not None and remove is not None:
-            raise OptionError("give 'keep' or 'remove', not both")
-        if keep is None and remove is None:
-            keep = 0.7
-        for value in keep if isinstance(keep, (list, tuple)) else [] if keep is None else [keep]:
-            check_ratio("keep", value, open_low=True)
-        for value in remove if isinstance(remove, (list, tuple)) else [] if remove is None else [remove]:
-            if isinstance(value, float):
-                check_ratio("remove", value)
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise OptionError(f"remove is a count of 0 and more or a share in [0, 1], got {value!r}")
-        self.keep, self.remove = keep, remove
+    @property
+    def reducer(self) -> BaseReducer:
+        """The options of what runs: itself."""
+        return self
 
     @classmethod
     def option_defaults(cls) -> dict[str, Any]:
-        """The options and their defaults, read off ``__init__``."""
-        parameters = inspect.signature(cls).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        """The options and their defaults."""
+        return _defaults(cls)
 
     def options(self) -> dict[str, Any]:
         """The options in force, JSON-able; ``type(self)(**options)`` makes the same reducer."""
-        values = {name: getattr(self, name) for name in self.option_defaults()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        budgets = {name: budget.option() for name, budget in self.budgets().items()}
+        return {name: budgets.get(name, _plain(getattr(self, name))) for name in self.option_defaults()}
 
-    def changed(self, **options: Any) -> Reducer:
-        """A reducer of the same kind with some options changed."""
-        return type(self)(**{**self.options(), **options})
+    def budgets(self) -> dict[str, Budget]:
+        """How many tokens go, by the option that says it; :meth:`scaled` and the check of lists go by these."""
+        return {}
 
-    def speak_for(self, *others: Reducer) -> None:
-        """Take over what the engine reads off reducers that this one runs, such as their ``needs``.
-
-        One that wraps others calls it in ``__init__`` and, in its copy, in :meth:`bind`.
+    @property
+    def budget(self) -> Budget:
+        """The only budget.
 
         Raises:
-            UnfitReducerError: one has weights to learn, which would be lost here, or they act in different places.
+            UnfitReducerError: there is none, or several.
         """
-        for other in others:
-            if isinstance(other, nn.Module) and not isinstance(self, nn.Module):
-                raise UnfitReducerError(
-                    f"{type(other).__name__} has weights to learn and cannot act inside {type(self).__name__}, which "
-                    "is no nn.Module; attach it by itself, or to a stack of its own: {stack: reducer, ...}"
-                )
-        if len({other.position for other in others}) > 1:
-            told = ", ".join(f"{type(other).__name__} {other.position}" for other in others)
-            raise UnfitReducerError(f"reducers that act together act in one place of a block; got {told}")
-        self.needs = frozenset[str]().union(*(other.needs for other in others))
-        self.streams = tuple(dict.fromkeys(name for other in others for name in other.streams))
-        self.position = next((other.position for other in others), self.position)
-        self.proportional_attention = any(other.proportional_attention for other in others)
-        self.stochastic = any(other.stochastic for other in others)
-        self.notes = tuple(dict.fromkeys(note for other in others for note in other.notes))
+        budgets = list((self._budgets or self.budgets()).values())
+        if len(budgets) != 1:
+            raise UnfitReducerError(
+                f"{type(self).__name__} needs one budget for reduce(tokens, signals, remove), and its budgets() gives "
+                f"{len(budgets)}; derive it from tokenreduce.Reducer (keep, remove), or write reduce_streams(...)"
+            )
+        return budgets[0]
 
-    def within(self, layers: Sequence[int]) -> Reducer:
+    def within(self: R, layers: Sequence[int]) -> R:
         """The reducer for layers that the user names in place of :meth:`layers`: itself; a chain tells its parts."""
         return self
 
-    def at(self, layer: int) -> Reducer:
+    def at(self: R, layer: int) -> R:
         """What acts in a layer: itself; of a chain, the parts that act there."""
         return self
 
-    def layers(self, depth: int) -> list[int]:
-        """The blocks it acts in when the user names none."""
-        if isinstance(self.keep, (list, tuple)) or isinstance(self.remove, (list, tuple)):
-            return list(range(depth))
-        return spaced(self.default_layers, depth)
+    def layers(self, backbone: Backbone) -> list[int]:
+        """The blocks it acts in when the user names none: all where a budget lists its sites, else a few."""
+        if any(budget.per_site for budget in self.budgets().values()):
+            return list(range(backbone.depth))
+        return spaced_layers(self.default_layers, backbone.depth)
+
+    def usual_layers(self, depth: int) -> list[int]:
+        """The same on a plain stack of image tokens, for a description."""
+        return self.layers(Backbone("vision", depth, ("image",), frozenset(SIGNALS), False, "a model"))
 
     def check_sites(self, sites: int) -> None:
-        """Raise :class:`OptionError` when a per-site option does not fit the number of acting sites."""
-        per_site(self.keep if self.keep is not None else self.remove, sites, "keep or remove", 1.0)
+        """Raise :class:`OptionError` when a budget does not fit the acting sites: a list with more entries, a rule."""
+        for name, budget in self.budgets().items():
+            budget.check(sites, name)
+            if budget.rule is not None:
+                raise OptionError(
+                    f"{name} of {type(self).__name__} is a rule, by which samples keep different numbers of tokens; it "
+                    "takes the same number from all: give a share or a number"
+                )
 
-    def bind(self, backbone: Backbone) -> Reducer:
-        """The reducer for this backbone: itself, or a copy with open options settled.
+    def bind(self, backbone: Backbone) -> SiteReducer:
+        """What runs on this backbone: the reducer itself, one with open options resolved, or something made for it.
+
+        An ``nn.Module`` becomes a part of the model: ``attach`` moves it to the device and dtype of the blocks.
+        Its weights are drawn from torch's generator, whose state ``attach`` restores.
 
         Raises:
             UnfitReducerError: the backbone does not provide what it needs.
         """
         own = type(self)
-        if own.reduce is Reducer.reduce and own.reduce_streams is Reducer.reduce_streams:
+        if own.reduce is BaseReducer.reduce and own.reduce_streams is BaseReducer.reduce_streams:
             raise UnfitReducerError(f"{own.__name__} defines neither reduce(...) nor reduce_streams(...); write one")
-        missing = frozenset(self.needs) - backbone.provides
-        if missing:
-            unknown = missing - set(SIGNALS)
-            hint = f" ({', '.join(sorted(unknown))}: no such signal; valid: {', '.join(SIGNALS)})" if unknown else ""
-            if backbone.guidable and missing == {"text_attention"}:
-                hint = "; pass guide=text_features to attach, or choose another saliency"
-            raise UnfitReducerError(
-                f"{type(self).__name__} needs {', '.join(sorted(missing))}, which {backbone.model} does not "
-                f"provide in its stack {backbone.stack!r}{hint}; it provides: {', '.join(sorted(backbone.provides))}."
-            )
+        self.check_needs(backbone)
         return self
 
-    def build(self, width: int, sites: int) -> None:
-        """Make the weights of a learnable reducer.
+    def check_needs(self, backbone: Backbone) -> None:
+        """Raise UnfitReducerError where a backbone does not provide all signals that the reducer needs."""
+        missing = frozenset(self.needs) - backbone.provides
+        if not missing:
+            return
+        unknown = missing - set(SIGNALS)
+        hint = f" ({', '.join(sorted(unknown))}: no such signal; valid: {', '.join(SIGNALS)})" if unknown else ""
+        if backbone.guidable and missing == {"text_attention"}:
+            hint = "; pass guide=text_features to attach, or choose another saliency"
+        raise UnfitReducerError(
+            f"{type(self).__name__} needs {', '.join(sorted(missing))}, which {backbone.model} does not "
+            f"provide in its stack {backbone.stack!r}{hint}; it provides: {', '.join(sorted(backbone.provides))}."
+        )
 
-        ``attach`` calls it on its own copy of a reducer that has no weights yet, once the stack is known, and moves
-        the result to the stack's device and dtype. New weights come from torch's generator, as those of any layer;
-        ``attach`` puts its state back, so that later draws are those of the plain model.
+    def scaled(self: R, factor: float, sites: int) -> R:
+        """The reducer that removes ``factor`` times as much, as far as it can: every budget scaled.
 
-        Args:
-            width: C of the tokens that it reduces.
-            sites: number of places where it acts (:attr:`Site.index` counts them).
-        """
-
-    def remove_count(self, removable: int, site: Site) -> int:
-        """How many of ``removable`` tokens go at this site: a number known on the host.
-
-        ``keep`` leaves ``ceil(keep * removable)``; a float ``remove`` takes ``round(remove * removable)``.
-        """
-        if self.keep is not None:
-            share: float = per_site(self.keep, site.total, "keep", 1.0)[site.index]
-            return removable - math.ceil(share * removable)
-        value = per_site(self.remove, site.total, "remove", 0)[site.index]
-        count = round(value * removable) if isinstance(value, float) else value
-        return int(min(count, max(removable - 1, 0)))
-
-    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
-        """Options with which the method removes ``factor`` times as much as it does now, as far as it can.
-
-        This is a method's own knob: an ablation solves for the factor at which a row costs, or keeps, what was asked
-        for, and a schedule raises it from 0 to 1 in training. It is called on the reducer that :meth:`bind` gave.
-        Proportions between sites, or between kinds of removal, should stay, so that a variant stays what it is.
-        By default ``keep`` or ``remove`` is scaled.
+        An ablation solves for the factor at which a row costs, or keeps, what was asked for; a schedule raises it from
+        0 to 1 in training. Proportions between sites, or between kinds of removal, stay.
 
         Args:
             factor: 0 (nothing goes) and up; 1 gives what is in force.
             sites: number of acting sites.
 
-        Returns:
-            The options that change; the others stay.
-
         Raises:
-            UnfitReducerError: the method has neither of the two options and defines no knob of its own.
+            UnfitReducerError: the method has no budget among its options.
         """
-        by_count = self.keep is None and self.remove is not None
-        if ("remove" if by_count else "keep") not in self.option_defaults():
+        budgets = self.budgets()
+        if not budgets:
             raise UnfitReducerError(
-                f"{type(self).__name__} has no option to scale; write scaled(factor, sites), which gives options that "
-                "remove so many times as much"
+                f"{type(self).__name__} has no option to scale; name its budgets: budgets() returns "
+                "{option: Budget}, or write scaled(factor, sites)"
             )
-        if not by_count:
-            return {"keep": _each(self.keep, lambda keep: min(max(1.0 - (1.0 - keep) * factor, 1e-6), 1.0))}
-        return {"remove": _each(self.remove, lambda remove: scale_removal(remove, factor))}
+        scaled = {name: budget.scaled(factor, sites).option() for name, budget in budgets.items()}
+        return replace(self, **scaled)  # type: ignore[type-var]
 
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
-        """Reductions by stream name; streams left out stay whole. By default the main stream's alone.
+        """Reductions by stream; streams left out stay whole. By default the main stream's alone, by the one budget.
 
         In training it may give a :class:`Gate` instead, which keeps all tokens and lets some count for less, and may
         add terms to the loss with ``streams.add_loss(name, value)``.
         """
         stream = streams[streams.main]
-        remove = self.remove_count(stream.tokens.removable, site)
+        remove = self.count(self.budget, site, stream.tokens)
         if remove <= 0:
             return {}
         return {streams.main: self.reduce(stream.tokens, stream.signals, remove)}
+
+    def count(self, budget: Budget, site: Site, tokens: Tokens) -> int:
+        """How many tokens of a stream go at a site; a method that cannot remove as many gives less."""
+        return budget.at(site, tokens.removable)
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction | Gate:
         """Take ``remove`` tokens away from a stream (``remove`` is at least 1).
@@ -236,10 +254,27 @@ class Reducer:
         return f"{type(self).__name__}({inside})"
 
 
-def scale_removal(remove: float, factor: float) -> float:
-    """A count (int, rounded) or a share (float, at most 1) that many times as large."""
-    return min(remove * factor, 1.0) if isinstance(remove, float) else round(remove * factor)
+class Reducer(BaseReducer):
+    """A method with the two usual options; subclass it and write :meth:`reduce`.
 
+    Args:
+        keep: what stays at each site: a share of the removable tokens (float, rounded up) or a number (int), or a list
+            per site. 0.7 where neither is given.
+        remove: what goes, likewise; or ``(r, inflection)``.
+    """
 
-def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    return [change(one) for one in value] if isinstance(value, (list, tuple)) else change(value)
+    keep: Any = None
+    remove: Any = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.remove is not None:
+            raise OptionError("give 'keep' or 'remove', not both")
+        if self.keep is None and self.remove is None:
+            object.__setattr__(self, "keep", 0.7)
+        super().__post_init__()
+
+    def budgets(self) -> dict[str, Budget]:
+        if self.keep is not None:
+            return {"keep": Budget.of("keep", self.keep)}
+        ramp = isinstance(self.remove, tuple) or (isinstance(self.remove, Mapping) and "inflection" in self.remove)
+        return {"remove": Budget.of("ramp" if ramp else "remove", self.remove)}

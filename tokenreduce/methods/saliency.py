@@ -1,4 +1,4 @@
-"""How much a token matters, by one of four measures; methods offer them as the option ``saliency``."""
+"""How much a token matters, by one of five measures; methods offer them as the option ``saliency``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..ops.similarity import at_least_float
 NEEDS: dict[str, frozenset[str]] = {
     "text": frozenset({"text_attention"}),
     "class": frozenset({"class_attention"}),
+    "readout": frozenset({"readout_attention"}),
     "key-norm": frozenset({"keys"}),
     "random": frozenset(),
 }
@@ -21,14 +22,16 @@ NEEDS: dict[str, frozenset[str]] = {
 def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
     """Score (B, N) of each token of a stream, higher is kept; padding scores whatever it does.
 
-    ``"text"``: attention that the text's tokens pay it. ``"class"``: attention that the token which the head
-    reads pays it. ``"key-norm"``: length of its head-mean key. ``"random"``: uniform noise, fresh in
-    training, repeatable in evaluation.
+    ``"text"``: attention that the text's tokens pay it. ``"class"``: attention that the class token pays it.
+    ``"readout"``: attention that the token which the head reads pays it. ``"key-norm"``: length of its head-mean key.
+    ``"random"``: uniform noise, fresh in training, repeatable in evaluation.
     """
     if kind == "text":
         return stream.signals.text_attention
     if kind == "class":
         return stream.signals.class_attention
+    if kind == "readout":
+        return stream.signals.readout_attention
     if kind == "key-norm":
         norm: Tensor = torch.linalg.vector_norm(at_least_float(stream.signals.keys), dim=-1)
         return norm
@@ -38,7 +41,14 @@ def saliency(kind: str, stream: Stream, site: Site, *, seed: int = 0) -> Tensor:
 def alternatives(provides: frozenset[str], guidable: bool = False) -> str:
     """The saliencies that a backbone can feed, as text for an error message."""
     guide = ", or saliency='text' with guide=text_features" if guidable else ""
-    return "saliency=" + " or ".join(repr(kind) for kind, needs in NEEDS.items() if needs <= provides) + guide
+    fit = [kind for kind in NEEDS if kind != "readout" and NEEDS[resolve(kind, provides)] <= provides]
+    return "saliency=" + " or ".join(map(repr, fit)) + guide
+
+
+def resolve(kind: str, provides: frozenset[str]) -> str:
+    """``"class"`` as ``"readout"`` where there is no class token and the head reads another one, such as a text's."""
+    reads_other = kind == "class" and not NEEDS[kind] <= provides and NEEDS["readout"] <= provides
+    return "readout" if reads_other else kind
 
 
 def random_score(stream: Stream, site: Site, seed: int) -> Tensor:

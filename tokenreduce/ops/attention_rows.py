@@ -1,6 +1,6 @@
 """Single rows of an attention matrix, computed beside the fused kernel.
 
-Axes: B batch, H heads, R rows asked for, N keys, d head width.
+Axes: B batch, H heads, G heads of the keys (H or a divisor of it), R rows asked for, N keys, d head width.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ def attention_rows(query: Tensor, key: Tensor, bias: Tensor | None = None, scale
 
     Args:
         query: (B, H, R, d), the rows asked for.
-        key: (B, H, N, d).
+        key: (B, G, N, d); with fewer key heads than query heads, each serves H / G of them side by side.
         bias: additive, broadcastable to (B, H, R, N).
         scale: 1/sqrt(d) if None.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    logits = (query * scale) @ key.transpose(-2, -1)
+    if query.shape[1] == key.shape[1]:
+        logits = (query * scale) @ key.transpose(-2, -1)
+    else:
+        batch, heads, rows, width = query.shape
+        grouped = (query * scale).reshape(batch, key.shape[1], -1, rows, width)
+        logits = (grouped @ key.unsqueeze(2).transpose(-2, -1)).reshape(batch, heads, rows, -1)
     if bias is not None:
         logits = logits + bias
     return logits.softmax(dim=-1, dtype=None if logits.dtype == torch.float64 else torch.float32).mean(dim=1)

@@ -31,7 +31,10 @@ def reducer(registry: Registry, name: str) -> str:
         ("role", spec.role + (", learned with the model" if spec.learns else "")),
         ("signals", ", ".join(f"`{signal}`" for signal in spec.needs) or "none"),
         ("streams", ", ".join(f"`{stream}`" for stream in made.streams)),
-        ("acts", f"{_POSITIONS[made.position]}; in layers {', '.join(map(str, made.layers(12)))} of 12 by default"),
+        (
+            "acts",
+            f"{_POSITIONS[made.position]}; in layers {', '.join(map(str, made.usual_layers(12)))} of 12 by default",
+        ),
     ]
     lines = ["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows), ""]
     options = kind.option_defaults()

@@ -44,7 +44,7 @@ _ALL = (
         ReducerSpec,
         "Yield the reducers of this plugin.",
         'ReducerSpec("key-norm", "my_package.method:KeyNorm", "keep tokens with long keys")',
-        "tokenreduce.methods.reducer:Reducer",
+        "tokenreduce.methods.reducer:BaseReducer",
         "a subclass of tokenreduce.Reducer",
     ),
     Kind(

@@ -224,7 +224,7 @@ def use_registry(registry: Registry) -> Iterator[Registry]:
 
 
 def rescan() -> None:
-    """Look anew at what is installed, when it is asked for next."""
+    """Look again at what is installed, the next time it is asked for."""
     _installed.cache_clear()
 
 

@@ -38,9 +38,9 @@ def resolve_target(name: str) -> Any:
         PluginError: it cannot be imported. OptionError: the name comes out of a file, and has not been imported.
     """
     where = _source.get()
-    if not where or name.startswith(SAFE) or name in offered():
+    if not where or name.startswith(SAFE) or name in offered_targets():
         return Spec("target", name, "").load()
-    found = imported(name)
+    found = imported_class(name)
     if found is None:
         module = name.partition(":")[0]
         raise OptionError(
@@ -51,12 +51,12 @@ def resolve_target(name: str) -> Any:
     return found
 
 
-def offered() -> set[str]:
+def offered_targets() -> set[str]:
     """What the reducers of the installed plugins stand for."""
     return {entry.spec.target for entry in default_registry().reducers.values()}
 
 
-def imported(name: str) -> type | None:
+def imported_class(name: str) -> type | None:
     """The class ``"module:attribute"`` if its module has been imported already, without running anything of it."""
     module, _, attribute = name.partition(":")
     found: Any = sys.modules.get(module) if attribute else None

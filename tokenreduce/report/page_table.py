@@ -1,65 +1,101 @@
-"""The columns of the report's table, and a row's cells."""
+"""Tables of the page as plain data, and the main one: a row of the result in each row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 
 from ..lab.result import Result, Row
-from .formatting import NONE, finite, macs, number, one_line, p_value, percent, points, seconds, size
+from .formatting import NONE, finite, interval, macs, number, p_value, percent, points, seconds, size, throughput
 from .series import level, measure
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell, and smaller below it."""
+    """What stands in a cell, and smaller below it; ``kind`` is a class of the style sheet, ``sign`` goes with it."""
 
     main: str
     small: str = ""
+    kind: str = ""
+    sign: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column: the group that it stands in, its name, and the cell of a row."""
+class Line:
+    """A row of a table: its name, smaller below it what it is, and its cells, or why it has none."""
 
-    group: str
     name: str
-    cell: Callable[[Row], Cell]
+    cells: list[Cell]
+    about: str = ""
+    failed: str | None = None
 
 
-def columns(result: Result) -> list[Column]:
-    """All columns that at least one row fills; accuracy, tokens and multiply-adds always."""
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Args:
+        corner: what the row names are.
+        columns: (group, name); columns side by side of one group have a heading above them.
+        bodies: rows that belong together.
+        words: the first column holds sentences.
+    """
+
+    corner: str
+    columns: list[tuple[str, str]]
+    bodies: list[list[Line]] = field(default_factory=list)
+    words: bool = False
+
+    def headings(self) -> list[tuple[str, list[str]]]:
+        """Groups with the names of their columns."""
+        return [(group, [name for _, name in found]) for group, found in groupby(self.columns, key=lambda c: c[0])]
+
+
+def main_table(result: Result) -> Table:
+    """The rows in their order, those of one variant together; columns that no row fills are left out."""
     rows = [row for row in result.rows if row.failed is None]
+    shown = [c for c in _columns(rows) if c[1] in ALWAYS or any(c[2](row).main != NONE for row in rows)]
+    bodies: dict[tuple[str, str], list[Line]] = {}
+    for row in result.rows:
+        made = [] if row.failed is not None else [cell(row) for *_, cell in shown]
+        line = Line(row.name, made, _about(row), row.failed)
+        bodies.setdefault((row.role, row.variant or row.name), []).append(line)
+    return Table("row", [(group, name) for group, name, _ in shown], list(bodies.values()))
+
+
+ALWAYS = ("accuracy, 95\N{NO-BREAK SPACE}%", "change", "tokens left", "MACs")
+
+
+def _columns(rows: list[Row]) -> list[tuple[str, str, Callable[[Row], Cell]]]:
+    """Group, name, and the cell of a row."""
     batches = sorted({pace.batch for row in rows for pace in row.paces})
     memory = sorted({row.memory_batch for row in rows if row.memory_batch is not None})
-    of_batch = f", batch {' or '.join(map(str, memory))}" if memory else ""
-    made = [
-        Column("Accuracy", "mean, 95 %", _accuracy),
-        Column("Accuracy", "change", _change),
-        Column("Accuracy", "to control", _to_control),
-        Column("Work", "tokens left", _tokens),
-        Column("Work", "MACs", lambda row: Cell(macs(row.macs), _share(row))),
+    of_batch = f"Memory, batch {' or '.join(map(str, memory))}" if memory else "Memory"
+    return [
+        ("", "accuracy, 95\N{NO-BREAK SPACE}%", lambda row: Cell(percent(row.accuracy), interval(row.interval))),
+        ("", "change", _change),
+        ("", "to control", _to_control),
+        ("", "tokens left", _tokens),
+        ("", "MACs", _macs),
+        *(("Speed-up", f"batch {batch}", partial(_speed, batch=batch)) for batch in batches),
+        (of_batch, "inference", lambda row: Cell(size(row.peak_memory_bytes))),
+        (of_batch, "training", lambda row: Cell(size(row.training_memory_bytes))),
+        ("", "overhead", lambda row: Cell(percent(row.overhead))),
     ]
-    for batch in batches:
-        made.append(Column(f"Batch {batch}", "samples/s", _throughput(batch)))
-        made.append(Column(f"Batch {batch}", "speed-up", _speedup(batch)))
-        if batch == 1:
-            made.append(Column("Batch 1", "latency", _latency))
-    made += [
-        Column(f"Memory{of_batch}", "inference", lambda row: Cell(size(row.peak_memory_bytes))),
-        Column(f"Memory{of_batch}", "training", lambda row: Cell(size(row.training_memory_bytes))),
-        Column("", "overhead", lambda row: Cell(percent(row.overhead))),
-    ]
-    always = {"mean, 95 %", "change", "tokens left", "MACs"}
-    return [c for c in made if c.name in always or any(c.cell(row).main != NONE for row in rows)]
 
 
-def cells(row: Row, table: list[Column]) -> list[Cell]:
-    """The cells of a row; none for a row that failed."""
-    return [] if row.failed is not None else [column.cell(row) for column in table]
+def group_table(result: Result) -> Table:
+    """Accuracy by group of samples: a row for each group, a column for each row of the result that has any."""
+    rows = [row for row in result.rows if row.failed is None and row.groups]
+    names = sorted({name for row in rows for name in row.groups}, key=str)
+    lines = [Line(str(name), [Cell(percent(row.groups.get(name))) for row in rows]) for name in names]
+    return Table("group", [("", row.name) for row in rows], [lines] if lines else [])
 
 
-def about(row: Row) -> str:
+def _about(row: Row) -> str:
     """What stands below a row's name: its role, its level, the size of its pictures."""
     parts = [row.role, level(row)]
     if row.input_size is not None and f"{row.input_size[0]}x{row.input_size[1]}" not in row.name:
@@ -67,23 +103,17 @@ def about(row: Row) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _accuracy(row: Row) -> Cell:
-    ends = [end for end in row.interval or () if finite(end) is not None]
-    between = f"{number(100 * ends[0], 1)} to {number(100 * ends[1], 1)}" if len(ends) == 2 else ""
-    return Cell(percent(row.accuracy), between)
-
-
 def _change(row: Row) -> Cell:
     found = row.versus_baseline
     if found is None:
         return Cell(NONE)
     adjusted = found.p_adjusted if finite(found.p_adjusted) is not None else found.p
-    return Cell(points(found.difference), p_value(adjusted))
+    return Cell(points(found.difference), p_value(adjusted, named=True))
 
 
 def _to_control(row: Row) -> Cell:
     found = row.versus_control
-    return Cell(NONE) if found is None else Cell(points(found.difference), one_line(found.against, 22))
+    return Cell(NONE) if found is None else Cell(points(found.difference), found.against, kind="named")
 
 
 def _tokens(row: Row) -> Cell:
@@ -91,30 +121,15 @@ def _tokens(row: Row) -> Cell:
     return Cell(number(row.tokens), apart if len(row.tokens_by_stream) > 1 else "")
 
 
-def _share(row: Row) -> str:
-    return "" if finite(row.macs_share) is None else percent(row.macs_share, 0)
+def _macs(row: Row) -> Cell:
+    return Cell(macs(row.macs), "" if finite(row.macs_share) is None else percent(row.macs_share, 0))
 
 
-def _throughput(batch: int) -> Callable[[Row], Cell]:
-    def cell(row: Row) -> Cell:
-        speed = measure(row.pace(batch), "throughput")
-        return Cell(number(speed, 0 if (speed or 0) >= 100 else 1))
-
-    return cell
-
-
-def _speedup(batch: int) -> Callable[[Row], Cell]:
-    def cell(row: Row) -> Cell:
-        pace = row.pace(batch)
-        ratio, spread = measure(pace, "speedup"), measure(pace, "spread")
-        return Cell(
-            NONE if ratio is None else f"{number(ratio, 2)} ×", "" if spread is None else f"± {number(spread, 2)}"
-        )
-
-    return cell
-
-
-def _latency(row: Row) -> Cell:
-    pace = row.pace(1)
-    spread = measure(pace, "seconds_spread")
-    return Cell(seconds(measure(pace, "median")), "" if spread is None else f"± {seconds(spread)}")
+def _speed(row: Row, batch: int) -> Cell:
+    """Speed-up and its spread; below it the time of one sample, or samples per second."""
+    pace = row.pace(batch)
+    ratio = measure(pace, "speedup")
+    if pace is None or ratio is None:
+        return Cell(NONE)
+    rate = seconds(measure(pace, "median")) if pace.batch == 1 else f"{throughput(measure(pace, 'throughput'))} /s"
+    return Cell(f"{number(ratio, 2)} ×", f"± {number(measure(pace, 'spread'), 2)}, {rate}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..attachments.handle import Attachment
-from ..engine.binding import Binding
+from ..attachments.reduced_stack import ReducedStack
 from ..errors import NoForwardError, UnsupportedCallError
 
 IMAGE = "image"
@@ -67,7 +67,7 @@ def patch_owners(
         raise UnsupportedCallError(
             f"a picture of {image_hw[0]} x {image_hw[1]} pixels has no patch of {patch_hw[0]} x {patch_hw[1]} in it"
         )
-    legs = [made for bound in handle.bindings if (made := _leg(handle, bound, sample)) is not None]
+    legs = [made for one in handle.stacks.values() if (made := _leg(one, sample)) is not None]
     if not legs:
         raise UnsupportedCallError(
             f"none of the reduced stacks ({', '.join(handle.stacks)}) takes image tokens, so there is nothing to see"
@@ -120,11 +120,15 @@ def _through(ends: list[int], leg: Leg, after: Leg) -> list[int] | None:
     return None
 
 
-def _leg(handle: Attachment, bound: Binding, sample: int) -> Leg | None:
+def _leg(reduced: ReducedStack, sample: int) -> Leg | None:
     """None for a stack without image tokens."""
-    if bound.last is not None and IMAGE not in bound.last.first:
+    if not reduced.traced:
+        raise NoForwardError("no trace is kept; attach with trace=True (replace=True replaces this attachment)")
+    if reduced.last is None or reduced.last.trace is None:
+        raise NoForwardError("no forward pass yet; call model(...) once, then draw what it did")
+    trace = reduced.last.trace
+    if IMAGE not in trace.first:
         return None
-    trace = handle.trace(bound.stack.name)
     if not 0 <= sample < len(trace):
         raise NoForwardError(f"the last forward pass had {len(trace)} samples, 0..{len(trace) - 1}; got {sample}")
     begin = 0
@@ -132,9 +136,12 @@ def _leg(handle: Attachment, bound: Binding, sample: int) -> Leg | None:
         if name == IMAGE:
             break
         begin += length
+    if IMAGE not in trace.last:  # merged with other streams: any token of the sequence may stand for patches
+        begin = 0
     ends = tuple(int(end) for end in trace.stream(IMAGE)[sample].tolist())
-    restored = bound.output in ("full", "repeated")
-    return Leg(bound.stack.name, ends, trace.first[IMAGE], trace.last[IMAGE], begin, restored)
+    restored = reduced.output in ("full", "repeated")
+    left = trace.last.get(IMAGE, trace.tokens)
+    return Leg(reduced.name, ends, trace.first[IMAGE], left, begin, restored)
 
 
 def _places(mask: Tensor | None, grid: tuple[int, int], sample: int) -> tuple[list[int], int]:

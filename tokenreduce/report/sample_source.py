@@ -58,7 +58,7 @@ def sample_of(task: Task, inputs: Inputs, image: Image, text: str) -> Sample:
         try:
             if task.samples is not None:
                 return task.samples(Batch(inputs, targets))[0]
-        except Exception:  # a stranger's task may need real targets
+        except Exception:  # somebody's task may need real targets
             continue
     size = image_size(inputs) or (image.height, image.width)
     pixels = np.asarray(image.convert("RGB").resize((size[1], size[0])), dtype=np.float32) / 255

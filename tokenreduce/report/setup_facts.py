@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from ..lab.result import Result
-from .formatting import number, one_line
+from .formatting import finite, number, one_line
 
 ELSEWHERE = ("definitions", "notes", "command", "cells")
 EMPTY: tuple[Any, ...] = (None, "", [], {})
@@ -16,27 +16,13 @@ FIRST = ("model", "data", "request", "machine", "versions", "plugins")
 def headline(result: Result) -> tuple[str, str]:
     """Name of what was ablated, and a line of counts."""
     setup = result.setup
-    model, data = setup.get("model"), setup.get("data")
-    name = ""
-    for value in (
-        _entry(model, "name"),
-        _entry(setup.get("request"), "model"),
-        setup.get("task"),
-        _entry(model, "class"),
-    ):
-        name = name or one_line(value or "", 80)
-    if not name and isinstance(model, str):
-        name = one_line(model, 80)
-    samples = _entry(data, "samples") or setup.get("samples")
-    parts = [f"{len(result.rows)} rows"]
-    if isinstance(samples, int):
-        parts.append(f"{number(samples)} samples")
-    if isinstance(setup.get("rounds"), int):
-        parts.append(f"{setup['rounds']} timed rounds")
+    model = setup.get("model")
+    names = _entry(model, "name"), _entry(setup.get("request"), "model"), setup.get("task"), _entry(model, "class")
+    name = next((one_line(name, 80) for name in (*names, model) if name and not isinstance(name, dict)), "a model")
     failed = sum(row.failed is not None for row in result.rows)
-    if failed:
-        parts.append(f"{failed} failed")
-    return name or "a model", ", ".join(parts)
+    counts = [(len(result.rows), "rows"), (_entry(setup.get("data"), "samples") or setup.get("samples"), "samples")]
+    counts += [(setup.get("rounds"), "timed rounds"), (failed or None, "failed")]
+    return name, ", ".join(f"{number(count)} {what}" for count, what in counts if finite(count) is not None)
 
 
 def command(setup: dict[str, Any]) -> str:
@@ -52,23 +38,18 @@ def command(setup: dict[str, Any]) -> str:
 
 def facts(setup: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything else in the setup: (name, pairs of key and text), the most telling first, what stands alone last."""
-    names = [name for name in FIRST if name in setup] + [name for name in setup if name not in FIRST]
-    found, alone = [], []
-    for name in names:
-        value = setup[name]
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    alone = []
+    for name in dict.fromkeys([*(name for name in FIRST if name in setup), *setup]):
+        value, said = setup[name], one_line(name).replace("_", " ")
         if name in ELSEWHERE or value in EMPTY:
             continue
-        if not isinstance(value, dict):
-            alone.append((one_line(name).replace("_", " "), text_of(value)))
-            continue
-        pairs = [
-            (one_line(key).replace("_", " "), text_of(own))
-            for key, own in value.items()
-            if own not in EMPTY and key != "command"
-        ]
-        if pairs:
-            found.append((one_line(name).replace("_", " "), pairs))
-    return [*found, ("run", alone)] if alone else found
+        if isinstance(value, dict):
+            known = {key: own for key, own in value.items() if own not in EMPTY and key != "command"}
+            found.append((said, [(one_line(key).replace("_", " "), text_of(own)) for key, own in known.items()]))
+        else:
+            alone.append((said, text_of(value)))
+    return [(name, pairs) for name, pairs in [*found, ("run", alone)] if pairs]
 
 
 def text_of(value: Any, inner: bool = False) -> str:

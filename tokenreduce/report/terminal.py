@@ -2,117 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..lab.result import Result, Row
 from ..lab.verdict import break_even_line
+from .formatting import NONE, interval, macs, number, one_line, p_value, percent, plus_minus, points, seconds, size
+from .formatting import throughput as rate
+from .page_table import group_table
+from .series import measure
 
-Column = tuple[str, Callable[[Row], str]]
+GAP = 2  # cells between columns
+LOOK: dict[str, Any] = {"title_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+LOOK |= {"padding": (0, GAP - 1, 0, 0)}
+LEAST, NAME, HEADING = 14, 40, 16  # cells that names have at least, and beyond which they and headings are folded
+GROUPS = 40
 
 
-def accuracy(result: Result, title: str) -> Table:
+@dataclass(frozen=True)
+class Column:
+    """A heading, which may have several lines, and a cell for each row."""
+
+    heading: str
+    cells: Sequence[str]
+
+    @property
+    def width(self) -> int:
+        """Cells that it needs, so that no number is cut."""
+        headings = [min(cell_len(line), HEADING) for line in self.heading.split("\n")]
+        return max([1, *headings, *(cell_len(cell) for cell in self.cells)])
+
+
+def terminal() -> Console:
+    """For tables: as wide as the terminal or ``COLUMNS``, 120 cells where there is neither."""
+    out = Console(highlight=False, markup=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out = Console(highlight=False, markup=False, width=120)
+    return out
+
+
+def print_result(result: Result, name: str = "ablation", out: Console | None = None) -> None:
+    """Print the tables of an ablation: accuracy, cost, groups, and remarks such as verdicts.
+
+    Args:
+        result: of :func:`tokenreduce.ablate`.
+        name: for the title, such as that of the model or task.
+        out: where to; standard output if left out.
+    """
+    out = out or terminal()
+    data, cells = result.setup["data"], result.setup["cells"]
+    if cells["kept"]:
+        total = sum(cells.values())
+        out.print(f"{cells['kept']} of {total} cells were kept from earlier runs (--fresh works them out)\n")
+    title = f"{one_line(name)}: {data['samples']} samples, batch {data['batch']}"
+    for part in (*accuracy(result, title, out.width), *cost(result, out.width), *groups(result, out.width)):
+        out.print(part, "")
+    for line in remarks(result):
+        out.print(line)
+
+
+def tables(title: str, corner: str, names: Sequence[str], columns: Sequence[Column], width: int) -> Iterator[Table]:
+    """A table, or several below one another where the columns do not fit side by side: no cell is ever cut.
+
+    Args:
+        corner: heading of the names.
+        names: what the rows are called; a long one goes on in the next line.
+        width: cells that there are.
+    """
+    said = [one_line(name) for name in names]
+    over = width - sum(GAP + column.width for column in columns)  # for the names, where all columns are side by side
+    least = min(max(cell_len(word) for name in [corner, *said] for word in [*name.split(), ""]), NAME, width // 3)
+    first = min(max(map(cell_len, [corner, *said])), NAME, over if over >= max(least, LEAST) else width // 3)
+    left = list(columns)
+    while left:
+        here = [left.pop(0)]
+        while left and first + sum(GAP + column.width for column in [*here, left[0]]) <= width:
+            here.append(left.pop(0))
+        table = Table(title=Text(title if len(here) + len(left) == len(columns) else f"{title}, continued"), **LOOK)
+        table.add_column(corner, width=first, overflow="fold")
+        for column in here:
+            table.add_column(Text(column.heading), width=column.width, justify="right", overflow="fold")
+        for place, name in enumerate(said):
+            table.add_row(Text(name), *(Text(column.cells[place]) for column in here))
+        yield table
+
+
+def accuracy(result: Result, title: str, width: int) -> Iterator[Table]:
     """One row per reducer: accuracy against what it leaves of tokens and multiply-adds."""
-    columns: list[Column] = [
-        ("accuracy", lambda row: percent(row.accuracy)),
-        ("95 %", _interval),
-        ("change", _change),
-        ("p", _adjusted),
-        ("tokens", lambda row: "-" if row.tokens is None else str(row.tokens)),
-        ("MACs (M)", lambda row: "-" if row.macs is None else f"{row.macs / 1e6:.0f}"),
-        (f"of {result.setup.get('baseline', 'baseline')}", lambda row: percent(row.macs_share, 0)),
+    rows, baseline = result.rows, one_line(result.setup.get("baseline", "baseline"))
+    columns = [
+        Column("accuracy", ["failed" if row.failed is not None else percent(row.accuracy) for row in rows]),
+        Column("95 %", [interval(row.interval) for row in rows]),
+        Column("change", [points(row.versus_baseline.difference) if row.versus_baseline else "" for row in rows]),
+        Column("p", [_adjusted(row) for row in rows]),
+        Column("tokens", [number(row.tokens) for row in rows]),
+        Column("MACs", [macs(row.macs) for row in rows]),
+        Column(f"of {baseline}", [percent(row.macs_share, 0) for row in rows]),
     ]
-    return _table(result, title, columns)
+    return tables(title, "reducer", [row.name for row in rows], columns, width)
 
 
-def cost(result: Result) -> Table:
-    """One row per reducer: time at each batch size, the reduction's own share of it, and memory."""
-    sizes = sorted({pace.batch for row in result.rows for pace in row.paces})
-    columns: list[Column] = [
-        ("ms at\nbatch 1", lambda row: "-" if (pace := row.pace(1)) is None else f"{1000 * pace.median:.1f}"),
-        (f"samples/s\nat {sizes[-1] if sizes else '-'}", _throughput),
-        *((f"speed-up\nat {size}", partial(_speedup, size=size)) for size in sizes),
-        ("own\ntime", lambda row: percent(row.overhead)),
-        ("peak\n(MiB)", lambda row: _mebibytes(row.peak_memory_bytes)),
-        ("training\n(MiB)", lambda row: _mebibytes(row.training_memory_bytes)),
+def cost(result: Result, width: int) -> Iterator[Table]:
+    """One row per reducer that has a result: time at each batch size, the reduction's own share of it, and memory."""
+    rows = [row for row in result.rows if row.failed is None]
+    sizes = sorted({pace.batch for row in rows for pace in row.paces})
+    largest = sizes[-1] if sizes else NONE
+    batch = next((row.memory_batch for row in rows if row.memory_batch), None)
+    columns = [
+        Column("latency\nbatch 1", [seconds(measure(row.pace(1), "median")) for row in rows]),
+        Column(f"samples/s\nbatch {largest}", [rate(measure(row.pace(), "throughput")) for row in rows]),
+        *(Column(f"speed-up\nbatch {count}", [_speedup(row, count) for row in rows]) for count in sizes),
+        Column("overhead", [percent(row.overhead) for row in rows]),
+        Column("memory\npeak", [size(row.peak_memory_bytes) for row in rows]),
+        Column("memory\ntraining", [size(row.training_memory_bytes) for row in rows]),
     ]
-    batch = next((row.memory_batch for row in result.rows if row.memory_batch), None)
-    return _table(result, f"cost (memory of a batch of {batch})", columns)
+    return tables(f"cost (memory of a batch of {number(batch)})", "reducer", [row.name for row in rows], columns, width)
 
 
-def _table(result: Result, title: str, columns: list[Column]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("reducer", no_wrap=True)
-    for heading, _ in columns:
-        table.add_column(Text(heading), justify="right", no_wrap=True)
-    for row in result.rows:
-        if row.failed is not None:
-            rest = ["-"] * (len(columns) - 1)
-            table.add_row(Text(row.name, style="red"), Text("failed", style="red"), *rest)
-        else:
-            table.add_row(Text(row.name), *[cell(row) for _, cell in columns])
-    return table
-
-
-def groups(result: Result) -> Table | None:
-    """Accuracy per group of samples, if the task has groups."""
-    names = sorted({group for row in result.rows for group in row.groups})
-    if not names:
-        return None
-    table = Table(title="accuracy by group", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("reducer", no_wrap=True)
-    for name in names:
-        table.add_column(Text(name), justify="right")
-    for row in result.rows:
-        if row.failed is None:
-            table.add_row(Text(row.name), *[f"{100 * row.groups.get(name, float('nan')):.1f} %" for name in names])
-    return table
+def groups(result: Result, width: int) -> Iterator[Table | str]:
+    """Accuracy per group of samples, if the task has groups: a row for each of the first of them."""
+    made = group_table(result)
+    lines = [line for body in made.bodies for line in body]
+    shown = lines[:GROUPS]
+    columns = [
+        Column(one_line(name), [line.cells[i].main for line in shown]) for i, (_, name) in enumerate(made.columns)
+    ]
+    yield from tables("accuracy by group", "group", [line.name for line in shown], columns, width)
+    if len(lines) > GROUPS:
+        yield f"and {len(lines) - GROUPS} more groups, which --json and --report have"
 
 
 def remarks(result: Result) -> list[str]:
     """What is to be said of the rows: verdicts, from where on they pay, notes, and what was left out."""
-    lines = [f"{row.name}: {row.verdict}" for row in result.rows if row.verdict]
-    lines += [f"{row.name}: {line}" for row in result.rows if (line := break_even_line(row))]
-    lines += [f"{row.name}: {note}" for row in result.rows for note in row.notes]
-    return [*lines, *result.setup.get("notes", [])]
-
-
-def p_value(p: float) -> str:
-    """A p-value as people write it."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a percentage."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
-
-
-def _interval(row: Row) -> str:
-    return "" if row.interval is None else f"{100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f}"
-
-
-def _change(row: Row) -> str:
-    return "" if row.versus_baseline is None else f"{100 * row.versus_baseline.difference:+.1f}"
+    rows = result.rows
+    lines = [f"{row.name}: {row.verdict}" for row in rows if row.verdict]
+    lines += [f"{row.name}: {line}" for row in rows if (line := break_even_line(row))]
+    lines += [f"{row.name}: {note}" for row in rows for note in row.notes]
+    return [one_line(line) for line in [*lines, *result.setup.get("notes", [])]]
 
 
 def _adjusted(row: Row) -> str:
-    versus = row.versus_baseline
-    return "" if versus is None else p_value(versus.p if versus.p_adjusted is None else versus.p_adjusted)
+    found = row.versus_baseline
+    return "" if found is None else p_value(found.p if found.p_adjusted is None else found.p_adjusted)
 
 
-def _throughput(row: Row) -> str:
-    pace = row.pace()
-    return "-" if pace is None else f"{pace.throughput:.0f}"
-
-
-def _speedup(row: Row, size: int) -> str:
-    pace = row.pace(size)
-    return "-" if pace is None else f"{pace.speedup:.2f} ± {pace.spread:.2f}"
-
-
-def _mebibytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**20:.0f}"
+def _speedup(row: Row, batch: int) -> str:
+    pace = row.pace(batch)
+    return plus_minus(measure(pace, "speedup"), measure(pace, "spread"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..lab.result import Result, Row
 from ..lab.verdict import ALPHA, break_even_line
-from .formatting import finite, number, one_line, points
+from .formatting import NONE, finite, number, one_line, points
+from .page_table import Cell, Line, Table
 from .series import level
 
 KINDS = {
@@ -18,56 +17,38 @@ KINDS = {
 AS_GIVEN = "as given"
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Variants by levels; a cell is (kind, sign, difference in points, sentence), None where there is no such row."""
-
-    levels: list[str]
-    variants: list[tuple[str, list[tuple[str, str, str, str] | None]]]
-
-
-@dataclass(frozen=True)
-class Pays:
-    """Speed-ups by number of image tokens: counts, and for each row a sentence and a speed-up at each count."""
-
-    counts: list[str]
-    rows: list[tuple[str, str, list[str]]]
-
-
 def verdicts(result: Result) -> list[tuple[str, str, str, list[Row]]]:
     """(kind, sign, name, rows) of those kinds of verdict that some row has."""
     found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     for row in _judged(result):
-        found[standing(row)].append(row)
+        found[standing_of(row)].append(row)
     return [(kind, *KINDS[kind], rows) for kind, rows in found.items() if rows]
 
 
-def verdict_table(result: Result) -> Grid:
-    """The same as a small table."""
-    rows = _judged(result)
-    levels = list(dict.fromkeys(level(row) or AS_GIVEN for row in rows))
+def verdict_table(result: Result) -> Table:
+    """The same as a small table: variants by levels, differences in points."""
     by_variant: dict[str, dict[str, Row]] = {}
-    for row in rows:
+    for row in _judged(result):
         by_variant.setdefault(row.variant or row.name, {})[level(row) or AS_GIVEN] = row
-    variants = [
-        (name, [_cell(found[at]) if at in found else None for at in levels]) for name, found in by_variant.items()
-    ]
-    return Grid(levels, variants)
+    levels = list(dict.fromkeys(at for found in by_variant.values() for at in found))
+    lines = [Line(name, [_cell(found.get(at)) for at in levels]) for name, found in by_variant.items()]
+    return Table("against its control, in points", [("", at) for at in levels], [lines])
 
 
-def pays(result: Result) -> Pays:
-    """Rows whose speed-up was tried at several input sizes."""
-    rows = [(row, row.break_even) for row in result.rows if row.failed is None]
-    tried = [(row, found) for row, found in rows if found is not None and found.tried]
-    counts = sorted({count for _, found in tried for count, _, _ in found.tried})
-    listed = []
-    for row, found in tried:
-        at = {count: number(speedup, 2) for count, speedup, _ in found.tried}
-        listed.append((row.name, break_even_line(row), [at.get(count, number(None)) for count in counts]))
-    return Pays([number(count) for count in counts], listed)
+def break_even_table(result: Result) -> Table:
+    """Rows whose speed-up was tried at several input sizes: the verdict, and the speed-up at each token count."""
+    rows = [(row, row.break_even.tried) for row in result.rows if row.failed is None and row.break_even is not None]
+    counts = sorted({count for _, tried in rows for count, _, _ in tried})
+    lines = []
+    for row, tried in rows:
+        at = {count: number(speedup, 2) for count, speedup, _ in tried}
+        if tried:
+            lines.append(Line(row.name, [Cell(break_even_line(row)), *(Cell(at.get(count, NONE)) for count in counts)]))
+    columns = [("", "verdict"), *(("Speed-up at", f"{number(count)} tokens") for count in counts)]
+    return Table("row", columns, [lines] if lines else [], words=True)
 
 
-def standing(row: Row) -> str:
+def standing_of(row: Row) -> str:
     """``"beat"``, ``"lost"``, ``"level"`` or ``"open"``."""
     found = row.versus_control
     if found is None or finite(found.difference) is None or finite(found.p) is None:
@@ -81,7 +62,9 @@ def _judged(result: Result) -> list[Row]:
     return [row for row in result.rows if row.failed is None and (row.verdict or row.versus_control is not None)]
 
 
-def _cell(row: Row) -> tuple[str, str, str, str]:
-    kind, found = standing(row), row.versus_control
+def _cell(row: Row | None) -> Cell:
+    if row is None:
+        return Cell(NONE, kind="open")
+    kind, found = standing_of(row), row.versus_control
     sentence = one_line(f"{row.name} {row.verdict or KINDS[kind][1]}")
-    return kind, KINDS[kind][0], "" if found is None else points(found.difference), sentence
+    return Cell("" if found is None else points(found.difference), kind=kind, sign=KINDS[kind][0], title=sentence)

@@ -102,7 +102,7 @@ def classes(source: Source, names: Sequence[str]) -> Task:
     """A classifier of pictures; 1 where the likeliest class is an answer of the record.
 
     Raises:
-        OptionError: a record has no answer, one that is no class, or choices.
+        OptionError: a record has no answer, one that is not a class, or choices.
     """
     labels = Labels(names)
     check_answers(source.records)

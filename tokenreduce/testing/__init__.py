@@ -22,7 +22,7 @@ from .fixtures import fresh_registry  # noqa: E402
 from .models import KINDS, models  # noqa: E402
 from .reducers import ReducerConformance  # noqa: E402
 from .snapshot import snapshot  # noqa: E402
-from .synthetic import site, stream  # noqa: E402
+from .synthetic import site, stream, synthetic_backbone  # noqa: E402
 
 __all__ = [
     "KINDS",
@@ -35,5 +35,6 @@ __all__ = [
     "site",
     "snapshot",
     "stream",
+    "synthetic_backbone",
     "tensors",
 ]

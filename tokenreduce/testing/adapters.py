@@ -16,7 +16,7 @@ from ..attachments.handle import Attachment
 from ..backbones.adapter import Adapter, Example
 from ..backbones.stack import Stack
 from ..errors import OptionError, UnsupportedModelError
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry, use_registry
 from ..registry.spec import AdapterSpec
 from .compare import assert_close, identical
@@ -30,7 +30,7 @@ from .model_laws import (
     stumble,
     watch_tokens,
 )
-from .models import backward, batch_of_three, cast, change_inputs, pick_samples, quietly, run
+from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, quietly, reduced_stack, run
 from .probes import Halve, Listener, Pair
 from .snapshot import snapshot
 
@@ -112,7 +112,7 @@ class AdapterConformance:
                         assert_close(one, other, what=f"output {number} with 'none' on stack {stack!r}")
 
     @pytest.mark.parametrize("probe", [Halve, Pair], ids=["drop", "merge"])
-    def test_tokens_go_and_the_output_is_whole(self, example: Example, probe: type[Reducer]) -> None:
+    def test_tokens_go_and_the_output_is_whole(self, example: Example, probe: type[BaseReducer]) -> None:
         """Blocks hand on what the report says, hooks fire once each, and the head gets what it expects."""
         model = example.model
         with torch.no_grad():
@@ -120,16 +120,16 @@ class AdapterConformance:
             for stack in self._stacks(model):
                 with attach(model, {stack: probe()}, adapter=self._name()) as handle, watch_tokens(handle) as seen:
                     outputs = run(model, example.inputs)
-                    bound, rows = handle.bindings[0], handle.report()
+                    one, rows = reduced_stack(handle), last(handle).sites
                     assert any(row.tokens_out < row.tokens_in for row in rows), f"stack {stack!r}: nothing went"
-                    calls = len(seen) // len(bound.roles)
+                    calls = len(seen) // len(one.stack.blocks)
                     assert seen == self._handed_on(handle) * calls, f"stack {stack!r}: hooks saw {seen} tokens"
                     assert all(t.isfinite().all() for t in outputs if t.is_floating_point()), "not finite"
-                    if bound.output == "full" or (bound.output == "repeated" and probe is Pair):
+                    if one.output == "full" or (one.output == "repeated" and probe is Pair):
                         got = [tensor.shape for tensor in outputs]
                         assert got == shapes, f"stack {stack!r} gives back {got}, the plain model {shapes}"
                     run(model, change_inputs(example.inputs, lambda x: 50 * x))
-                    assert handle.report() == rows, f"stack {stack!r}: other inputs, other numbers of tokens"
+                    assert last(handle).sites == rows, f"stack {stack!r}: other inputs, other numbers of tokens"
 
     def test_restored_tokens_stand_at_their_places(self, example: Example) -> None:
         """``restore=True`` on every stack: the shapes of the plain model."""
@@ -147,9 +147,12 @@ class AdapterConformance:
         for stack in self._stacks(model):
             promised = frozenset[str]().union(*(one for one in self._provided(self._stack(model, stack))))
             for signal in sorted(promised):
-                with attach(model, {stack: Listener([signal])}, adapter=self._name()) as handle, torch.no_grad():
+                with (
+                    attach(model, {stack: Listener(signals=(signal,))}, adapter=self._name()) as handle,
+                    torch.no_grad(),
+                ):
                     run(model, example.inputs)
-                    heard = handle.bindings[0].reducer.heard  # type: ignore[attr-defined]
+                    heard = reduced_stack(handle).reducer.reducer.heard
                 for (layer, stream), values in heard.items():
                     value, where = values[signal], f"{signal} of stream {stream!r}, layer {layer} of stack {stack!r}"
                     assert value.shape[:2] == values["x"].shape[:2], f"{where}: {tuple(value.shape)}"
@@ -178,7 +181,7 @@ class AdapterConformance:
                 backward(loss(run(model, example.inputs)))
                 got = grads(model)
                 assert set(got) == set(expected), f"stack {stack!r}: {sorted(set(expected) ^ set(got))}"
-                if handle.bindings[0].output != "text":  # there the order of the others is the model's own affair
+                if reduced_stack(handle).output != "text":  # there the order of the others is the model's own affair
                     assert_gradients(got, expected, f"with 'none' on stack {stack!r}")
             model.zero_grad()
             with attach(model, {stack: Halve()}, adapter=self._name()):
@@ -237,7 +240,7 @@ class AdapterConformance:
                 handle = attach(model, {name: Halve()}, adapter=self._name())
                 assert list(model.state_dict()) == untouched[2], "attach changed the names of the weights"
                 expected = run(model, example.inputs)
-                for block in handle.bindings[0].stack.blocks:
+                for block in reduced_stack(handle).stack.blocks:
                     hook = block.register_forward_pre_hook(stumble)
                     with pytest.raises(InTheMiddleError):
                         run(model, example.inputs)
@@ -348,9 +351,8 @@ class AdapterConformance:
 
     def _handed_on(self, handle: Attachment) -> list[int]:
         """How many tokens each block hands on, by the record of the pass."""
-        bound = handle.bindings[0]
-        assert bound.last is not None
-        return [bound.last.between[index + 1][role.own] for index, role in enumerate(bound.roles)]
+        stack, between = reduced_stack(handle).stack, last(handle).between
+        return [between[index + 1][stack.role(index).own] for index in range(len(stack.blocks))]
 
 
 def grads(model: nn.Module) -> dict[str, Tensor]:

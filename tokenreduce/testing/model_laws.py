@@ -17,7 +17,7 @@ from ..attachments.handle import Attachment
 from ..errors import TokenReduceError, UnfitReducerError, UnknownOptionError
 from ..registry.registry import default_registry
 from .compare import assert_close, identical
-from .models import backward, batch_of_three, cast, change_inputs, pick_samples, run
+from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, reduced_stack, run
 from .snapshot import snapshot
 from .subject import ReducerCase, Subject
 
@@ -48,27 +48,29 @@ class ModelLaws(ReducerCase):
             needs = set(spec.load()().needs)
             assert set(getattr(spec, "needs", ())) == needs, f"the spec's needs should be {sorted(needs)}"
             assert spec.description, "the spec has no description"
-        options = self.made(setting).options()
+        options = self.made(setting).reducer.options()
         assert json.loads(json.dumps(options)) is not None, "options must be JSON-able"
         for name in setting:
-            assert name in options, f"the option {name!r} is not kept; store it under its own name in __init__"
+            assert name in options, f"the option {name!r} is not among {sorted(options)}"
 
     def test_tokens_go_where_the_report_says(self, subject: Subject) -> None:
         """The blocks hand on as many tokens as the report says; the output is finite; some tokens went."""
         with subject.attach() as handle, torch.no_grad(), watch_tokens(handle) as seen:
             for tensor in subject.run():
                 assert not tensor.is_floating_point() or tensor.isfinite().all(), "the output is not finite"
-            rows = handle.report()
-            between = handle.bindings[0].last.between if handle.bindings[0].last else []
-            for index, (role, given) in enumerate(zip(handle.bindings[0].roles, seen, strict=True)):
-                assert given == between[index + 1][role.own], f"block {index} handed on {given} tokens"
+            record, stack = last(handle), reduced_stack(handle).stack
+            rows = record.sites
+            for index, (_, given) in enumerate(zip(stack.blocks, seen, strict=True)):
+                assert given == record.between[index + 1][stack.role(index).own], (
+                    f"block {index} handed on {given} tokens"
+                )
             for row in rows:
                 assert type(row.tokens_in) is int and type(row.tokens_out) is int, "counts are whole numbers"
                 assert 0 < row.tokens_out <= row.tokens_in, row
             assert self.baseline or any(row.tokens_out < row.tokens_in for row in rows), f"nothing went: {rows}"
             for change in (torch.zeros_like, lambda x: 100 * x, torch.ones_like):
                 subject.run(change_inputs(subject.inputs, change))
-                assert handle.report() == rows, "other pictures, other numbers of tokens"
+                assert last(handle).sites == rows, "other pictures, other numbers of tokens"
 
     def test_a_budget_of_zero_changes_nothing(self, subject: Subject) -> None:
         with torch.no_grad():
@@ -77,8 +79,10 @@ class ModelLaws(ReducerCase):
             with subject.attach(self.zero, trace=True) as handle:
                 if self.zero is None and not self.baseline:
                     handle.scale(0.0)
-                assert identical(subject.run(), expected), f"{handle.bindings[0].reducer} should change no bit"
-                source = handle.trace().source
+                assert identical(subject.run(), expected), f"{reduced_stack(handle).reducer} should change no bit"
+                trace = last(handle).trace
+                assert trace is not None
+                source = trace.source
                 assert torch.equal(source, torch.arange(source.shape[1]).expand_as(source)), "a token went elsewhere"
 
     def test_samples_are_reduced_one_by_one(self, subject: Subject) -> None:
@@ -86,7 +90,7 @@ class ModelLaws(ReducerCase):
         inputs = cast(batch_of_three(subject.inputs), torch.float64)
         subject.model.double()
         with subject.attach() as handle, torch.no_grad():
-            if handle.bindings[0].reducer.stochastic:
+            if reduced_stack(handle).reducer.stochastic:
                 return
             whole = comparable_outputs(handle, subject.run(inputs))
             for rows in ([2, 0, 1], [0], [1], [2]):
@@ -120,7 +124,7 @@ class ModelLaws(ReducerCase):
             model.zero_grad()
             with subject.attach() as handle:
                 model.train(training)
-                backward(loss(subject.run()) + sum(handle.losses().values()))
+                backward(loss(subject.run()) + sum(last(handle).losses.values()))
                 grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
                 own = {name for name, _ in model.named_parameters() if name not in dict(plain_parameters(model))}
             missing = (wanted | (own if training else set())) - set(grads)
@@ -153,8 +157,8 @@ class ModelLaws(ReducerCase):
             plain = subject.run()
             handle = subject.attach()
             expected = subject.run()
-            for index in {0, len(handle.bindings[0].stack.blocks) - 1}:
-                hook = handle.bindings[0].stack.blocks[index].register_forward_pre_hook(stumble)
+            for index in {0, len(reduced_stack(handle).stack.blocks) - 1}:
+                hook = reduced_stack(handle).stack.blocks[index].register_forward_pre_hook(stumble)
                 with pytest.raises(InTheMiddleError):
                     subject.run()
                 hook.remove()
@@ -171,7 +175,7 @@ class ModelLaws(ReducerCase):
         with torch.no_grad():
             plain = subject.run()
             with subject.attach() as handle:
-                handle.bindings[0].reducer.reduce_streams = stumble  # type: ignore[method-assign, assignment]
+                object.__setattr__(reduced_stack(handle).reducer, "reduce_streams", stumble)
                 with pytest.raises(InTheMiddleError):
                     subject.run()
             assert snapshot(subject.model) == untouched, "detach left something on the model"
@@ -181,7 +185,8 @@ class ModelLaws(ReducerCase):
         """Each input token is in one place; protected ones are by themselves; sizes count the members."""
         with subject.attach(trace=True) as handle, torch.no_grad():
             subject.run()
-            trace, stack = handle.trace(), handle.bindings[0].stack
+            trace, stack = last(handle).trace, reduced_stack(handle).stack
+            assert trace is not None
             prefix = stack.prefix["text" if "text" in stack.prefix else "image"]
             assert trace.source.shape[1] == sum(trace.first.values())
             for members, size in zip(trace, trace.size, strict=True):
@@ -206,15 +211,15 @@ class ModelLaws(ReducerCase):
                 expected, config = subject.run(), json.loads(json.dumps(handle.config))
                 twin = copy.deepcopy(subject.model)
                 assert identical(run(twin, subject.inputs), expected), "a deepcopy of the model gives something else"
-                rows = handle.report()
+                rows = last(handle).sites
                 with suppress(UnfitReducerError):  # a method without a knob
                     handle.scale(0.0)
                     subject.run()
-                    assert all(row.tokens_in == row.tokens_out for row in handle.report()), "scale(0) removes tokens"
+                    assert all(row.tokens_in == row.tokens_out for row in last(handle).sites), "scale(0) removes tokens"
                     handle.scale(1.0)
                     assert identical(subject.run(), expected), "scale(1) is not what was configured"
-                    assert handle.report() == rows
-            if not isinstance(handle.bindings[0].reducer, nn.Module):  # new weights are other weights
+                    assert last(handle).sites == rows
+            if not isinstance(reduced_stack(handle).reducer, nn.Module):  # new weights are other weights
                 with attach(subject.model, **config):
                     assert identical(subject.run(), expected), "attach(model, **handle.config) gives something else"
 
@@ -282,10 +287,11 @@ def of_samples(output: Tensor, rows: list[int]) -> Tensor:
 
 def comparable_outputs(handle: Attachment, outputs: list[Tensor]) -> list[Tensor]:
     """Outputs without the tokens whose order is the model's own affair: where only the text comes back, the rest."""
-    last = handle.bindings[0].last
-    if last is None or handle.bindings[0].output not in ("text", "reduced") or "text" not in last.first:
+    one = reduced_stack(handle)
+    record, text_stream = one.last, one.stack.text_stream
+    if record is None or text_stream not in record.initial or one.output not in (text_stream, "reduced"):
         return outputs
-    text, every = last.first["text"], {sum(last.first.values()), sum(last.last.values())}
+    text, every = record.initial[text_stream], {sum(record.initial.values()), sum(record.tokens.values())}
     return [t[:, :text] if t.ndim == 3 and t.shape[1] in every and t.shape[1] > text else t for t in outputs]
 
 
@@ -299,7 +305,7 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 @contextmanager
 def watch_tokens(handle: Attachment) -> Iterator[list[int]]:
     """How many tokens each block of the first stack hands on, in the order they run."""
-    stack, seen = handle.bindings[0].stack, list[int]()
+    stack, seen = reduced_stack(handle).stack, list[int]()
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         seen.append(stack.unpack(output).shape[1])

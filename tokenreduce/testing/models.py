@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import call
+from ..attachments.handle import Attachment
+from ..attachments.reduced_stack import ReducedStack
 from ..backbones.adapter import Adapter, Example
 from ..backbones.stack import Stack
+from ..engine.record import Record
 from ..registry.registry import Registry, default_registry
 from .compare import tensors
 
@@ -89,6 +92,18 @@ def run(model: nn.Module, inputs: Mapping[str, Any], seed: int = 0) -> list[Tens
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return tensors(call(model, inputs))
+
+
+def reduced_stack(handle: Attachment) -> ReducedStack:
+    """The first reduced stack."""
+    return next(iter(handle.stacks.values()))
+
+
+def last(handle: Attachment) -> Record:
+    """What the last pass through the first reduced stack did."""
+    record = reduced_stack(handle).last
+    assert record is not None, "no forward pass yet"
+    return record
 
 
 def backward(loss: Tensor) -> None:

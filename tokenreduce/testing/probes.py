@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,17 +14,17 @@ from ..core.signals import Signals
 from ..core.site import Site
 from ..core.streams import Streams
 from ..core.tokens import Tokens
-from ..methods.reducer import Reducer
+from ..methods.backbone import Backbone
+from ..methods.reducer import BaseReducer, Reducer
 
 
 class Halve(Reducer):
     """Keeps half of the tokens of the main stream, by their first channel (post-norm tokens are all of one length)."""
 
-    def __init__(self, *, keep: Any = 0.5) -> None:
-        super().__init__(keep=keep)
+    keep: Any = 0.5
 
-    def layers(self, depth: int) -> list[int]:
-        return list(range(depth))
+    def layers(self, backbone: Backbone) -> list[int]:
+        return list(range(backbone.depth))
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
         return tokens.keep_top(tokens.x[..., 0], remove=remove)
@@ -32,13 +33,12 @@ class Halve(Reducer):
 class Pair(Reducer):
     """Merges the last two tokens of the main stream, where they are not protected and of one kind."""
 
+    remove: Any = 1
+
     proportional_attention = True
 
-    def __init__(self) -> None:
-        super().__init__(remove=1)
-
-    def layers(self, depth: int) -> list[int]:
-        return list(range(depth))
+    def layers(self, backbone: Backbone) -> list[int]:
+        return list(range(backbone.depth))
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
         count, batch = tokens.count, len(tokens.x)
@@ -50,19 +50,26 @@ class Pair(Reducer):
         )
 
 
-class Listener(Reducer):
-    """Removes nothing and keeps the signals that it is given, by stream and layer."""
+class Listener(BaseReducer):
+    """Removes nothing and keeps the signals that it is given, by stream and layer.
 
-    def __init__(self, needs: Collection[str]) -> None:
-        super().__init__(keep=1.0)
-        self.needs = frozenset(needs)
-        self.heard: dict[tuple[int, str], dict[str, Tensor]] = {}
+    Args:
+        signals: which ones.
+    """
 
-    def options(self) -> dict[str, Any]:
-        return {"needs": sorted(self.needs)}
+    signals: tuple[str, ...] = ()
 
-    def layers(self, depth: int) -> list[int]:
-        return list(range(depth))
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(self.signals)
+
+    @cached_property
+    def heard(self) -> dict[tuple[int, str], dict[str, Tensor]]:
+        """What it was given."""
+        return {}
+
+    def layers(self, backbone: Backbone) -> list[int]:
+        return list(range(backbone.depth))
 
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction]:
         stream = streams[streams.main]

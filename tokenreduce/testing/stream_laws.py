@@ -18,11 +18,12 @@ from ..core.gate import Gate
 from ..core.reduction import Reduction
 from ..core.signals import SIGNALS
 from ..core.streams import Stream, Streams
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
+from ..methods.site_reducer import SiteReducer
 from .compare import assert_close
 from .models import backward
 from .subject import ReducerCase
-from .synthetic import DEPTH, Draw, draws, site
+from .synthetic import DEPTH, Draw, draws, site, synthetic_backbone
 
 Setting = Mapping[str, Any]
 PADDING = "with other values in the padding (leave padding out of means and maxima: tokens.real)"
@@ -63,7 +64,7 @@ class StreamLaws(ReducerCase):
         for_all(law)
 
     def test_the_number_of_tokens_follows_from_shapes(self, setting: Setting) -> None:
-        """The same whatever the tokens hold and whatever is padding; of a plain method, what ``remove_count`` says."""
+        """The same whatever the tokens hold and whatever is padding; of a plain method, what its budget says."""
         reducer = self.made(setting)
 
         def law(draw: Draw) -> None:
@@ -75,11 +76,12 @@ class StreamLaws(ReducerCase):
             again = {name: reduction.count for name, _, reduction in reductions(reducer, bare)}
             assert again == counts, f"with padding {counts} tokens are left, without {again}"
             if plain(reducer):
-                where, removable = self.place(reducer), draw.length - draw.prefix
-                expected = draw.length - max(reducer.remove_count(removable, where), 0)
+                image = draw.streams(draw.values(), frozenset(reducer.needs))["image"].tokens
+                rule = reducer.reducer
+                expected = draw.length - max(rule.count(rule.budget, self.site_at(reducer), image), 0)
                 got = counts.get("image", draw.length)
                 assert got == expected, (
-                    f"remove_count says that {expected} of {draw.length} tokens stay, reduce left {got}"
+                    f"the budget says that {expected} of {draw.length} tokens stay, reduce left {got}"
                 )
 
         for_all(law)
@@ -89,7 +91,7 @@ class StreamLaws(ReducerCase):
         reducer, draw = self.made(setting), Draw(25)
         gone = 0
         for layer in range(DEPTH) if not self.baseline else ():
-            where = self.place(reducer, layer)
+            where = self.site_at(reducer, layer)
             for _, stream, reduction in reductions(reducer, draw, where=where):
                 gone += stream.tokens.count - reduction.count
         assert gone > 0 or self.baseline, "nothing went in any layer; if that is meant, its spec's role is 'baseline'"
@@ -192,7 +194,7 @@ class StreamLaws(ReducerCase):
             return
         backward(torch.stack([reduction.apply(stream.tokens.x).sum() for _, stream, reduction in found]).sum())
         for name, _, reduction in found:
-            if name == "joint":
+            if "+" in name:
                 continue
             gradient = given_[name]["x"].grad
             assert gradient is not None and gradient.isfinite().all(), f"stream {name!r}: no gradient, or not finite"
@@ -222,7 +224,7 @@ class StreamLaws(ReducerCase):
             reducer = self.made(setting, training=training)
             needs = frozenset(reducer.needs)
             for layer in range(DEPTH):
-                where = self.place(reducer, layer)
+                where = self.site_at(reducer, layer)
                 streams = Draw(25).streams(Draw(25).values(), needs, training=training, read=read.add)
                 reducer.reduce_streams(streams, where)
         assert needs <= set(SIGNALS), f"needs has {sorted(needs - set(SIGNALS))}; signals are {', '.join(SIGNALS)}"
@@ -233,7 +235,7 @@ class StreamLaws(ReducerCase):
         reducer = self.made(setting, training=True)
         draw = Draw(17)
         streams = draw.streams(draw.values(), frozenset(reducer.needs), training=True)
-        for name, chosen in reducer.reduce_streams(streams, self.place(reducer)).items():
+        for name, chosen in reducer.reduce_streams(streams, self.site_at(reducer)).items():
             if isinstance(chosen, Gate):
                 values = chosen.values
                 assert values.shape == streams[name].tokens.x.shape[:2], f"the gate of {name!r} is {values.shape}"
@@ -242,7 +244,7 @@ class StreamLaws(ReducerCase):
         for name, loss in (streams._losses or {}).items():
             assert loss.isfinite(), f"the loss {name!r} is {loss}"
 
-    def place(self, reducer: Reducer, layer: int | None = None) -> Any:
+    def site_at(self, reducer: SiteReducer, layer: int | None = None) -> Any:
         """The site of the first layer where the reducer acts, or of another one."""
         return where_of(reducer, layer)
 
@@ -252,24 +254,26 @@ def for_all(law: Callable[[Draw], None]) -> None:
     laws(given(draws())(law))()
 
 
-def where_of(reducer: Reducer, layer: int | None = None) -> Any:
+def where_of(reducer: SiteReducer, layer: int | None = None) -> Any:
     """The site of a layer, as ``attach`` would make it; the last one before it where it acts in fewer."""
-    layers = sorted(reducer.layers(DEPTH))
+    layers = sorted(reducer.reducer.layers(synthetic_backbone()))
     chosen = layers[0] if layer is None or layer not in layers else layer
     return site(chosen, layers.index(chosen), len(layers))
 
 
 def reductions(
-    reducer: Reducer, draw: Draw, values: Values | None = None, where: Any = None
+    reducer: SiteReducer, draw: Draw, values: Values | None = None, where: Any = None
 ) -> list[tuple[str, Stream, Reduction]]:
     """What a reducer does to streams in evaluation: the name of each, the stream, and its reduction."""
     streams: Streams = draw.streams(draw.values() if values is None else values, frozenset(reducer.needs))
     chosen = reducer.reduce_streams(streams, where_of(reducer) if where is None else where)
     found = []
     for name, reduction in chosen.items():
-        assert name in (*streams, "joint"), f"reductions come by stream ({', '.join(streams)}, joint), got {name!r}"
+        assert name in (*streams, streams.sequence), (
+            f"reductions come by stream ({', '.join(streams)}, {streams.sequence}), got {name!r}"
+        )
         assert isinstance(reduction, Reduction), f"in evaluation give a Reduction, got {type(reduction).__name__}"
-        found.append((name, streams.joint() if name == "joint" else streams[name], reduction))
+        found.append((name, streams.whole() if name == streams.sequence else streams[name], reduction))
     return found
 
 
@@ -299,9 +303,9 @@ def check_reduction(name: str, stream: Stream, reduction: Reduction) -> None:
     assert reduction.apply(tokens.x).isfinite().all(), f"{label}: not finite"
 
 
-def plain(reducer: Reducer) -> bool:
-    """Whether the base class asks ``remove_count`` and hands over the number."""
-    return type(reducer).reduce_streams is Reducer.reduce_streams
+def plain(reducer: SiteReducer) -> bool:
+    """Whether the base class asks the budget and hands over the number."""
+    return type(reducer).reduce_streams is BaseReducer.reduce_streams
 
 
 def zeros(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -14,10 +14,11 @@ from ..attachments.attach import attach
 from ..attachments.handle import Attachment
 from ..errors import UnfitReducerError
 from ..methods.factory import make_reducer
-from ..methods.reducer import Reducer
+from ..methods.reducer import BaseReducer
+from ..methods.site_reducer import SiteReducer
 from ..registry.registry import default_registry
 from .models import KINDS, backbone, run
-from .synthetic import DEPTH, WIDTH, synthetic_backbone
+from .synthetic import WIDTH, synthetic_backbone
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Subject:
     model: nn.Module
     inputs: dict[str, Any]
     adapter: str
-    reducer: str | type[Reducer]
+    reducer: str | type[BaseReducer]
     setting: Mapping[str, Any]
 
     def attach(self, setting: Mapping[str, Any] | None = None, **more: Any) -> Attachment:
@@ -53,7 +54,7 @@ class ReducerCase:
         compiled: those of them that are compiled, with the first setting: it takes seconds.
     """
 
-    reducer: ClassVar[str | type[Reducer]]
+    reducer: ClassVar[str | type[BaseReducer]]
     settings: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     zero: ClassVar[Mapping[str, Any] | None] = None
     backbones: ClassVar[Sequence[str]] = tuple(KINDS)
@@ -93,21 +94,21 @@ class ReducerCase:
         adapter, example = backbone(name)
         return Subject(example.model.eval(), dict(example.inputs), adapter, self.reducer, setting)
 
-    def made(self, setting: Mapping[str, Any], *, training: bool = False) -> Reducer:
-        """The reducer for streams made by hand: bound to a stack of twelve layers, weights made."""
+    def made(self, setting: Mapping[str, Any], *, training: bool = False) -> SiteReducer:
+        """The reducer for synthetic streams: bound to a stack of twelve layers, with weights if it learns."""
         if not hasattr(type(self), "reducer"):
             pytest.fail(f'{type(self).__name__} needs reducer = "NAME", or the class of your reducer')
         if isinstance(self.reducer, str):
             reducer, _ = make_reducer(default_registry(), self.reducer, setting)
         else:
             reducer = self.reducer(**setting)
-        bound = reducer.bind(synthetic_backbone())
-        total = len(bound.layers(DEPTH))
-        bound.check_sites(total)
-        if isinstance(bound, nn.Module):
-            bound.build(WIDTH, total)
-            bound.train(training)
-        return bound
+        backbone = synthetic_backbone()
+        total = len(reducer.layers(backbone))
+        reducer.check_sites(total)
+        active = reducer.bind(replace(backbone, width=WIDTH, sites=total))
+        if isinstance(active, nn.Module):
+            active.train(training)
+        return active
 
     def nothing(self, setting: Mapping[str, Any]) -> dict[str, Any]:
         """Options like the setting's, but under which nothing is removed."""
@@ -115,9 +116,10 @@ class ReducerCase:
             return dict(self.zero)
         if self.baseline:
             return dict(setting)
-        bound = self.made(setting)
+        reducer = self.made(setting).reducer
         try:
-            return {**setting, **bound.scaled(0.0, len(bound.layers(DEPTH)))}
+            nothing: dict[str, Any] = reducer.scaled(0.0, len(reducer.layers(synthetic_backbone()))).options()
+            return nothing
         except UnfitReducerError as error:
             pytest.fail(f"{error} Or set 'zero' in {type(self).__name__}: options under which nothing is removed.")
 

@@ -1,15 +1,16 @@
-"""Streams made by hand, to try a reducer without a model. Axes: B batch, n tokens of a stream, d key width, C width."""
+"""Synthetic streams, to try a reducer without a model. Axes: B batch, n tokens of a stream, d key width, C width."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from hypothesis import strategies
 from torch import Tensor
 
+from ..backbones.layout import Layout
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
@@ -38,9 +39,13 @@ def site(layer: int = 0, index: int = 0, total: int = 1, depth: int = DEPTH) -> 
     return Site("encoder", layer, index, total, depth)
 
 
-def synthetic_backbone(streams: tuple[str, ...] = ("text", "image"), joint: bool = True) -> Backbone:
+def synthetic_backbone(
+    streams: tuple[str, ...] = ("text", "image"), one_sequence: bool = True, width: int = WIDTH, sites: int = 1
+) -> Backbone:
     """What a reducer is told of the stack that these streams could come from: every signal is there."""
-    return Backbone("encoder", DEPTH, streams, frozenset(SIGNALS), joint, "streams made by hand")
+    return Backbone(
+        "encoder", DEPTH, streams, frozenset(SIGNALS), one_sequence, "synthetic streams", False, width, sites
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class Draw:
     def _part(self, length: int, generator: torch.Generator) -> dict[str, Tensor]:
         x, keys = torch.randn(2, self.batch, length, WIDTH, generator=generator)
         attention = torch.randn(2, self.batch, length, generator=generator).softmax(dim=-1)
-        parts = {"x": x, "keys": keys, "class_attention": attention[0], "text_attention": attention[1]}
+        parts = {"x": x, "keys": keys, "text_attention": attention[1]}
+        parts |= {"class_attention": attention[0], "readout_attention": attention[0]}
         return {name: self._few(value.to(self.dtype)) for name, value in parts.items()}
 
     def _few(self, value: Tensor) -> Tensor:
@@ -118,7 +124,9 @@ class Draw:
             sources = {signal: partial(_told, own[signal], signal, read) for signal in SIGNALS}
             parts[name] = Stream(tokens, Signals(sources, needs), training, initial=tokens.count)
         losses: dict[str, Tensor] | None = {} if training else None
-        return Streams(parts, partial(_joint, parts, values, needs, read), losses)
+        layout = Layout.of({name: part.tokens.count for name, part in parts.items()}, {"text": 1, "image": self.prefix})
+        whole = partial(_whole, layout, parts, values, needs, read)
+        return Streams(parts, "image", whole, layout, layout.lengths, losses)
 
 
 def draws(*, padded: bool = True, sized: bool = True) -> strategies.SearchStrategy[Draw]:
@@ -133,7 +141,8 @@ def draws(*, padded: bool = True, sized: bool = True) -> strategies.SearchStrate
     )
 
 
-def _joint(
+def _whole(
+    layout: Layout,
     parts: dict[str, Stream],
     values: dict[str, dict[str, Tensor]],
     needs: frozenset[str],
@@ -152,9 +161,8 @@ def _joint(
         signal: partial(_told, torch.cat([own[signal] for own in values.values()], dim=1), signal, read)
         for signal in SIGNALS
     }
-    is_image = (torch.arange(tokens.count) >= text.count).expand(len(tokens.x), -1)
-    joint = Stream(tokens, Signals(sources, needs), parts["image"].training, is_image)
-    return replace(joint, initial=tokens.count)
+    kinds = layout.all_kinds(len(tokens.x))
+    return Stream(tokens, Signals(sources, needs), parts["image"].training, kinds, initial=tokens.count)
 
 
 def _given(value: Tensor) -> Tensor:

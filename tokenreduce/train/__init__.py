@@ -1,1 +1,23 @@
-"""Training with fewer tokens: a teacher that has them all, and a loop that keeps the best."""
+"""Training with fewer tokens: a teacher that has them all, and one loop for fine-tuning and for training from scratch.
+
+Users find ``finetune``, ``distill``, ``Recipe`` and ``Warmup`` at the top of the library; these names are for scripts.
+"""
+
+from __future__ import annotations
+
+from .loop import Loop, Progress, progress_text
+from .optimizer import adamw, linear_decay, trapezoid
+from .recipe import LoopSettings
+from .weights import load_weights, save_weights
+
+__all__ = [
+    "Loop",
+    "LoopSettings",
+    "Progress",
+    "adamw",
+    "linear_decay",
+    "load_weights",
+    "progress_text",
+    "save_weights",
+    "trapezoid",
+]

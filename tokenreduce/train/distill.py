@@ -40,7 +40,7 @@ def distill(
         hidden: weight of the mean squared difference between each of the teacher's final tokens and the student's
             that stands for it, dropped tokens and padding left out; needs ``attach(..., trace=True)`` and a teacher
             of the same family.
-        own: weight of what a learnable reducer adds (``handle.losses()``).
+        own: weight of what a learnable reducer adds (``handle.last.losses``).
         read: ``read(output)`` gives the logits; by default the output itself where it is a tensor, its ``logits``,
             or its ``logits_per_image``.
 
@@ -61,11 +61,11 @@ def distill(
     if teacher is not None:
         _check_apart(handle.model, teacher)
         teacher.requires_grad_(False).eval()
-    plain = None if teacher is None else _unreducing(teacher)
+    plain = None if teacher is None else _identity_attachment(teacher)
     return Distillation(handle, teacher, weights, float(temperature), read, plain)
 
 
-def _unreducing(teacher: nn.Module) -> Attachment | None:
+def _identity_attachment(teacher: nn.Module) -> Attachment | None:
     """An attachment that reduces nothing, not on the model yet; None for one that no adapter takes, or that has one."""
     registry = default_registry()
     baseline = [name for name, e in registry.reducers.items() if getattr(e.spec, "role", "") == "baseline"]
@@ -85,6 +85,6 @@ def _check_apart(student: nn.Module, teacher: nn.Module) -> None:
     own = {id(p) for p in student.parameters()}
     if any(id(p) in own for p in teacher.parameters()):
         raise OptionError(
-            "the teacher shares weights with the student, which would be frozen with it; leave teacher out to be "
-            "taught by the same weights without reduction, or pass copy.deepcopy(model), made before attach"
+            "the teacher shares weights with the student, which would be frozen with it; leave teacher out to learn "
+            "from the same weights without reduction, or pass copy.deepcopy(model), made before attach"
         )

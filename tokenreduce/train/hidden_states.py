@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ..attachments.handle import Attachment
 from ..backbones.stack import Stack
-from ..errors import UnsupportedCallError
+from ..core.trace import Trace
+from ..engine.record import Record
+from ..errors import NoForwardError, UnsupportedCallError
 
 Tokens = dict[tuple[str, str], Tensor]  # by stack and sequence
 
@@ -43,7 +45,9 @@ def match_tokens(handle: Attachment, heard: Tokens, name: str) -> tuple[Tensor, 
     Raises:
         UnsupportedCallError: the tokens of a sequence were reduced after its last block.
     """
-    trace = handle.trace(name)
+    record = last_of(handle, name)
+    trace = record.trace
+    assert trace is not None  # checked when the distillation was made
     parts = [value for (stack, _), value in heard.items() if stack == name]
     if sum(part.shape[1] for part in parts) != trace.tokens:
         raise UnsupportedCallError(
@@ -52,7 +56,7 @@ def match_tokens(handle: Attachment, heard: Tokens, name: str) -> tuple[Tensor, 
         )
     where = trace.source.clamp(min=0)
     real = (trace.size > 0).gather(1, where) & (trace.source >= 0)
-    weight = real.float() * _gates(handle, name, trace.last).gather(1, where)
+    weight = real.float() * _gates(record, trace).gather(1, where)
     return _side_by_side(parts, where), weight
 
 
@@ -67,9 +71,21 @@ def _side_by_side(parts: list[Tensor], where: Tensor | None) -> Tensor:
     return whole if where is None else whole.gather(1, where[..., None].expand(-1, -1, whole.shape[-1]))
 
 
-def _gates(handle: Attachment, name: str, last: Mapping[str, int]) -> Tensor:
-    gates, size = handle.gates(name), handle.trace(name).size
-    parts = [gates.get(stream, size.new_ones(len(size), length)) for stream, length in last.items()]
+def last_of(handle: Attachment, name: str) -> Record:
+    """The record of a stack's last pass.
+
+    Raises:
+        NoForwardError: no forward pass yet.
+    """
+    record = handle.stacks[name].last
+    if record is None:
+        raise NoForwardError("no forward pass yet; call model(...) once before hidden states are compared")
+    return record
+
+
+def _gates(record: Record, trace: Trace) -> Tensor:
+    gates, size = record.gates, trace.size
+    parts = [gates.get(stream, size.new_ones(len(size), length)) for stream, length in trace.last.items()]
     return torch.cat(parts, dim=1)
 
 

@@ -1,208 +1,182 @@
-"""The loop of a fine-tuning: steps, evaluations, checkpoints."""
+"""The training loop: optimizer steps, evaluations, reports, and checkpoints from which a run resumes exactly."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .._torch import call, evaluating
-from ..attachments.handle import Attachment
 from ..errors import OptionError, TokenReduceError
-from ..tasks.data import on_device
-from .distill import distill
-from .losses import total
-from .recipe import Recipe, adamw, parameters_of, rate, set_rate
-from .run_folder import Folder
-from .warmup import warmup
+from .checkpoint import load_checkpoint, save_checkpoint
+from .recipe import LoopSettings
 
-if TYPE_CHECKING:
-    from ..tasks.task import Batch, Task
-    from .teacher import Distillation
-
-Watch = Callable[[Mapping[str, Any]], None]
-STRIDE = 1_000_003  # between the seeds of runs
+B = TypeVar("B")
+REPORT_EVERY = 50  # steps
+SEED_STRIDE = 1_000_003  # between the seeds of runs
+NOT_TERMS = ("step", "steps", "lr", "samples_per_second", "seconds")
 
 
 @dataclass
-class FinetuneResult:
-    """What a fine-tuning found.
+class Progress:
+    """What changes during a run, beside weights and optimizer; JSON-able. A subclass adds what its owner needs.
 
     Attributes:
-        folder: with the best weights, for ``tokenreduce ablate --tuned``.
-        accuracy: on the validation samples, of the best weights; ``step`` is theirs.
-        start: before the first step, reducer attached; ``unreduced``: of the model without it.
-        steps: made in all; ``stopped`` says that it ended early.
+        step: steps behind it.
+        means: running means of the loss's terms and of ``"seconds"`` per step.
     """
 
-    folder: Path
-    accuracy: float
-    step: int
-    start: float
-    unreduced: float
-    steps: int
-    stopped: bool
-
-
-@dataclass
-class _Run:
-    """What changes while it goes on, beside model and optimizer."""
-
     step: int = 0
-    best: float = -math.inf
-    best_step: int = 0
-    start: float = math.nan
-    unreduced: float = math.nan
-    stale: int = 0
     means: dict[str, float] = field(default_factory=dict)
 
+    def advance(self, values: Mapping[str, float]) -> None:
+        """Count a step, with its terms."""
+        for name, value in values.items():
+            self.means[name] = 0.95 * self.means.get(name, value) + 0.05 * value
+        self.step += 1
 
-class Loop:
-    """One run, from its last checkpoint on."""
+
+class Loop(Generic[B]):
+    """One run of training, from its last checkpoint to its last step.
+
+    A step is a function of the weights, the optimizer, the seed and the step's number, so a run that was killed and
+    resumed ends with the weights of one that was not.
+
+    Args:
+        modules: what is trained, by name, on one device; in training mode during each step.
+        optimizer: the learning rate of each group is its highest one.
+        settings: batch, clipping, precision, seed, and when to save and to evaluate.
+        checkpoint: file of the last checkpoint.
+        schedule: ``schedule(step)`` gives the share of the highest learning rate, steps counted from 0.
+        batch: ``batch(step)`` gives what a step trains on; random draws in it are seeded.
+        losses: ``losses(batch)`` gives the loss to minimize and its terms by name, as scalars.
+        evaluate: ``evaluate(step)`` after that many steps; what it gives is added to the report.
+        report: called with ``step``, ``steps``, running means of the terms and of ``seconds``, ``lr``,
+            ``samples_per_second``, and what an evaluation gave.
+        stop: asked before each step whether to end early.
+        clipped: parameters whose gradient is clipped together; None for all of the optimizer.
+        progress: where the run stands; its owner's own counts in a subclass are saved and restored with it.
+    """
 
     def __init__(
-        self, task: Task, handle: Attachment, folder: Folder, recipe: Recipe, teacher: nn.Module | None, watch: Watch
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        settings: LoopSettings,
+        checkpoint: Path,
+        *,
+        schedule: Callable[[int], float],
+        batch: Callable[[int], B],
+        losses: Callable[[B], tuple[Tensor, Mapping[str, Tensor]]],
+        evaluate: Callable[[int], Mapping[str, Any]],
+        report: Callable[[dict[str, Any]], None],
+        stop: Callable[[], bool] = lambda: False,
+        clipped: Iterable[nn.Parameter] | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        self.task, self.handle, self.folder, self.recipe, self.watch = task, handle, folder, recipe, watch
-        self.model = handle.model
-        self.device = next(self.model.parameters()).device
-        self.distillation: Distillation | None = None
-        if recipe.distillation:
-            weights = {name: getattr(recipe, name) for name in ("temperature", "task", "logits", "hidden", "own")}
-            self.distillation = distill(handle, teacher, **weights)
-        self.optimizer = adamw(self.model, recipe)
-        assert task.validation is not None
-        self.validation = task.validation(recipe.validation_samples, 50)
-        self.state = _Run()
+        self.modules, self.optimizer, self.settings, self.checkpoint = dict(modules), optimizer, settings, checkpoint
+        self.schedule, self.batch, self.losses = schedule, batch, losses
+        self.evaluate, self.report, self.stop = evaluate, report, stop
+        self.progress = progress or Progress()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.clipped = parameters if clipped is None else list(clipped)
+        self.device = parameters[0].device
+        self.highest = [float(group["lr"]) for group in optimizer.param_groups]
 
-    def run(self) -> FinetuneResult:
-        """From the last checkpoint, or the start, to the end."""
-        recipe, state = self.recipe, self.state
-        if not self._resume():
-            with self.handle.paused():
-                state.unreduced = self._accuracy()
-            state.start = self._accuracy()
-            self._say({"step": 0, "accuracy": state.start, "unreduced": state.unreduced})
-        while state.step < recipe.steps and not self._tired():
-            begun = time.perf_counter()
-            terms = self._step()
-            spent = time.perf_counter() - begun
-            for name, value in {**terms, "seconds": spent}.items():
-                state.means[name] = 0.95 * state.means.get(name, value) + 0.05 * value
-            last = state.step == recipe.steps
-            judged = last or state.step % recipe.validate_every == 0
-            if judged or state.step % 50 == 0:
-                self._report(judged)
-            if judged or state.step % recipe.save_every == 0:
-                self._save()
-        if not state.best_step:
-            raise OptionError(
-                f"the metric of {self.task.name!r} gave no number in any evaluation; it must give a score per sample"
-            )
-        return FinetuneResult(
-            self.folder.best, state.best, state.best_step, state.start, state.unreduced, state.step, self._tired()
+    def run(self) -> None:
+        """Train from where the run stands to the last step, or until ``stop`` says so.
+
+        Raises:
+            OptionError: a term of the loss is not finite.
+        """
+        settings, progress = self.settings, self.progress
+        while progress.step < settings.steps and not self.stop():
+            self._step()
+            evaluated = progress.step == settings.steps or progress.step % settings.validate_every == 0
+            if evaluated or progress.step % REPORT_EVERY == 0:
+                self._report(evaluated)
+            if evaluated or progress.step % settings.save_every == 0:
+                self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        modules = {name: module.state_dict() for name, module in self.modules.items()}
+        progress = json.dumps(vars(self.progress))
+        save_checkpoint(
+            self.checkpoint, {"modules": modules, "optimizer": self.optimizer.state_dict(), "progress": progress}
         )
 
-    def _step(self) -> dict[str, float]:
-        """One step; the terms of its loss."""
-        recipe, state, task = self.recipe, self.state, self.task
-        assert task.train is not None and task.loss is not None
-        torch.manual_seed(recipe.seed * STRIDE + state.step + 1)
-        set_rate(self.optimizer, rate(state.step, recipe.steps, recipe.warmup))
-        if recipe.gentle:
-            self.handle.scale(warmup(state.step, 0, recipe.gentle * recipe.steps, "cosine"))
-        batch = on_device(task.train(recipe.seed, state.step * recipe.batch, recipe.batch), self.device)
-        self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
-            loss, terms = self._loss(batch)
-        torch.autograd.backward(loss)
-        if recipe.max_grad_norm:
-            nn.utils.clip_grad_norm_(parameters_of(self.optimizer), recipe.max_grad_norm)
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise OptionError(
-                f"the loss is no number any more at step {state.step + 1} ({values}); begin anew with a lower lr, or "
-                "with max_grad_norm=1"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        return values
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one; learning rates are those of this loop's optimizer.
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, recipe = self.task.loss, self.recipe
-        assert loss is not None
-        if self.distillation is not None:
-            lesson = self.distillation(batch.inputs, lambda output: loss(output, batch.targets))
-            return lesson.loss, lesson.terms
-        terms = {"task": recipe.task * loss(call(self.model, batch.inputs), batch.targets)}
-        terms |= {name: recipe.own * value for name, value in self.handle.losses().items()}
-        return total(terms), terms
-
-    def _report(self, judged: bool) -> None:
-        recipe, state = self.recipe, self.state
-        means = {name: round(value, 5) for name, value in state.means.items()}
-        line: dict[str, Any] = {"step": state.step, **means, "lr": self.optimizer.param_groups[0]["lr"]}
-        line["samples_per_second"] = round(recipe.batch / state.means["seconds"], 1)
-        if judged:
-            line["accuracy"] = accuracy = self._accuracy()
-            better = accuracy > state.best
-            state.stale = 0 if better else state.stale + 1
-            if better:
-                state.best, state.best_step = accuracy, state.step
-                facts = {"task": self.task.name, "accuracy": accuracy, "step": state.step, "recipe": recipe.to_json()}
-                self.folder.keep(self.handle, {**facts, "start": state.start, "unreduced": state.unreduced})
-        self._say(line)
-
-    def _accuracy(self) -> float:
-        """Mean score of the validation samples with all that is configured in force."""
-        scores: list[float] = []
-        if self.recipe.gentle:
-            self.handle.scale(1)  # for what is kept of it, too; the next step sets its own
-        with evaluating(self.model):
-            for index, batch in enumerate(self.validation):
-                torch.manual_seed(index)
-                moved = on_device(batch, self.device)
-                scores += torch.as_tensor(self.task.metric(call(self.model, moved.inputs), moved.targets)).tolist()
-        return float(sum(scores) / len(scores))
-
-    def _tired(self) -> bool:
-        return bool(self.recipe.patience) and self.state.stale >= self.recipe.patience
-
-    def _say(self, line: Mapping[str, Any]) -> None:
-        self.folder.note(line)
-        self.watch({**line, "steps": self.recipe.steps})
-
-    def _save(self) -> None:
-        progress = json.dumps(vars(self.state))
-        self.folder.save(
-            {
-                "step": self.state.step,
-                "progress": progress,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )
-
-    def _resume(self) -> bool:
-        saved = self.folder.load()
+        Raises:
+            OptionError: it cannot be read, or is that of another run.
+        """
+        saved = load_checkpoint(self.checkpoint)
         if saved is None:
             return False
         try:
-            self.model.load_state_dict(saved["model"])
+            for name, module in self.modules.items():
+                module.load_state_dict(saved["modules"][name])
             self.optimizer.load_state_dict(saved["optimizer"])
-            vars(self.state).update(json.loads(saved["progress"]))
-        except (KeyError, ValueError, RuntimeError) as error:
+            vars(self.progress).update(json.loads(saved["progress"]))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, TokenReduceError):
                 raise
             raise OptionError(
-                f"the checkpoint in {self.folder.path} does not fit ({error}); name another --out"
+                f"the checkpoint in {self.checkpoint.parent} does not fit ({error}); name another --out"
             ) from error
         return True
+
+    def _step(self) -> None:
+        begun, settings, step = time.perf_counter(), self.settings, self.progress.step
+        seed_draws(settings.seed, step)
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            group["lr"] = self.schedule(step) * highest
+        batch = self.batch(step)
+        for module in self.modules.values():
+            module.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+            loss, terms = self.losses(batch)
+        torch.autograd.backward(loss)
+        if settings.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.clipped, settings.max_grad_norm)
+        found = torch.stack([term.detach().float() for term in terms.values()]).tolist()
+        values = dict(zip(terms, found, strict=True))
+        if not all(math.isfinite(value) for value in found):
+            raise OptionError(
+                f"the loss of step {step + 1} is not finite ({values}); start over with a lower lr, or with a clipped "
+                "gradient (max_grad_norm=1)"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.advance({**values, "seconds": time.perf_counter() - begun})
+
+    def _report(self, evaluated: bool) -> None:
+        means, step = self.progress.means, self.progress.step
+        line: dict[str, Any] = {"step": step, "steps": self.settings.steps}
+        line |= {name: round(value, 5) for name, value in means.items()}
+        line["lr"] = self.optimizer.param_groups[0]["lr"]
+        line["samples_per_second"] = round(self.settings.batch / means["seconds"], 1)
+        if evaluated:
+            line |= self.evaluate(step)
+        self.report(line)
+
+
+def seed_draws(seed: int, step: int = -1) -> None:
+    """Seed torch's random numbers for a step, or for what comes before the first one."""
+    torch.manual_seed(seed * SEED_STRIDE + step + 1)
+
+
+def progress_text(line: Mapping[str, Any]) -> str:
+    """A report of the loop for people: step, terms of the loss, speed, minutes left."""
+    terms = " ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in NOT_TERMS)
+    left = (line["steps"] - line["step"]) * line["seconds"] / 60
+    speed = f"{line['samples_per_second']:.0f} samples/s"
+    return f"step {line['step']}/{line['steps']}  {terms}  {speed}  {left:.0f} min left"

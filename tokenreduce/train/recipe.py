@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: the settings, the learning rate's course, the optimizer."""
+"""How a model is trained: the settings of the loop, and of a fine-tuning on it."""
 
 from __future__ import annotations
 
@@ -6,65 +6,38 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from ..attachments.learnable import SUBMODULE
 from ..errors import OptionError
 
 LEAST = {"samples": 1, "batch": 1, "save_every": 1, "validate_every": 1, "validation_samples": 1, "patience": 0}
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings of one fine-tuning. Where PuMer's are known they are the defaults, at a learning rate for small models.
+class LoopSettings:
+    """Settings of the training loop.
 
     Args:
         samples: training samples in all; the last incomplete batch is left out.
         batch: samples of a step.
-        lr: highest learning rate, after a rise over the first ``warmup`` share of the steps and before a linear fall
-            to 0 over the others.
-        reducer_lr: times as much for the weights of a learnable reducer, which are new.
+        lr: highest learning rate.
         weight_decay: of matrices; biases and norms have none.
-        warmup: see ``lr``.
-        distillation: whether the unreduced model teaches; without, ``task`` and ``own`` alone count.
-        temperature, task, logits, hidden, own: see :func:`tokenreduce.distill`.
-        same_weights: the student's own weights teach with reduction off, instead of a copy made before.
-        gentle: share of the steps over which the reduction rises from nothing to what is configured (cosine).
-        max_grad_norm: greatest norm of the gradient, 0 for any.
+        max_grad_norm: the gradient is clipped to this norm; 0 for no clipping.
         bf16: mixed precision.
         save_every: steps between checkpoints: what a killed run loses at most.
-        validate_every: steps between evaluations.
-        validation_samples: how many.
-        patience: evaluations in a row without a better one after which training ends early; 0 for never.
+        validate_every: steps between evaluations; there is one after the last step, and a checkpoint after each.
         seed: of samples, draws and new weights.
 
     Raises:
         OptionError: a value outside its range.
-
-    Source: Cao et al., PuMer, ACL 2023, arXiv 2305.17530 (optimizer, losses, rise of the learning rate).
     """
 
     samples: int = 32_000
     batch: int = 32
     lr: float = 3e-4
-    reducer_lr: float = 10.0
     weight_decay: float = 0.01
-    warmup: float = 0.1
-    distillation: bool = True
-    temperature: float = 1.0
-    task: float = 1.0
-    logits: float = 1.0
-    hidden: float = 0.0
-    own: float = 1.0
-    same_weights: bool = False
-    gentle: float = 0.0
     max_grad_norm: float = 0.0
     bf16: bool = False
     save_every: int = 100
     validate_every: int = 100
-    validation_samples: int = 500
-    patience: int = 15
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,16 +50,13 @@ class Recipe:
             else:
                 fine = math.isfinite(value) and value >= LEAST.get(name, -math.inf if name == "seed" else 0)
             if not fine:
-                wanted = "true or false" if kind is bool else f"{'a whole' if kind is int else 'a'} number"
+                wanted = "true or false" if kind is bool else f"{'an integer' if kind is int else 'a number'}"
                 least = "" if kind is bool or name == "seed" else f" of {LEAST.get(name, 0)} or more"
                 raise OptionError(f"{name} must be {wanted}{least}, got {value!r}")
         if self.samples < self.batch:
             raise OptionError(f"samples ({self.samples}) must be a batch ({self.batch}) or more")
-        for name in ("warmup", "gentle"):
-            if getattr(self, name) > 1:
-                raise OptionError(f"{name} is a share of the steps, 0 to 1, got {getattr(self, name)!r}")
-        if not self.lr or not self.temperature:
-            raise OptionError(f"lr and temperature must be above 0, got {self.lr!r} and {self.temperature!r}")
+        if not self.lr:
+            raise OptionError(f"lr must be above 0, got {self.lr!r}")
 
     @property
     def steps(self) -> int:
@@ -98,40 +68,46 @@ class Recipe:
         return asdict(self)
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at a step, from 0 on: a linear rise, then a linear fall towards 0."""
-    rise = warmup * steps
-    return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / max(steps - rise, 1.0))
+@dataclass(frozen=True)
+class Recipe(LoopSettings):
+    """Settings of one fine-tuning. Where PuMer's are known they are the defaults, at a learning rate for small models.
 
+    Args:
+        samples, batch, weight_decay, max_grad_norm, bf16, save_every, validate_every, seed: see :class:`LoopSettings`.
+        lr: highest learning rate, after a rise over the first ``warmup`` share of the steps and before a linear fall
+            to 0 over the others.
+        reducer_lr: times as much for the weights of a learnable reducer, which are new.
+        warmup: see ``lr``.
+        distillation: whether the unreduced model teaches; without, ``task`` and ``own`` alone count.
+        temperature, task, logits, hidden, own: see :func:`tokenreduce.distill`.
+        same_weights: the student's own weights teach with reduction off, instead of a copy made before.
+        reduction_warmup: share of the steps over which the reduction rises from nothing to what is configured (cosine).
+        validation_samples: how many an evaluation takes.
+        patience: evaluations in a row without a better one after which training stops early; 0 for never.
 
-def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW, betas 0.9 and 0.98: matrices decay, vectors do not, and new weights of reducers learn faster.
+    Raises:
+        OptionError: a value outside its range.
 
-    Every group holds its own highest rate as ``"most"``.
+    Source: Cao et al., PuMer, ACL 2023, arXiv 2305.17530 (optimizer, losses, rise of the learning rate).
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((SUBMODULE in name.split("."), parameter.ndim > 1), []).append(parameter)
-    settings = [
-        {
-            "params": parameters,
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-            "most": recipe.lr * (recipe.reducer_lr if new else 1.0),
-        }
-        for (new, decays), parameters in sorted(groups.items())
-    ]
-    if not settings:
-        raise OptionError("the model has no parameter that takes gradients; undo requires_grad_(False) first")
-    return torch.optim.AdamW(settings, lr=recipe.lr, betas=(0.9, 0.98))
 
+    reducer_lr: float = 10.0
+    warmup: float = 0.1
+    distillation: bool = True
+    temperature: float = 1.0
+    task: float = 1.0
+    logits: float = 1.0
+    hidden: float = 0.0
+    own: float = 1.0
+    same_weights: bool = False
+    reduction_warmup: float = 0.0
+    validation_samples: int = 500
+    patience: int = 15
 
-def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Every group at this share of its highest learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = share * group["most"]
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All parameters that an optimizer holds."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("warmup", "reduction_warmup"):
+            if getattr(self, name) > 1:
+                raise OptionError(f"{name} is a share of the steps, 0 to 1, got {getattr(self, name)!r}")
+        if not self.temperature:
+            raise OptionError(f"temperature must be above 0, got {self.temperature!r}")

@@ -1,4 +1,4 @@
-"""The folder of one fine-tuning: settings, log, the last checkpoint, the best weights. Each is whole or not there."""
+"""The folder of one fine-tuning: settings, log, the last checkpoint, the best weights."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..attachments.handle import Attachment
 from ..errors import OptionError
+from .checkpoint import write_atomically
 from .weights import save_weights
 
-RUN, LOG, CHECKPOINT, BEST, TUNED = "run.json", "log.jsonl", "checkpoint.pt", "best", "tuned.json"
+RUN, LOG, CHECKPOINT, BEST = "run.json", "log.jsonl", "checkpoint.pt", "best"
 
 
-class Folder:
-    """Where a run keeps what it needs to go on, and what it has found.
+class RunFolder:
+    """Where a run keeps what it needs to resume, and what it has found; every file is whole or not there.
 
     Attributes:
         path: the folder.
-        best: with ``model.safetensors``, ``tokenreduce.json``, ``tuned.json``, and the reducer's weights if it learns.
+        checkpoint: the file from which the run resumes.
+        best: with ``model.safetensors``, ``tokenreduce.json``, ``best.json``, and the reducer's weights if it learns.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.best = path, path / BEST
+        self.path, self.best, self.checkpoint = path, path / BEST, path / CHECKPOINT
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Write the settings, or check that they are those of the run that is here already.
@@ -38,7 +38,7 @@ class Folder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                _write(file, json.dumps(wanted, indent=2) + "\n")
+                _write_text(file, json.dumps(wanted, indent=2) + "\n")
             known = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise OptionError(f"{self.path} cannot hold the run ({error}); name another folder with --out") from error
@@ -46,36 +46,18 @@ class Folder:
             apart = ", ".join(_differences(known, wanted))
             raise OptionError(f"{self.path} holds a run with other settings: {apart}. Name another folder with --out")
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint: tensors, numbers and texts."""
-        file = self.path / CHECKPOINT
-        torch.save(dict(state), file.with_suffix(".tmp"))
-        file.with_suffix(".tmp").replace(file)
-
-    def load(self) -> dict[str, Any] | None:
-        """The checkpoint, None if there is none yet; log lines after it are cut off.
-
-        Raises:
-            OptionError: it cannot be read.
-        """
+    def rewind(self, step: int | None) -> None:
+        """Make it the folder of a run that stands at this step: later lines of the log go. None: nothing was saved."""
         old = self.path / f"{BEST}.old"
         if old.exists() and not self.best.exists():  # killed between two renames
             old.rename(self.best)
-        file = self.path / CHECKPOINT
-        if not file.exists():
+        if step is None:
             (self.path / LOG).unlink(missing_ok=True)
-            return None
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises what it likes
-            raise OptionError(
-                f"{file} cannot be read ({type(error).__name__}: {error}); remove it to begin anew"
-            ) from None
-        kept = [line for line in self.log() if line["step"] <= state["step"]]
-        _write(self.path / LOG, "".join(json.dumps(line) + "\n" for line in kept))
-        return state
+            return
+        kept = [line for line in self.log() if line["step"] <= step]
+        _write_text(self.path / LOG, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def note(self, line: Mapping[str, Any]) -> None:
+    def append_log(self, line: Mapping[str, Any]) -> None:
         """Add a line to the log; it has a ``"step"``."""
         with (self.path / LOG).open("a") as file:
             file.write(json.dumps(dict(line)) + "\n")
@@ -90,13 +72,13 @@ class Folder:
                 continue
         return lines
 
-    def keep(self, handle: Attachment, facts: Mapping[str, Any]) -> None:
-        """Put the model as it is now in the place of the best one so far."""
+    def save_best(self, handle: Attachment, facts: Mapping[str, Any]) -> None:
+        """Put the model as it is now in the place of the best one so far, with facts about it."""
         new, old = self.path / f"{BEST}.new", self.path / f"{BEST}.old"
         shutil.rmtree(new, ignore_errors=True)
         handle.save(new)
         save_weights(handle.model, new)
-        _write(new / TUNED, json.dumps(dict(facts), indent=2) + "\n")
+        _write_text(new / "best.json", json.dumps(dict(facts), indent=2) + "\n")
         shutil.rmtree(old, ignore_errors=True)
         if self.best.exists():
             self.best.rename(old)
@@ -104,10 +86,8 @@ class Folder:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(file: Path, text: str) -> None:
-    other = file.with_name(file.name + ".tmp")
-    other.write_text(text)
-    other.replace(file)
+def _write_text(file: Path, text: str) -> None:
+    write_atomically(file, lambda path: path.write_text(text))
 
 
 def _differences(known: Any, wanted: Any, path: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""A teacher and a student side by side: what the teacher says, what the student gives, and the loss."""
+"""A teacher and a student side by side: the output of each, and the loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher said to a batch: logits (B, ..., K), and tokens (B, N, C) by stack where they are asked for."""
+    """What the teacher gave for a batch: logits (B, ..., K), and tokens (B, N, C) by stack where they are asked for."""
 
     logits: Tensor
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
@@ -72,8 +72,8 @@ class Distillation:
         self._heard: states.Tokens = {}
         self._stacks: dict[str, Stack] = {}
         if weights["hidden"]:
-            taught = (plain or handle).bindings if teacher is None or plain is not None else []
-            self._stacks = {bound.stack.name: bound.stack for bound in taught if bound.stack.name in handle.stacks}
+            compared = (plain or handle).stacks if teacher is None or plain is not None else {}
+            self._stacks = {name: one.stack for name, one in compared.items() if name in handle.stacks}
             self._check_hidden()
 
     def __call__(
@@ -87,20 +87,20 @@ class Distillation:
                 transformers give where ``labels`` are among the inputs.
             model: the student as it is called, where it is wrapped (DDP, FSDP, ``torch.compile``).
         """
-        taught = self.teach(inputs, model)
+        teacher_output = self.teach(inputs, model)
         with self.listening():
             output = call(model or self.handle.model, inputs)
-            terms = self.compare(output, taught, None if task is None else task(output))
+            terms = self.compare(output, teacher_output, None if task is None else task(output))
         return DistillationOutput(total(terms), output, terms)
 
     def teach(self, inputs: Inputs, model: nn.Module | None = None) -> TeacherOutput:
-        """What the teacher says, in evaluation mode and without gradients. Call it before the student.
+        """The teacher's output, in evaluation mode and without gradients. Call it before the student.
 
         Args:
             model: as above; the student's own weights teach through it where there is no other teacher.
         """
         teacher = self.teacher or model or self.handle.model
-        with self._unreduced(), evaluating(teacher), states.listen(self._stacks) as heard:
+        with self._without_reduction(), evaluating(teacher), states.listen(self._stacks) as heard:
             logits = self.read(call(teacher, inputs))
         if torch.is_autocast_enabled(logits.device.type):
             torch.clear_autocast_cache()  # it holds weights without history, which the student would take
@@ -109,16 +109,16 @@ class Distillation:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Around the student's call and :meth:`compare`, where hidden states are compared; else without effect."""
-        own = {bound.stack.name: bound.stack for bound in self.handle.bindings if bound.stack.name in self._stacks}
+        own = {name: one.stack for name, one in self.handle.stacks.items() if name in self._stacks}
         with states.listen(own) as self._heard:
             yield
 
-    def compare(self, output: Any, taught: TeacherOutput, task: Tensor | None = None) -> dict[str, Tensor]:
+    def compare(self, output: Any, teacher_output: TeacherOutput, task: Tensor | None = None) -> dict[str, Tensor]:
         """The terms of the loss after the student's call, each times its weight; those of weight 0 are left out.
 
         Args:
             output: of the student.
-            taught: of :meth:`teach`, for the same inputs.
+            teacher_output: of :meth:`teach`, for the same inputs.
             task: the task's own loss, a scalar; None for ``output.loss``.
 
         Raises:
@@ -130,11 +130,13 @@ class Distillation:
         if weights["task"]:
             terms["task"] = weights["task"] * (_task_loss(output) if task is None else task)
         if weights["logits"]:
-            terms["logits"] = weights["logits"] * logits_term(self.read(output), taught.logits, self.temperature)
+            terms["logits"] = weights["logits"] * logits_term(
+                self.read(output), teacher_output.logits, self.temperature
+            )
         if weights["hidden"]:
-            terms["hidden"] = weights["hidden"] * self._hidden(taught)
+            terms["hidden"] = weights["hidden"] * self._hidden(teacher_output)
         if weights["own"]:
-            terms |= {name: weights["own"] * value for name, value in self.handle.losses().items()}
+            terms |= {name: weights["own"] * value for name, value in reducer_losses(self.handle).items()}
         return terms
 
     def to(self, device: torch.device | str) -> Distillation:
@@ -143,15 +145,15 @@ class Distillation:
             self.teacher.to(device)
         return self
 
-    def _hidden(self, taught: TeacherOutput) -> Tensor:
+    def _hidden(self, teacher_output: TeacherOutput) -> Tensor:
         heard = self._heard
         if not heard:
             raise NoForwardError("hidden states are compared; call the model inside 'with distillation.listening():'")
-        found = [(*states.match_tokens(self.handle, heard, name), taught.hidden[name]) for name in self._stacks]
+        found = [(*states.match_tokens(self.handle, heard, name), teacher_output.hidden[name]) for name in self._stacks]
         return torch.stack([hidden_term(own, other, weight) for own, weight, other in found]).mean()
 
     @contextlib.contextmanager
-    def _unreduced(self) -> Iterator[None]:
+    def _without_reduction(self) -> Iterator[None]:
         """The teacher through the same engine as the student: its tokens in the same order, its attention fused."""
         if self.teacher is None:
             with self.handle.paused():
@@ -173,8 +175,19 @@ class Distillation:
                 "stack that can be listened to; give a teacher of the same family without an attachment, or leave "
                 "hidden=0"
             )
-        if not all(bound.trace for bound in self.handle.bindings):
+        if not all(one.traced for one in self.handle.stacks.values()):
             raise OptionError("hidden states are compared token by token; attach with trace=True, or leave hidden=0")
+
+
+def reducer_losses(handle: Attachment) -> dict[str, Tensor]:
+    """What the reducers added to the loss in the last forward pass.
+
+    Raises:
+        NoForwardError: no forward pass yet.
+    """
+    if handle.last is None:
+        raise NoForwardError("no forward pass yet; call model(...) once before the terms of its loss are asked for")
+    return handle.last.losses
 
 
 def logits_of(output: Any) -> Tensor:

@@ -30,7 +30,7 @@ def warmup(step: float, start: float, length: float, shape: str = "cosine") -> f
     """
     for name, value in (("step", step), ("start", start), ("length", length)):
         if not is_number(value) or not math.isfinite(value) or value < 0:
-            raise OptionError(f"{name} must be a number of 0 and more, got {value!r}")
+            raise OptionError(f"{name} must be a non-negative number, got {value!r}")
     if shape not in ("cosine", "linear"):
         raise OptionError(f"shape must be 'cosine' or 'linear', got {shape!r}")
     if step >= start + length:
@@ -45,7 +45,7 @@ class Warmup:
     """Raises the share of the configured removal from 0 to 1 while a model is trained (see ``handle.scale``).
 
     Used like a learning-rate schedule: made before the first step, ``step()`` after each one, and part of a
-    checkpoint through ``state_dict()``. Token counts change with it, so a compiled model is compiled anew at each
+    checkpoint through ``state_dict()``. Token counts change with it, so a compiled model is compiled again at each
     change: there, call ``step()`` once an epoch. Shapes and values are those of
     :func:`tokenreduce.train.warmup.warmup`.
 
@@ -73,7 +73,7 @@ class Warmup:
         stack: str | None = None,
     ) -> None:
         if not isinstance(steps_per_epoch, int) or isinstance(steps_per_epoch, bool) or steps_per_epoch < 1:
-            raise OptionError(f"steps_per_epoch must be a whole number of 1 and more, got {steps_per_epoch!r}")
+            raise OptionError(f"steps_per_epoch must be a positive integer, got {steps_per_epoch!r}")
         self.handle, self.start, self.length, self.shape = handle, start, length, shape
         self.steps_per_epoch, self.stack = steps_per_epoch, stack
         self.steps = 0

@@ -14,21 +14,23 @@ from torch import Tensor, nn
 
 from ..attachments.learnable import SUBMODULE
 from ..errors import OptionError, UnfitReducerError
+from .checkpoint import write_atomically
 
 FILE = "model.safetensors"
 
 
-def save_weights(model: nn.Module, folder: Path, half: bool = False) -> None:
+def save_weights(model: nn.Module, folder: Path, half: bool = False, name: str = FILE) -> None:
     """Write ``model.safetensors``: the ``state_dict`` without what belongs to a reducer, tied weights once.
 
     Args:
+        name: of the file, in place of ``model.safetensors``.
         half: floating-point numbers in half precision; :func:`load_weights` turns them back.
     """
     tensors = {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous().clone()
-        for name, value in unique(own_state(model)).items()
+        key: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous().clone()
+        for key, value in unique(own_state(model)).items()
     }
-    save_file(tensors, folder / FILE, metadata={"format": "pt"})
+    write_atomically(folder / name, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
 
 @torch.no_grad()

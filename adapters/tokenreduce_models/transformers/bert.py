@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenreduce.backbones import BlockView, Projected, Role, Stack
+from tokenreduce.backbones import BlockView, Layout, Positions, Projected, Role, Stack
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 PARTS = ("attention", "crossattention", "intermediate", "output")
@@ -128,8 +128,15 @@ class Plain:
     def __init__(self, stack: CoAttention) -> None:
         self.stack, self.masks = stack, dict[str, Tensor]()
 
-    def start(self, x: Tensor, lengths: Mapping[str, int], real: Tensor | None = None) -> None:
-        self.masks["+".join(lengths)] = additive(real, x)
+    def start(
+        self,
+        x: Tensor,
+        lengths: Mapping[str, int] | Layout,
+        real: Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> None:
+        name = lengths.name if isinstance(lengths, Layout) else "+".join(lengths)
+        self.masks[name] = additive(real, x)
 
     def __call__(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         raise UnsupportedCallError("two sequences were started; run.block(index, x, memory) runs their blocks in turn")

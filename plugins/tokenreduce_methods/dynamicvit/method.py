@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenreduce import Reducer
 from tokenreduce.errors import OptionError
-from tokenreduce.methods import Gate, Reduction, Site, Streams, per_site, spaced
+from tokenreduce.methods import (
+    Backbone,
+    BaseReducer,
+    BoundReducer,
+    Budget,
+    Gate,
+    Reduction,
+    Site,
+    Streams,
+    check_ratio,
+    spaced_layers,
+)
 
 from .predictor import Predictor
 
 
-class DynamicViT(Reducer, nn.Module):
+class DynamicViT(BaseReducer):
     """Before some blocks a learned predictor says of each token whether it stays.
 
     In training the tokens stay and count or do not count in attention: hard draws (Gumbel-softmax) that pass a
-    gradient to the predictors, times those of the stage before. A loss, ``handle.losses()["ratio"]``, holds the
+    gradient to the predictors, times those of the stage before. A loss, ``handle.last.losses["ratio"]``, holds the
     share of tokens kept after each stage to its target. In evaluation the ``int(n0 * share)`` tokens with the highest
     scores stay, in falling order behind the protected ones; n0 is the number of unprotected tokens at the start.
 
@@ -37,40 +48,59 @@ class DynamicViT(Reducer, nn.Module):
         ratio_weight: weight of the loss (published: 2, and 5 for DeiT-B).
     """
 
+    keep: Any = 0.7
+    tau: float = 1.0
+    ratio_weight: float = 2.0
+
     position = "before_block"
     notes = ("which tokens go is learned: until its predictors are trained with the model, or loaded, it is arbitrary",)
 
-    def __init__(self, *, keep: Any = 0.7, tau: float = 1.0, ratio_weight: float = 2.0) -> None:
-        super().__init__(keep=keep)
-        for name, value, low in (("tau", tau, 1e-6), ("ratio_weight", ratio_weight, 0.0)):
+    def __post_init__(self) -> None:
+        for value in self.keep if isinstance(self.keep, (list, tuple)) else [self.keep]:
+            check_ratio("keep", value, open_low=True)
+        for name, low in (("tau", 1e-6), ("ratio_weight", 0.0)):
+            value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < low:
-                raise OptionError(f"{name} must be a number {'of 0 and more' if not low else 'above 0'}, got {value!r}")
-        self.tau, self.ratio_weight = float(tau), float(ratio_weight)
+                raise OptionError(f"{name} must be a {'positive' if low else 'non-negative'} number, got {value!r}")
+        super().__post_init__()
 
-    def build(self, width: int, sites: int) -> None:
-        self.predictors = nn.ModuleList([Predictor(width) for _ in range(sites)])
+    def budgets(self) -> dict[str, Budget]:
+        keep = self.keep if isinstance(self.keep, (list, tuple)) else [self.keep]
+        shares = [float(one) for one in keep]
+        return {"keep": Budget(keep=shares if isinstance(self.keep, (list, tuple)) else shares[0])}
 
-    def layers(self, depth: int) -> list[int]:
-        return spaced(self.default_layers, depth)
+    def layers(self, backbone: Backbone) -> list[int]:
+        return spaced_layers(self.default_layers, backbone.depth)
 
-    def check_sites(self, sites: int) -> None:
-        super().check_sites(sites)
-        built = len(getattr(self, "predictors", [None] * sites))
-        if built < sites:
-            raise OptionError(f"this DynamicViT has predictors for {built} layers, got {sites}; name {built} layers")
+    def bind(self, backbone: Backbone) -> Stages:
+        return Stages(self, backbone.width, backbone.sites)
 
     def shares(self, site: Site) -> tuple[float, float]:
         """The share of the tokens left that stays at this stage, and that of all tokens which is left after it."""
         if not isinstance(self.keep, (list, tuple)):
             return self.keep, self.keep ** (site.index + 1)
-        each = per_site(self.keep, site.total, "keep", 1.0)
-        return each[site.index], math.prod(each[: site.index + 1])
+        each = [self.budget.value(replace(site, index=index)) for index in range(site.index + 1)]
+        return each[-1], math.prod(each)
+
+
+class Stages(BoundReducer, nn.Module):
+    """A predictor for each stage.
+
+    Args:
+        reducer: the options in force.
+        width: C.
+        sites: number of stages.
+    """
+
+    def __init__(self, reducer: DynamicViT, width: int, sites: int) -> None:
+        super().__init__(reducer)
+        self.predictors = nn.ModuleList([Predictor(width) for _ in range(sites)])
 
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
         stream = streams[streams.main]
         tokens, prefix = stream.tokens, stream.tokens.prefix
-        keep, share = self.shares(site)
+        keep, share = self.reducer.shares(site)
         count = tokens.removable
         if not count:
             return {}
@@ -90,11 +120,11 @@ class DynamicViT(Reducer, nn.Module):
         if keep == 1:  # nothing to draw, and nothing to drop
             self._hold(streams, log_keep[..., 0].exp() * real, real, 1.0, site)
             return {}
-        drawn = F.gumbel_softmax(log_keep, tau=self.tau, hard=True)[..., 0] * policy.to(log_keep.dtype)
+        drawn = F.gumbel_softmax(log_keep, tau=self.reducer.tau, hard=True)[..., 0] * policy.to(log_keep.dtype)
         self._hold(streams, drawn, real, share, site)
         return {streams.main: Gate(torch.cat([drawn.new_ones(len(drawn), prefix), drawn], dim=1))}
 
     def _hold(self, streams: Streams, kept: Tensor, real: Tensor, share: float, site: Site) -> None:
         """Add this stage's part of the ratio loss: mean over the batch of (share kept - target)^2."""
         mean = kept.sum(dim=1) / real.sum(dim=1).clamp(min=1)
-        streams.add_loss("ratio", self.ratio_weight / site.total * (mean - share).square().mean())
+        streams.add_loss("ratio", self.reducer.ratio_weight / site.total * (mean - share).square().mean())

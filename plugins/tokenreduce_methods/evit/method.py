@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from tokenreduce import Reducer
 from tokenreduce.errors import OptionError, UnfitReducerError
-from tokenreduce.methods import NEEDS, Backbone, Reduction, Site, Streams, alternatives, check_seed, per_site, saliency
+from tokenreduce.methods import (
+    NEEDS,
+    Backbone,
+    BaseReducer,
+    Budget,
+    Reduction,
+    Site,
+    Streams,
+    alternatives,
+    check_seed,
+    resolve,
+    saliency,
+)
 from tokenreduce.ops import others, top
 
 
-class EViT(Reducer):
+class EViT(BaseReducer):
     """Keep the ``ceil(keep * n)`` tokens with the highest class attention, in falling order; fuse the others.
 
     The fused token is the sum of the dropped tokens weighted by their raw attention, as in the published
@@ -25,24 +36,41 @@ class EViT(Reducer):
     ``"random"`` are normalised to sum to one over the tokens.
 
     Args:
-        keep: share of the unprotected tokens that stay at each site, in (0, 1], or a list with one per block.
+        keep: share of the unprotected tokens that stay at each site (float in (0, 1]) or their number (int), or a list
+            with one per site.
         fuse: put one token in place of the dropped ones.
-        saliency: ``"class"``, ``"text"``, ``"key-norm"`` or ``"random"``.
+        saliency: ``"class"`` (of the token that the head reads where there is no class token), ``"readout"``,
+            ``"text"``, ``"key-norm"`` or ``"random"``.
         seed: for ``saliency="random"``.
     """
 
-    def __init__(self, *, keep: Any = 0.7, fuse: bool = True, saliency: str = "class", seed: int = 0) -> None:
-        super().__init__(keep=keep)
-        if saliency not in NEEDS:
-            raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))}, got {saliency!r}")
-        if not isinstance(fuse, bool):
-            raise OptionError(f"fuse must be True or False, got {fuse!r}")
-        self.fuse, self.saliency, self.seed = fuse, saliency, check_seed(seed)
-        self.needs: frozenset[str] = NEEDS[saliency]
-        self.stochastic = saliency == "random"
+    keep: Any = 0.7
+    fuse: bool = True
+    saliency: str = "class"
+    seed: int = 0
 
-    def bind(self, backbone: Backbone) -> Reducer:
-        missing = self.needs - backbone.provides
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.saliency not in NEEDS:
+            raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))}, got {self.saliency!r}")
+        if not isinstance(self.fuse, bool):
+            raise OptionError(f"fuse must be True or False, got {self.fuse!r}")
+        check_seed(self.seed)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return NEEDS[self.saliency]
+
+    @property
+    def stochastic(self) -> bool:
+        return self.saliency == "random"
+
+    def budgets(self) -> dict[str, Budget]:
+        return {"keep": Budget.of("keep", self.keep)}
+
+    def bind(self, backbone: Backbone) -> EViT:
+        kind = resolve(self.saliency, backbone.provides)
+        missing = NEEDS[kind] - backbone.provides
         if missing:
             hint = alternatives(backbone.provides, backbone.guidable)
             raise UnfitReducerError(
@@ -50,12 +78,12 @@ class EViT(Reducer):
                 f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
                 f"it provides: {', '.join(sorted(backbone.provides))}; pass {hint}."
             )
-        return super().bind(backbone)
+        return replace(self, saliency=kind)
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams[streams.main]
         tokens = stream.tokens
-        kept = math.ceil(per_site(self.keep, site.total, "keep", 1.0)[site.index] * tokens.removable)
+        kept = tokens.removable - self.budget.at(site, tokens.removable)
         if kept >= tokens.removable:
             return {}
         score = saliency(self.saliency, stream, site, seed=self.seed)

@@ -1,34 +1,26 @@
-"""PuMer's token reducer. Axes: B batch, N image tokens, T text tokens, K survivors."""
+"""PuMer: its options, published settings, and what they come to on a model."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
-from tokenreduce import Reducer
 from tokenreduce.errors import OptionError, UnfitReducerError
 from tokenreduce.methods import (
     NEEDS,
     Backbone,
-    Reduction,
-    Site,
-    Stream,
-    Streams,
-    Tokens,
+    BaseReducer,
+    Budget,
     alternatives,
     check_ratio,
     check_seed,
-    per_site,
-    saliency,
-    spaced,
+    resolve,
+    spaced_layers,
 )
-from tokenreduce.ops import bipartite
 
+from .reduction import BoundPuMer
+
+RATIOS = ("prune", "merge", "text_merge")
 Share = float | Sequence[float]  # everywhere, or one per site
 
 
@@ -48,12 +40,12 @@ ONE_SEQUENCE = Published(0.1, 0.3, 0.2, (2, 5, 8), 12, True)  # ViLT, VQAv2
 TWO_SEQUENCES = Published(0.2, 0.2, 0.2, (0, 1, 2, 3), 6, False)  # METER, VQAv2; published as layers 0, 2, 4, 6
 
 
-class PuMer(Reducer):
+class PuMer(BaseReducer):
     """Prune image tokens by text attention, merge the survivors among themselves, merge text tokens likewise.
 
     All ratios are relative to the stream's length on entry to the site, class tokens counted; counts are
     rounded half to even. Survivors stand in falling order of saliency, the two merges are plain means
-    (sizes are not carried into them), and what stands first never merges, all as published: the
+    (sizes are not carried into them), and the first token is never merged, all as published: the
     highest-scored survivor, or the class token where one is protected.
 
     Source: Cao, Paranjape, Hajishirzi, PuMer: Pruning and Merging Tokens for Efficient Vision Language
@@ -74,180 +66,100 @@ class PuMer(Reducer):
             share: 0.3 or 0.2.
         text_merge: share of text tokens merged at each site, in [0, 1], or a list likewise. None for the published
             share: 0.2.
-        saliency: what pruning goes by: ``"text"`` (default where the backbone crosses modalities),
-            ``"class"`` (default elsewhere), ``"key-norm"`` or ``"random"``.
+        saliency: what pruning goes by: ``"text"`` (default where the backbone crosses modalities), ``"class"`` (default
+            elsewhere; of the token that the head reads where there is no class token), ``"readout"``, ``"key-norm"`` or
+            ``"random"``.
         protect_class: keep the image's class token in front where the head reads it (METER, CLIP, ViT). False is
-            the published behaviour: an ordinary token, and the head reads what stands first in PuMer's order.
+            the published behaviour: an ordinary token, and the head reads whichever token comes first in PuMer's order.
         modality_aware: merge within each modality; False merges the same number of tokens over both together.
         seed: for ``saliency="random"``.
     """
 
+    prune: Share | None = None
+    merge: Share | None = None
+    text_merge: Share | None = None
+    saliency: str | None = None
+    protect_class: bool = True
+    modality_aware: bool = True
+    seed: int = 0
+
     streams = ("text", "image")
 
-    def __init__(
-        self,
-        *,
-        prune: Share | None = None,
-        merge: Share | None = None,
-        text_merge: Share | None = None,
-        saliency: str | None = None,
-        protect_class: bool = True,
-        modality_aware: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(keep=1.0)
-        for name, value in (("prune", prune), ("merge", merge), ("text_merge", text_merge)):
+    def __post_init__(self) -> None:
+        for name in RATIOS:
+            value = getattr(self, name)
             for one in value if isinstance(value, (list, tuple)) else () if value is None else (value,):
                 if check_ratio(name, one) == 1 and name == "prune":
                     raise OptionError("prune must be a number in [0, 1), got 1")
-        if saliency is not None and saliency not in NEEDS:
-            raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))} or None, got {saliency!r}")
-        for name, flag in (("modality_aware", modality_aware), ("protect_class", protect_class)):
-            if not isinstance(flag, bool):
-                raise OptionError(f"{name} must be True or False, got {flag!r}")
-        self.prune, self.merge, self.text_merge = prune, merge, text_merge
-        self.saliency, self.modality_aware, self.seed = saliency, modality_aware, check_seed(seed)
-        self.protect_class = protect_class
-        self.published = ONE_SEQUENCE
-        self._settle(saliency)
+        if self.saliency is not None and self.saliency not in NEEDS:
+            raise OptionError(f"saliency must be one of {', '.join(map(repr, NEEDS))} or None, got {self.saliency!r}")
+        for name in ("modality_aware", "protect_class"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_seed(self.seed)
+        super().__post_init__()
 
-    def _settle(self, kind: str | None) -> None:
-        self.measure = kind
-        self.stochastic = kind == "random"
-        self.needs = {"keys"} | (NEEDS[kind] if kind and self.prune != 0 else frozenset())
+    @property
+    def needs(self) -> Collection[str]:
+        return {"keys"} | (NEEDS[self.saliency] if self.saliency and self.prune != 0 else frozenset())
 
-    def layers(self, depth: int) -> list[int]:
-        published = self.published
-        return spaced(published.layers, depth, base=published.depth, last=published.last)
+    @property
+    def stochastic(self) -> bool:
+        return self.saliency == "random"
 
-    def ratios(self) -> tuple[Share, Share, Share]:
-        """``prune``, ``merge`` and ``text_merge`` in force, published ones where none were given."""
-        given, published = (self.prune, self.merge, self.text_merge), self.published
-        defaults = (published.prune, published.merge, published.text_merge)
-        prune, merge, text_merge = (d if g is None else g for g, d in zip(given, defaults, strict=True))
-        return prune, merge, text_merge
+    def budgets(self) -> dict[str, Budget]:
+        given = {name: getattr(self, name) for name in RATIOS}
+        return {
+            name: Budget(remove=shares(value), limit=0.99 if name == "prune" else 1.0)
+            for name, value in given.items()
+            if value is not None
+        }
 
-    def ratios_at(self, site: Site) -> tuple[float, float, float]:
-        """The three ratios at a site."""
-        prune, merge, text_merge = (per_site(ratio, site.total, "", 0.0)[site.index] for ratio in self.ratios())
-        return prune, merge, text_merge
+    def layers(self, backbone: Backbone) -> list[int]:
+        published = published_for(backbone)
+        return spaced_layers(published.layers, backbone.depth, base=published.depth, last=published.last)
 
-    def check_sites(self, sites: int) -> None:
-        for name, value in (("prune", self.prune), ("merge", self.merge), ("text_merge", self.text_merge)):
-            per_site(value, sites, name, 0.0)
-
-    def bind(self, backbone: Backbone) -> PuMer:
-        settled = copy.copy(self)
-        settled.published = TWO_SEQUENCES if len(backbone.streams) > 1 and not backbone.joint else ONE_SEQUENCE
-        settled.prune, settled.merge, settled.text_merge = settled.ratios()
-        if self.saliency is None:
-            fallback = [kind for kind in ("text", "class") if NEEDS[kind] <= backbone.provides]
-            hint = alternatives(backbone.provides, backbone.guidable)
-            if not fallback and settled.prune != 0:
-                raise UnfitReducerError(
-                    f"PuMer prunes by text or class attention, {backbone.model} provides neither in its stack "
-                    f"{backbone.stack!r}; pass {hint}, or prune=0 to merge alone."
-                )
-            settled._settle(fallback[0] if fallback else None)
-            if fallback == ["class"]:
-                hint = "; handle.guide(text_features) lets a text say what matters" if backbone.guidable else ""
-                settled.notes = (f"no text crosses this stack: PuMer prunes by class-token attention here{hint}",)
-        if not self.modality_aware and not backbone.joint:
+    def bind(self, backbone: Backbone) -> BoundPuMer:
+        published = published_for(backbone)
+        ratios = {name: getattr(published if getattr(self, name) is None else self, name) for name in RATIOS}
+        kind, notes = self._measure(backbone, prunes=ratios["prune"] != 0)
+        if not self.modality_aware and not backbone.one_sequence:
             raise UnfitReducerError(
                 f"modality_aware=False needs text and image in one sequence, {backbone.model} has only "
                 f"{', '.join(backbone.streams)} in its stack {backbone.stack!r}; leave it True."
             )
-        Reducer.bind(settled, backbone)
-        return settled
+        resolved = replace(self, **ratios, saliency=kind)
+        resolved.check_needs(backbone)
+        return BoundPuMer(resolved, published == ONE_SEQUENCE, notes)
 
-    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
-        """The three ratios in their proportion, each up to its limit."""
-        prune, merge, text_merge = self.ratios()
-        return {
-            "prune": scaled_share(prune, factor, 0.99),
-            "merge": scaled_share(merge, factor, 1.0),
-            "text_merge": scaled_share(text_merge, factor, 1.0),
-        }
-
-    def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
-        share, merge_share, text_share = self.ratios_at(site)
-        main = streams.main
-        image = streams[main].tokens
-        length, prefix = image.count, self._prefix(streams[main])
-        prune = min(round(share * length), max(length - prefix - 1, 0))
-        if share > 0 and prune == 0 and self.published == ONE_SEQUENCE:
-            return {}
-        kept = length - prune
-        merge = merged_count(merge_share, length, kept, max(prefix, 1))
-        text_merge = 0
-        if "text" in streams and main != "text":
-            text = streams["text"].tokens
-            text_merge = merged_count(text_share, text.count, text.count, max(text.prefix, 1))
-        if not self.modality_aware:
-            total = merge + text_merge
-            return self._joint(streams.joint(), site, prune, total) if prune or total else {}
-        chosen = {}
-        if prune or merge:
-            chosen[main] = self._image(streams[main], site, prune, merge)
-        if text_merge:
-            chosen["text"] = merge_tokens(text, streams["text"].signals.keys, text_merge)
-        return chosen
-
-    def _prefix(self, stream: Stream) -> int:
-        return stream.tokens.prefix if self.protect_class else 0
-
-    def _image(self, stream: Stream, site: Site, prune: int, merge: int) -> Reduction:
-        keys, whole, real = stream.signals.keys, stream.tokens, stream.tokens.real
-        tokens = Tokens(whole.x, whole.size, real, self._prefix(stream))
-        if not prune:
-            return merge_tokens(tokens, keys, merge)
-        assert self.measure is not None
-        score = saliency(self.measure, stream, site, seed=self.seed)
-        first = tokens.keep_top(score, remove=prune, order="score")
-        if not merge:
-            return first
-        keep, source, target = bipartite(
-            first.take(keys), merge, prefix=max(tokens.prefix, 1), real=None if real is None else first.take(real)
-        )
-        return first.then(Reduction(keep, source, target, length=first.count, partial=real is not None))
-
-    def _joint(self, stream: Stream, site: Site, prune: int, merge: int) -> dict[str, Reduction]:
-        """Prune image tokens, then merge over text and image as one set; text tokens stay in front."""
-        tokens, keys, kind = stream.tokens, stream.signals.keys, stream.is_image
-        assert kind is not None
-        first = tokens.identity()
-        if prune:
-            assert self.measure is not None
-            score = saliency(self.measure, stream, site, seed=self.seed)
-            spared = ~kind if tokens.real is None else ~kind & tokens.real
-            first = tokens.keep_top(score.masked_fill(spared, float("inf")), remove=prune)
-        if not merge:
-            return {"joint": first}
-        real = None if tokens.real is None else first.take(tokens.real)
-        prefix = max(tokens.prefix, 1)
-        keep, source, target = bipartite(first.take(keys), merge, prefix=prefix, real=real)
-        order = keep.argsort(dim=1)  # back to sequence order
-        position = torch.arange(keep.shape[1], device=keep.device).expand_as(order)
-        place = torch.empty_like(order).scatter(1, order, position)
-        target = torch.where(target >= 0, place.gather(1, target.clamp(min=0)), -1)
-        merged = Reduction(keep.gather(1, order), source, target, length=first.count, partial=real is not None)
-        return {"joint": first.then(merged)}
+    def _measure(self, backbone: Backbone, prunes: bool) -> tuple[str | None, tuple[str, ...]]:
+        """What pruning goes by on a backbone, and what is to be said of it."""
+        if self.saliency is not None:
+            crosses = (
+                len(backbone.streams) > 1 and not backbone.one_sequence
+            )  # there it acts where text attends to the image
+            return "readout" if self.saliency == "class" and crosses else resolve(self.saliency, backbone.provides), ()
+        fallback = [kind for kind in ("text", "class") if NEEDS[resolve(kind, backbone.provides)] <= backbone.provides]
+        if not fallback:
+            if not prunes:
+                return None, ()
+            hint = alternatives(backbone.provides, backbone.guidable)
+            raise UnfitReducerError(
+                f"PuMer prunes by text or class attention, {backbone.model} provides neither in its stack "
+                f"{backbone.stack!r}; pass {hint}, or prune=0 to merge alone."
+            )
+        if fallback != ["class"]:
+            return "text", ()
+        hint = "; handle.guide(text_features) lets a text say what matters" if backbone.guidable else ""
+        note = f"no text crosses this stack: PuMer prunes by class-token attention here{hint}"
+        return resolve("class", backbone.provides), (note,)
 
 
-def scaled_share(share: Share, factor: float, most: float) -> Share:
-    """A share, or each one of a list, that many times as large."""
-    if isinstance(share, (int, float)):
-        return min(share * factor, most)
-    return [min(one * factor, most) for one in share]
+def published_for(backbone: Backbone) -> Published:
+    """The published setting for text and image in one sequence (and for an image alone), or in two."""
+    return TWO_SEQUENCES if len(backbone.streams) > 1 and not backbone.one_sequence else ONE_SEQUENCE
 
 
-def merged_count(ratio: float, length: int, kept: int, protected: int) -> int:
-    """round(ratio * length), at most half of the unprotected survivors."""
-    return min(round(ratio * length), max(kept - protected, 0) // 2)
-
-
-def merge_tokens(tokens: Tokens, keys: Tensor, merge: int) -> Reduction:
-    """Merge similar tokens of one stream in sequence order by keys (B, N, d); the first is protected."""
-    prefix = max(tokens.prefix, 1)
-    keep, source, target = bipartite(keys, merge, prefix=prefix, real=tokens.real)
-    return Reduction(keep, source, target, length=tokens.count, partial=tokens.real is not None)
+def shares(value: Share) -> float | list[float]:
+    """Shares as floats: 0 and 1 are none and all, not numbers of tokens."""
+    return float(value) if isinstance(value, (int, float)) else [float(one) for one in value]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenreduce import Reducer
 from tokenreduce.errors import OptionError
-from tokenreduce.methods import Reduction, Signals, Site, Tokens, constant_or_ramp, spread_counts
+from tokenreduce.methods import Backbone, BaseReducer, Budget, Reduction, Signals, Site, Tokens
 from tokenreduce.ops import bipartite
 
 
-class ToMe(Reducer):
+class ToMe(BaseReducer):
     """Merge similar tokens by bipartite soft matching on keys; merged values are means weighted by size.
 
     Source: Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023, arXiv 2210.09461, section 3.
@@ -23,32 +22,24 @@ class ToMe(Reducer):
         proportional_attention: let attention count a merged token by its size (as published off the shelf).
     """
 
+    r: Any = 13
+    proportional_attention: bool = True
+
     needs = frozenset({"keys"})
 
-    def __init__(self, *, r: Any = 13, proportional_attention: bool = True) -> None:
-        super().__init__(keep=1.0)
-        constant_or_ramp(r, len(r) if isinstance(r, list) else 12)
-        if not isinstance(proportional_attention, bool):
-            raise OptionError(f"proportional_attention must be True or False, got {proportional_attention!r}")
-        self.r, self.proportional_attention = r, proportional_attention
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.proportional_attention, bool):
+            raise OptionError(f"proportional_attention must be True or False, got {self.proportional_attention!r}")
 
-    def options(self) -> dict[str, Any]:
-        pair = {"r": self.r[0], "inflection": self.r[1]} if isinstance(self.r, tuple) else self.r
-        return {"r": pair, "proportional_attention": self.proportional_attention}
+    def budgets(self) -> dict[str, Budget]:
+        return {"r": Budget.of("ramp", self.r)}
 
-    def layers(self, depth: int) -> list[int]:
-        return list(range(depth))
+    def layers(self, backbone: Backbone) -> list[int]:
+        return list(range(backbone.depth))
 
-    def check_sites(self, sites: int) -> None:
-        constant_or_ramp(self.r, sites)
-
-    def scaled(self, factor: float, sites: int) -> dict[str, Any]:
-        """``r`` as a list with the shape of the schedule in force and that many times its sum."""
-        counts = constant_or_ramp(self.r, sites)
-        return {"r": spread_counts(factor * sum(counts), counts)}
-
-    def remove_count(self, removable: int, site: Site) -> int:
-        return min(constant_or_ramp(self.r, site.total)[site.index], removable // 2)
+    def count(self, budget: Budget, site: Site, tokens: Tokens) -> int:
+        return min(budget.at(site, tokens.removable), tokens.removable // 2)
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
         keep, source, target = bipartite(signals.keys, remove, prefix=tokens.prefix, real=tokens.real)

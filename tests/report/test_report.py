@@ -111,15 +111,54 @@ def test_a_full_page(full):
     for row in full.rows:
         assert row.name in page.text and row.role in page.text
     assert page.tags.count("image") == 1  # the image stands once, and is used again
-    assert page.tags.count("use") == 2
+    used = [value for tag, name, value in page.attributes if tag == "use" and value.startswith("#picture")]
+    assert used == ["#picture-0-0"] * 3
+
+
+def test_verdicts_come_first_and_facts_are_folded(full):
+    text = render_report(full)
+    places = [text.index(f'id="{name}"') for name in ("verdicts", "table", "charts", "pictures", "definitions")]
+    assert places == sorted(places)
+    assert "<details open" not in text
+    folded = "".join(re.findall(r"<details.*?</details>", text, re.S))
+    assert "tokenreduce ablate --model" in folded and "somewhere.Model" in folded and "mean score" in folded
+    assert "beats random: +3.0 points" not in re.sub(r"<details.*?</details>", "", text[: places[0]], flags=re.S)
+
+
+def test_a_phone_shows_every_number_with_its_name(full):
+    text = render_report(full)
+    cells = [dict(attributes) for tag, attributes in _elements(text) if tag == "td"]
+    assert cells and all((cell.get("data-name") or "").strip() or cell.get("class") == "failed" for cell in cells)
+    names = {cell["data-name"].strip() for cell in cells if "data-name" in cell}
+    assert {"accuracy, 95\N{NO-BREAK SPACE}%", "Speed-up batch 8", "Memory, batch 8 training", "overhead"} <= names
+    phone = text[text.index("@media (max-width: 640px)") :]
+    assert "content: attr(data-name)" in phone and "thead { display: none; }" in phone
+
+
+def test_groups_are_rows(full):
+    text = render_report(full)
+    table = text[text.index("Accuracy by group of samples</summary>") :]
+    table = table[: table.index("</table>")]
+    assert re.findall(r'<th scope="row">(\w+)</th>', table) == ["easy", "hard"]
+    assert table.count("<td") == 2 * (len(full.rows) - 1)
+
+
+def test_light_and_dark_themes_set_every_colour_in_use(full):
+    text = render_report(full)
+    style = text[text.index("<style>") : text.index("</style>")]
+    bright, dark = re.findall(r":root \{(.*?)\}", style, re.S)
+    for variables in (bright, dark):
+        assert {name for name, _ in re.findall(r"var\((--[\w-]+)(,|\))", text)} <= set(
+            re.findall(r"(--[\w-]+):", variables)
+        )
 
 
 def test_hostile_text_stays_text(hostile):
     text = render_report(hostile)
     page = check(text)
-    assert "<script" not in text and "alert('1')" not in text
+    assert "<script" not in text and "alert('1')" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.S)
     assert "<script>alert('1')</script>" in page.text and "{{ 7 * 7 }}" in page.text
-    assert "😀" in page.text and "\x1b" not in page.text
+    assert "😀" in page.text and "\x1b" not in page.text and "\u202e" not in page.text
 
 
 def test_charts_escape_names(hostile):
@@ -127,11 +166,11 @@ def test_charts_escape_names(hostile):
     for svg in re.findall(r"<svg.*?</svg>", text, re.S):
         root = ET.fromstring(svg)
         assert not {element.tag.rpartition("}")[2] for element in root.iter()} - {
-            *("svg", "title", "path", "text", "g", "image", "use"),
+            *("svg", "title", "path", "text", "g", "image", "use", "defs", "clipPath", "rect"),
         }
 
 
-def test_nothing_to_say():
+def test_empty_results():
     page = check(render_report(Result([], {})))
     assert "0 rows" in page.text
     page = check(render_report(Result([Row("only")], {})))
@@ -175,6 +214,7 @@ def test_each_part_of_the_setup_may_be_missing(full, missing):
         {"sites": [SiteTokens("a", 0, "text+image", 0, 0)], "macs": 0, "tokens": 0},
         {"accuracy": 0.0, "interval": (0.0, 0.0), "macs": 10**15},
         {"ratio": 0.5, "target_macs": 0.5, "input_size": (24, 32)},
+        {"sites": [SiteTokens("a", 0, "image", 10**400, 3)], "ratio": 1e308, "interval": (-1e308, 1e308)},
         {"role": "baseline"},
         {"role": "control"},
         {"name": "", "variant": ""},

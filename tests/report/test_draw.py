@@ -1,4 +1,4 @@
-"""Pictures as PNG and as SVG."""
+"""Pictures as PNG and as SVG, letters of any script in them."""
 
 import base64
 import dataclasses
@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-import tokenreduce
 from tokenreduce.errors import OptionError
 from tokenreduce.report.figure import draw
-from tokenreduce.report.overlay import group_by_sample
+from tokenreduce.report.fonts import families
+from tokenreduce.report.sample_pictures import group_by_sample
 from tokenreduce.report.sample_view import png, view_sample
 
 NASTY = "<script>$x_1$ \\frac{1 \x00\x1b \ud800 😀 漢字 " + "long words " * 40
@@ -69,8 +69,8 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
         png(torch.zeros(1, 4, 4))
 
 
-def test_a_look_leaves_the_model_as_it_was(snapshot):
-    task = tokenreduce.registry.default_registry().load("task", "vilt-digits")()
+def test_viewing_a_sample_leaves_the_model_unchanged(embedded, snapshot):
+    task = embedded("vilt-digits")
     (batch,) = task.data(1, 1)
     (sample,) = task.samples(batch)
     before = snapshot(task.model)
@@ -91,11 +91,42 @@ def test_pictures_of_one_sample_stand_together(picture):
     made = [picture(row, text=text) for row in ("a", "b") for text in ("one", "two")] + [
         picture("c", text="one", image=other)
     ]
-    groups = group_by_sample(made)
-    assert [[p.row for p, _, _ in group.pictures] for group in groups] == [["a", "b", "c"], ["a", "b"]]
-    ids = []
-    for group in groups:
-        for svg in (group.original, *(svg for _, svg, _ in group.pictures)):
-            root = ET.fromstring(svg)
-            ids += [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
-    assert len(ids) == len(set(ids)) == 3
+    samples = group_by_sample(made)
+    assert [[v.picture.row for v in sample.views] for sample in samples] == [["a", "b", "c"], ["a", "b"]]
+    images = [name for sample in samples for name, _, _ in sample.images]
+    assert len(images) == len(set(images)) == 3
+    for sample in samples:
+        own = {name for name, _, _ in sample.images}
+        for view in sample.views:
+            root = ET.fromstring(view.svg)
+            used = [e.attrib["href"] for e in root.iter() if e.tag.endswith("use")]
+            assert len(used) == 1 and used[0].removeprefix("#") in own
+            assert not [e for e in root.iter() if "id" in e.attrib]
+            assert view.counts in root.attrib["aria-label"]
+
+
+def test_a_view_has_the_shape_of_its_image_and_few_elements(picture):
+    owner = [-1] * 300 + [3] * 300 + list(range(4, 304))
+    (sample,) = group_by_sample([picture(grid=(30, 30), owner=owner, image=png(torch.zeros(3, 60, 120)))])
+    root = ET.fromstring(sample.views[0].svg)
+    assert root.attrib["viewBox"] == "0 0 200 100" and sample.images[0][2] == 100
+    assert len(list(root.iter())) < 60 and len(sample.views[0].svg) < 120_000
+
+
+def test_what_cannot_be_drawn_says_so_among_the_others(picture):
+    (sample,) = group_by_sample([picture("good"), picture("bad", owner=[1])])
+    assert [bool(view.svg) for view in sample.views] == [True, False] and len(sample.images) == 1
+
+
+def test_letters_come_from_whatever_font_has_them():
+    assert families("plain text, é") == ["DejaVu Sans"]
+    assert families("\ue0f0\U000e0101") == ["DejaVu Sans"]  # nobody has these
+    found = families("a \u2aff")  # a sign of mathematics that comes with matplotlib, in another font
+    assert found[0] == "DejaVu Sans"
+    chinese = families("漢字かな")
+    assert len(chinese) == 1 or "DejaVu" not in chinese[1]
+
+
+def test_letters_without_any_font_give_no_warning(picture, recwarn):
+    assert draw(picture(text="\ue0f0 漢字 한국어 עברית 😀", after="\U000e0101"))
+    assert not recwarn.list

@@ -8,14 +8,6 @@ from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.report.patch_map import Leg, patch_owners, trace_legs
 
 
-@pytest.fixture(scope="module")
-def task():
-    def load(name):
-        return tokenreduce.registry.default_registry().load("task", name)()
-
-    return load
-
-
 def owners_of(task, reducer, samples=3, **options):
     (batch,) = task.data(samples, samples)
     with tokenreduce.attach(task.model, reducer, trace=True, **options) as handle, torch.inference_mode():
@@ -23,9 +15,9 @@ def owners_of(task, reducer, samples=3, **options):
         return handle, [patch_owners(handle, (48, 48), (4, 4), i) for i in range(samples)]
 
 
-def test_without_reduction_every_patch_is_its_own(task):
+def test_without_reduction_every_patch_is_its_own(embedded):
     for name, text in (("vilt-digits", 8), ("clip-digits", 0)):
-        _, found = owners_of(task(name), "none")
+        _, found = owners_of(embedded(name), "none")
         for grid, owner in found:
             assert grid == (12, 12)
             assert owner == [text + 1 + i for i in range(144)]  # behind the text and the class token
@@ -33,12 +25,12 @@ def test_without_reduction_every_patch_is_its_own(task):
 
 @pytest.mark.parametrize("reducer", ["random", "evit", "pumer", "tome"])
 @pytest.mark.parametrize("name", ["vilt-digits", "clip-digits", "meter-digits"])
-def test_owners_agree_with_the_trace(task, name, reducer):
-    made = task(name)
+def test_owners_agree_with_the_trace(embedded, name, reducer):
+    made = embedded(name)
     options = {k: v for k, v in made.settings.get(reducer, {}).items() if k != "layers"}
     layers = made.settings.get(reducer, {}).get("layers")
     handle, found = owners_of(made, reducer, layers=layers, **options)
-    trace = handle.trace()
+    trace = handle.last.trace
     for sample, (_, owner) in enumerate(found):
         assert len(owner) == 144 and all(-1 <= token < trace.tokens for token in owner)
         begin = sum(length for stream, length in trace.first.items() if stream != "image") + 1
@@ -49,8 +41,8 @@ def test_owners_agree_with_the_trace(task, name, reducer):
         assert len(set(owner)) < 144
 
 
-def test_two_stacks_are_followed_in_the_order_of_the_data(task):
-    made = task("meter-digits")
+def test_two_stacks_are_followed_in_the_order_of_the_data(embedded):
+    made = embedded("meter-digits")
     for stacks in ({"cross": "none", "vision": "tome"}, {"vision": "tome", "cross": "none"}):
         _, both = owners_of(made, {s: {"reducer": r, **({"r": 20} if r == "tome" else {})} for s, r in stacks.items()})
         _, alone = owners_of(made, {"vision": {"reducer": "tome", "r": 20}})
@@ -59,10 +51,10 @@ def test_two_stacks_are_followed_in_the_order_of_the_data(task):
             assert sorted(groups.values()) == sorted([p for p in range(144) if ours[p] == t] for t in set(ours))
 
 
-def test_what_the_first_stack_drops_stays_dropped(task):
+def test_what_the_first_stack_drops_stays_dropped(embedded):
     stacks = {"cross": {"reducer": "random", "keep": 0.5}, "vision": {"reducer": "random", "keep": 0.5}}
-    _, both = owners_of(task("meter-digits"), stacks)
-    _, alone = owners_of(task("meter-digits"), {"vision": {"reducer": "random", "keep": 0.5}})
+    _, both = owners_of(embedded("meter-digits"), stacks)
+    _, alone = owners_of(embedded("meter-digits"), {"vision": {"reducer": "random", "keep": 0.5}})
     for (_, ours), (_, theirs) in zip(both, alone, strict=True):
         assert all(ours[p] == -1 for p in range(144) if theirs[p] == -1)
         assert sum(token >= 0 for token in ours) < sum(token >= 0 for token in theirs)
@@ -83,7 +75,7 @@ def test_padding_has_no_owner_and_real_patches_keep_their_place(tiny_vilt, vilt_
             patch_owners(handle, (32, 32), (8, 8))
 
 
-def test_registers_stand_in_front(tiny_vit, images):
+def test_registers_come_first(tiny_vit, images):
     model = tiny_vit(reg_tokens=3)
     with tokenreduce.attach(model, "none", trace=True) as handle, torch.inference_mode():
         model(images())

@@ -9,7 +9,7 @@ import torch
 from tokenreduce.lab.result import BatchTiming, BreakEven, Comparison, Picture, Result, Row, SiteTokens
 from tokenreduce.report.sample_view import png
 
-HOSTILE = "<script>alert('1')</script> & \"q\" $x_1$ \x00\x1b[31m \ud800 😀 {{ 7 * 7 }} </title></svg>"
+HOSTILE = "<script>alert('1')</script> & \"q\" $x_1$ \x00\x1b[31m \u202e \ud800 😀 {{ 7 * 7 }} </title></svg>"
 SETUP = {
     "baseline": "none",
     "model": {"name": "a model", "class": "somewhere.Model"},

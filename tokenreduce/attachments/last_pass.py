@@ -1,0 +1,76 @@
+"""The record of the last pass through all stacks of an attachment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..core.trace import Trace
+from ..engine.record import Record, SiteTokens, sum_by_name
+from ..errors import UnsupportedCallError
+
+
+class LastPass:
+    """What the last forward pass did: ``handle.last``.
+
+    Where several stacks are reduced, ``tokens``, ``gates`` and ``trace`` are those of each:
+    ``handle.stacks["vision"].last.tokens``.
+
+    Attributes:
+        stacks: the record of each stack.
+    """
+
+    def __init__(self, stacks: Mapping[str, Record]) -> None:
+        self.stacks = dict(stacks)
+
+    @property
+    def sites(self) -> list[SiteTokens]:
+        """Tokens of each stream before and after each site."""
+        return [row for record in self.stacks.values() for row in record.sites]
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-adds of the blocks for one sample, without and with reduction; the reducer's own work left out."""
+        pairs = [record.macs for record in self.stacks.values()]
+        return sum(before for before, _ in pairs), sum(after for _, after in pairs)
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """What the reducers added to the training loss, with gradients, summed by name; empty in evaluation.
+
+        Add their sum to the loss of the task. Where a model runs a stack several times in one call, these are of the
+        last run.
+        """
+        return sum_by_name(record.losses for record in self.stacks.values())
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each stream after the last block."""
+        tokens: dict[str, int] = self._only("tokens")
+        return dict(tokens)
+
+    @property
+    def gates(self) -> dict[str, Tensor]:
+        """(B, n) how much each token of a stream counted at the end, from 0 to 1, without gradient.
+
+        Only of streams with a :class:`tokenreduce.methods.Gate`, so {} in evaluation. For losses on the tokens
+        that were kept.
+        """
+        gates: dict[str, Tensor] = self._only("gates")
+        return dict(gates)
+
+    @property
+    def trace(self) -> Trace | None:
+        """For each final token the input tokens that it stands for; None if attached without ``trace=True``."""
+        trace: Trace | None = self._only("trace")
+        return trace
+
+    def _only(self, name: str) -> Any:
+        if len(self.stacks) > 1:
+            raise UnsupportedCallError(
+                f"several stacks are reduced ({', '.join(self.stacks)}); name one: "
+                f"handle.stacks[{next(iter(self.stacks))!r}].last.{name}"
+            )
+        return getattr(next(iter(self.stacks.values())), name)

@@ -1,0 +1,123 @@
+"""Reductions of the streams of a sequence as one reduction of it. Axes: B batch, N tokens, K kept, R folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..backbones.layout import Layout, Segment
+from .reduction import Reduction
+
+
+def combine(
+    layout: Layout, chosen: Mapping[str, Reduction], batch: int, device: torch.device
+) -> tuple[Reduction, Layout]:
+    """What is done to a sequence, and its layout afterwards.
+
+    Args:
+        layout: of the sequence now.
+        chosen: reductions by stream, those left out stay whole; or one of the whole sequence, under its name.
+    """
+    if layout.name in chosen:
+        whole = chosen[layout.name]
+        if len(layout.streams) == 1:
+            return whole, Layout([Segment(layout.name, whole.count, layout.prefix(layout.name))])
+        kinds = whole.take(layout.all_kinds(batch, device))
+        segments = [Segment(layout.streams[0], whole.count, layout.prefix(layout.name))]
+        segments += [Segment(name, 0) for name in layout.streams[1:]]
+        return whole, Layout(segments, kinds)
+    lengths = layout.lengths
+    parts = {name: chosen.get(name) or Reduction.identity(batch, n, device) for name, n in lengths.items()}
+    if layout.kinds is None and len(layout.segments) == len(layout.streams):
+        left = [Segment(name, part.count, layout.prefix(name)) for name, part in parts.items()]
+        return join(list(parts.values())), Layout(left)
+    return interleave(layout, parts, batch, device)
+
+
+def join(parts: list[Reduction]) -> Reduction:
+    """Reductions of segments that stand side by side, as one reduction of the whole sequence."""
+    if len(parts) == 1:
+        return parts[0]
+    dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else torch.float32
+    shift_in = shift_out = 0
+    keeps, sources, targets, owns, folds = [], [], [], [], []
+    for part in parts:
+        own, folded = part.coefficients(dtype)
+        keeps.append(torch.where(part.keep >= 0, part.keep + shift_in, -1))
+        owns.append(own)
+        if part.source is not None and part.target is not None and folded is not None:
+            sources.append(part.source + shift_in)
+            targets.append(torch.where(part.target >= 0, part.target + shift_out, -1))
+            folds.append(folded)
+        shift_in, shift_out = shift_in + part.length, shift_out + part.count
+    if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
+        return Reduction(torch.cat(keeps, 1), length=shift_in)
+    return Reduction(
+        torch.cat(keeps, 1),
+        torch.cat(sources, 1) if sources else None,
+        torch.cat(targets, 1) if targets else None,
+        length=shift_in,
+        keep_weight=torch.cat(owns, 1),
+        weight=torch.cat(folds, 1) if folds else None,
+        mean=False,
+        fresh=sum(part.fresh for part in parts),
+        partial=any(part.partial for part in parts),
+    )
+
+
+def interleave(
+    layout: Layout, parts: Mapping[str, Reduction], batch: int, device: torch.device
+) -> tuple[Reduction, Layout]:
+    """Reductions of streams that alternate in a sequence: what is left stays in sequence order.
+
+    A new token takes the position of the last token of its stream.
+    """
+    keeps, owns, sources, targets, folds, kinds, places = [], [], [], [], [], [], []
+    shift = 0
+    for number, name in enumerate(layout.streams):
+        part, columns = parts[name], layout.columns(name, device)
+        if isinstance(columns, slice):
+            columns = torch.arange(columns.start, columns.stop, device=device)[None]
+        columns = columns.expand(batch, -1)
+        own, folded = part.coefficients()
+        place = columns.gather(1, part.keep.clamp(min=0))
+        keeps.append(torch.where(part.keep >= 0, place, -1))
+        places.append(torch.where(part.keep >= 0, 2 * place, 2 * columns[:, -1:] + 1))
+        owns.append(own)
+        kinds.append(torch.full_like(part.keep, number))
+        if part.source is not None and part.target is not None and folded is not None:
+            sources.append(columns.gather(1, part.source))
+            targets.append(torch.where(part.target >= 0, part.target + shift, -1))
+            folds.append(folded)
+        shift += part.count
+    order = torch.cat(places, 1).argsort(dim=1, stable=True)
+    rank = order.argsort(dim=1)
+    target = None
+    if targets:
+        joined = torch.cat(targets, 1)
+        target = torch.where(joined >= 0, rank.gather(1, joined.clamp(min=0)), -1)
+    selects = not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts.values())
+    whole = Reduction(
+        torch.cat(keeps, 1).gather(1, order),
+        torch.cat(sources, 1) if sources else None,
+        target,
+        length=layout.length,
+        keep_weight=None if selects else torch.cat(owns, 1).gather(1, order),
+        weight=torch.cat(folds, 1) if folds else None,
+        mean=selects,
+        fresh=sum(part.fresh for part in parts.values()),
+        partial=any(part.partial for part in parts.values()),
+    )
+    counts = {name: part.count for name, part in parts.items()}
+    segments = [Segment(name, counts[name], layout.prefix(name)) for name in layout.streams]
+    return whole, Layout(segments, torch.cat(kinds, 1).gather(1, order), counts)
+
+
+def take_columns(side: Tensor, columns: slice | Tensor) -> Tensor:
+    """A per-token tensor (B, N, ...) for the tokens at ``columns`` (see :meth:`Layout.columns`): (B, n, ...)."""
+    if isinstance(columns, slice):
+        return side[:, columns]
+    index = columns.expand(len(side), -1)
+    return side.gather(1, index.view(*index.shape, *[1] * (side.ndim - 2)).expand(-1, -1, *side.shape[2:]))

@@ -1,0 +1,111 @@
+"""Rules that look at the tokens: how many of them each sample needs. Axes: B batch, N tokens, C width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+from .option_checks import check_ratio, is_count, is_number
+
+KINDS = ("energy", "threshold", "cumulative")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many tokens a sample keeps, from its tokens or their scores.
+
+    Args:
+        kind: ``"energy"``: the number of leading singular directions of the sample's tokens that hold the share
+            ``value`` of their energy (squared singular values). ``"threshold"``: the tokens whose score is at least
+            ``value``. ``"cumulative"``: the highest-scored tokens that together hold the share ``value`` of the sum.
+        value: a share in (0, 1], or a score.
+        cap: most tokens that a sample keeps; shapes are known on the host from it.
+        least: fewest tokens that a sample keeps.
+
+    Raises:
+        OptionError: another kind, a share outside (0, 1], or a cap below ``least``.
+    """
+
+    kind: str
+    value: float
+    cap: int
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise OptionError(f"a rule is one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind != "threshold":
+            check_ratio(f"the share of the {self.kind} rule", self.value, open_low=True)
+        elif not is_number(self.value):
+            raise OptionError(f"the threshold must be a number, got {self.value!r}")
+        if not is_count(self.least) or self.least < 1 or not is_count(self.cap) or self.cap < self.least:
+            raise OptionError(
+                f"cap and least must be positive integers, least not above cap, got cap={self.cap!r} and "
+                f"least={self.least!r}"
+            )
+
+    @torch.no_grad()
+    def counts(self, score: Tensor, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B,) number of tokens that each sample keeps, from ``least`` to ``cap``.
+
+        A sample that has fewer tokens than ``least`` keeps all that it has. Where all scores, or all features, are
+        zero, a share of them needs no token, so ``least`` stay.
+
+        Args:
+            score: (B, N), for the rules on scores; negative ones count as 0 in a sum.
+            x: (B, N, C), for the rule on energy.
+            real: (B, N) False for padding, which counts for nothing.
+        """
+        if self.kind == "energy":
+            needed = energy_rank(x, self.value, real)
+        else:
+            wide = score.double() if score.dtype == torch.float64 else score.float()
+            valid = torch.ones_like(wide, dtype=torch.bool) if real is None else real
+            if self.kind == "threshold":
+                needed = ((wide >= self.value) & valid).sum(dim=1)
+            else:
+                needed = cumulative_rank(wide.clamp(min=0) * valid, self.value)
+        available = score.shape[1] if real is None else real.sum(dim=1)
+        kept = needed.clamp(min=self.least, max=self.cap)
+        return torch.minimum(kept, torch.as_tensor(available, device=kept.device, dtype=kept.dtype).expand_as(kept))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Rule:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            OptionError: another mapping.
+        """
+        names = {one.name for one in fields(cls)}
+        if not {"kind", "value", "cap"} <= set(document) <= names:
+            raise OptionError(f"a rule has {', '.join(sorted(names))}, got {', '.join(sorted(map(str, document)))}")
+        return cls(**document)
+
+
+def cumulative_rank(weight: Tensor, share: float) -> Tensor:
+    """(B,) least number of the largest weights (B, N) that together reach a share of their sum."""
+    ordered = weight.sort(dim=1, descending=True).values
+    total = ordered.cumsum(dim=1)
+    reached = total >= share * total[:, -1:] * (1 - 1e-6)  # rounding of the sum
+    return torch.where(total[:, -1] > 0, reached.int().argmax(dim=1) + 1, 0)
+
+
+def energy_rank(x: Tensor, share: float, real: Tensor | None = None) -> Tensor:
+    """(B,) least number of singular directions of tokens (B, N, C) that hold a share of their energy.
+
+    Through the smaller of the two Gram matrices, in float64.
+    """
+    wide = x.double()
+    if real is not None:
+        wide = wide * real.unsqueeze(-1)
+    gram = wide @ wide.transpose(1, 2) if x.shape[1] <= x.shape[2] else wide.transpose(1, 2) @ wide
+    return cumulative_rank(torch.linalg.eigvalsh(gram).clamp(min=0), share)

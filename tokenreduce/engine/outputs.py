@@ -1,0 +1,117 @@
+"""What the rest of a model expects at the end of a stack, and how it is made. Axes: B batch, N tokens, C width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..core.gate import pool_as_kept
+from ..core.reduction import Reduction, spread
+from ..core.state import State
+
+Undo = tuple["Tensor | None", Tensor]
+"""Tokens (B, N, C) before a site, where they are needed again; and where each of them went (B, N)."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One sequence at the end of a pass: its states at the start and now, and what undoes each site, the last first."""
+
+    first: State
+    last: State
+    undo: Sequence[Undo] = field(default_factory=tuple)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Every token at its original position: merged ones share their value, dropped ones have their last value."""
+        for before, end in self.undo:
+            x = spread(x, end, None if before is None else before.to(x.dtype))
+        return x
+
+
+class Reduced:
+    """The tokens that are left, as they are."""
+
+    tracks = False
+
+    def keeps(self, chosen: Mapping[str, Reduction], whole: Reduction, mixed: bool) -> bool:
+        """Whether the tokens before a site are needed at the end.
+
+        Args:
+            chosen: what was done to streams.
+            whole: the same to the sequence.
+            mixed: whether streams are merged together after it.
+        """
+        return False
+
+    def __call__(self, x: Tensor, ending: Ending) -> Tensor:
+        """Tokens of one sequence (B, N, C) as the rest of the model expects them."""
+        return x
+
+
+class Full(Reduced):
+    """Every token at its original position."""
+
+    tracks = True
+
+    def keeps(self, chosen: Mapping[str, Reduction], whole: Reduction, mixed: bool) -> bool:
+        return whole.drops
+
+    def __call__(self, x: Tensor, ending: Ending) -> Tensor:
+        return ending.restore(x)
+
+
+class Repeated(Full):
+    """For heads that pool over all tokens: a merged token once for each of its members.
+
+    Where tokens were only dropped, what is left stands for itself; where a method merges and drops, all are restored.
+    Gates let a dropped token be the mean of the kept ones.
+    """
+
+    def __call__(self, x: Tensor, ending: Ending) -> Tensor:
+        last = ending.last
+        gate = last.gate()
+        if gate is not None and len(last.layout.streams) == 1:
+            x = pool_as_kept(x, gate, last.layout.prefix(last.layout.name))
+        if last.assignment is None or last.size is None or not ending.undo:
+            return x
+        return ending.restore(x) if last.drops else spread(x, last.assignment)
+
+
+class StreamRestored(Full):
+    """The tokens of one stream in front, at their original positions; what is left of the others follows.
+
+    Args:
+        stream: its name.
+    """
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+
+    def keeps(self, chosen: Mapping[str, Reduction], whole: Reduction, mixed: bool) -> bool:
+        wanted = whole if mixed else chosen.get(self.stream)
+        return wanted is not None and wanted.drops
+
+    def __call__(self, x: Tensor, ending: Ending) -> Tensor:
+        first, last = ending.first.layout, ending.last
+        if last.assignment is None or not ending.undo or self.stream not in first.streams:
+            return x
+        place = first.columns(self.stream)
+        if not isinstance(place, slice) or place.start:
+            return ending.restore(x)
+        count = place.stop
+        if last.layout.mixed:  # what follows the protected tokens may be of any stream
+            rest = last.layout.prefix(last.layout.name)
+        else:
+            rest = last.layout.lengths[self.stream]
+            if all(before is None for before, _ in ending.undo):  # none of the stream was dropped
+                return torch.cat([spread(x, last.assignment[:, :count]), x[:, rest:]], dim=1)
+        return torch.cat([ending.restore(x)[:, :count], x[:, rest:]], dim=1)
+
+
+def output_of(name: str) -> Reduced:
+    """What a stack's ``output`` stands for: ``"reduced"``, ``"repeated"``, ``"full"``, or the name of a stream."""
+    plain = {"reduced": Reduced, "repeated": Repeated, "full": Full}
+    return plain[name]() if name in plain else StreamRestored(name)
