@@ -65,7 +65,7 @@ def timm_folder(tmp_path):
         (["--reducers", "none,pumer tuned,pumer tund"], ["'pumer tund'", "'pumer tuned'"]),
         (["--model", "clip-digits", "--reducers", "pumer tuned"], ["'pumer tuned'"]),
         (["--set", "tome.rr=1"], ["tome", "'rr'"]),
-        (["--set", "evit.keep=2"], ["evit", "keep"]),
+        (["--set", "evit.keep=1.5"], ["evit", "keep"]),
         (["--set", "pumer tuned.q=1"], []),
         (["--reducers", "tome", "--set", "evit.keep=0.5"], ["evit", "not among"]),
         (["--device", "nonsense"], ["--device nonsense"]),
@@ -103,7 +103,7 @@ def test_a_device_that_is_not_there(command, device, cli, unread):
     [
         (["finetune", "--reducer", "tomee"], "'tome'"),
         (["finetune", "--reducer", "tome", "--set", "q=1"], "no option 'q'"),
-        (["finetune", "--reducer", "evit", "--set", "keep=7"], "keep"),
+        (["finetune", "--reducer", "evit", "--set", "keep=1.7"], "keep"),
         (["show", "--sample", "0", "--reducer", "tomee"], "'tome'"),
         (["show", "--sample", "0", "--reducer", "tome", "--set", "q=1"], "no option 'q'"),
         (["show", "--sample", "0", "--reducer", '{"encoder": {"reducer": "tomee"}}'], "'tome'"),
