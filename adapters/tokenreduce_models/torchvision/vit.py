@@ -94,7 +94,7 @@ class EncoderStack(Stack):
 
 
 class TorchvisionViT(Adapter):
-    """A ``VisionTransformer``, or a model with exactly one inside. Others of torchvision are refused with the reason."""
+    """A ``VisionTransformer``, or a model with one inside. Others of torchvision are refused with the reason."""
 
     def accepts(self, model: nn.Module) -> bool:
         ours = type(model).__module__.startswith("torchvision.models.")

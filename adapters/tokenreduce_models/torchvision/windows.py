@@ -6,7 +6,9 @@ from torch import nn
 from torchvision.models import MaxVit, SwinTransformer
 from torchvision.models.video import MViT, SwinTransformer3d
 
-WINDOWS = "attends within windows of a full grid and moves or merges them between stages, so that no token may leave its place"
+WINDOWS = (
+    "attends within windows of a full grid and merges neighbours between stages, so that no token may leave its place"
+)
 REASONS: dict[type[nn.Module], str] = {
     SwinTransformer: WINDOWS,
     SwinTransformer3d: WINDOWS,

@@ -59,6 +59,13 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         models="Dinov2Model, Dinov2WithRegistersModel and their ...ForImageClassification of transformers",
     )
     yield AdapterSpec(
+        "hf-dinov3",
+        "tokenreduce_models.transformers.dinov3:Dinov3",
+        "DINOv3's ViT of transformers",
+        library="transformers",
+        models="DINOv3ViTModel of transformers",
+    )
+    yield AdapterSpec(
         "hf-blip",
         "tokenreduce_models.transformers.blip:Blip",
         "BLIP's vision tower and text encoder in transformers",

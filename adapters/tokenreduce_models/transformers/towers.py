@@ -51,6 +51,7 @@ class Family:
         prefix: class, distillation and the like, in front of the patches.
         heads: how each known model reads the tower; a model that is not there gets every token at its place.
         antialias: whether the library does so where it interpolates position embeddings.
+        holder: the tower's attribute that is the encoder.
     """
 
     tower: type[PreTrainedModel]
@@ -61,6 +62,7 @@ class Family:
     blocks: str = "layers"
     heads: Mapping[type[PreTrainedModel], Head] = field(default_factory=dict)
     antialias: bool = False
+    holder: str = "encoder"
 
     def head(self, model: nn.Module, tower: PreTrainedModel) -> Head:
         """How the model reads the tower; unknown where either has a ``forward`` of its own."""
@@ -91,7 +93,7 @@ class TowerStack(LayerStack):
         projection: Sequence[Callable[[Tensor], Tensor]],
     ) -> None:
         self.family, self.projection = family, list(projection)
-        self.module = tower if family.encoder is family.tower else tower.encoder
+        self.module = tower if family.encoder is family.tower else getattr(tower, family.holder)
         self.blocks = list(getattr(self.module, family.blocks))
         self.prefix, self.output = {"image": prefix}, head.output
         self.readout = 0 if prefix and head.class_token else None
@@ -110,10 +112,14 @@ class TowerStack(LayerStack):
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
     ) -> Tensor:
+        return self.plain(block, x)
+
+    def plain(self, block: nn.Module, x: Tensor, **given: Any) -> Tensor:
+        """What the block itself makes of tokens, without a mask; ``given`` is what its library hands it besides."""
         config = getattr(block, self.family.parts.attention).config  # a copy's: attach probes copies of blocks
         if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
             config._attn_implementation = "eager"  # those kernels do not take float64
-        out: Tensor = block.forward(x, attention_mask=None)
+        out: Tensor = block.forward(x, attention_mask=None, **given)
         return out
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
@@ -123,8 +129,12 @@ class TowerStack(LayerStack):
             maybe_install_capturing_hooks(module)  # else they would be noted on the stand-in, and installed again
         stand_in = object.__new__(type(module))
         stand_in.__dict__.update(vars(module))
-        stand_in.__dict__[self.family.blocks] = (Whole(module, run),)
+        stand_in.__dict__[self.family.blocks] = (Whole(self, run),)
         return type(module).forward(stand_in, *args, **kwargs)
+
+    def start(self, run: Pass, x: Tensor, given: Mapping[str, Any]) -> None:
+        """Begin the sequence, with what the library gives each of its blocks by keyword."""
+        run.start(x, {"image": x.shape[1]})
 
     def shared_space(self, x: Tensor) -> Tensor:
         return through(self.projection, x) if self.projection else super().shared_space(x)
@@ -136,11 +146,11 @@ class TowerStack(LayerStack):
 class Whole:
     """All blocks as the one block of a stand-in."""
 
-    def __init__(self, module: nn.Module, run: Pass) -> None:
-        self.module, self.run = module, run
+    def __init__(self, stack: TowerStack, run: Pass) -> None:
+        self.stack, self.run = stack, run
 
     def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        if kwargs.get("output_attentions", getattr(self.module.config, "output_attentions", False)):
+        if kwargs.get("output_attentions", getattr(self.stack.module.config, "output_attentions", False)):
             raise UnsupportedCallError(
                 "output_attentions=True: attention is fused and its matrices are never made while a reducer is "
                 "attached; detach() first, or leave it False (in the call and in model.config)"
@@ -152,7 +162,7 @@ class Whole:
                 f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
                 "others; leave it out, or detach() first"
             )
-        self.run.start(x, {"image": x.shape[1]})
+        self.stack.start(self.run, x, kwargs)
         return self.run(x)
 
 
@@ -160,6 +170,7 @@ class TowerAdapter(Adapter):
     """Models that hold exactly one tower of these families: the library's own, or one of yours around a tower."""
 
     families: tuple[Family, ...] = ()
+    stack: type[TowerStack] = TowerStack
 
     def accepts(self, model: nn.Module) -> bool:
         return bool(self.towers(model))
@@ -175,7 +186,7 @@ class TowerAdapter(Adapter):
         owner = family.owner(model, tower)
         head = self.head(owner, family, tower)
         projection = self.projection(owner, tower) if head is not UNKNOWN else []
-        return {"vision": TowerStack(family, tower, self.prefix(family, tower), head, projection)}
+        return {"vision": self.stack(family, tower, self.prefix(family, tower), head, projection)}
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_embeddings(self.towers(model)[0][1].embeddings, height, width)
