@@ -16,6 +16,13 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         library="timm",
         models="timm models built on VisionTransformer with Block or ResPostBlock",
     )
+    yield AdapterSpec(
+        "timm-eva",
+        "tokenreduce_models.timm.eva:TimmEva",
+        "EVA, Perception Encoder, DINOv3 and other ViTs with rotary positions of timm",
+        library="timm",
+        models="timm models built on Eva",
+    )
 
 
 @hookimpl

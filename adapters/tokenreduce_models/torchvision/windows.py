@@ -6,14 +6,12 @@ from torch import nn
 from torchvision.models import MaxVit, SwinTransformer
 from torchvision.models.video import MViT, SwinTransformer3d
 
-WINDOWS = (
-    "attends within windows of a full grid and merges neighbours between stages, so that no token may leave its place"
-)
+WINDOWS = "attends within windows of a full grid and merges neighbours between stages: no token may leave its place"
 REASONS: dict[type[nn.Module], str] = {
     SwinTransformer: WINDOWS,
     SwinTransformer3d: WINDOWS,
     MaxVit: WINDOWS,
-    MViT: "pools keys and values over a full grid of tokens in every block, so that no token may leave its place",
+    MViT: "pools keys and values over a full grid of tokens in every block: no token may leave its place",
 }
 
 
