@@ -87,7 +87,7 @@ def test_video_models_are_refused_with_the_reason():
         swin, mvit = models.video.swin3d_t(), models.video.mvit_v2_s()
     with pytest.raises(UnsupportedModelError, match="windows of a full grid"):
         tokenreduce.attach(swin, "tome")
-    with pytest.raises(UnsupportedModelError, match="pools keys and values"):
+    with pytest.raises(UnsupportedModelError, match="pools neighbouring tokens"):
         tokenreduce.attach(mvit, "tome")
 
 

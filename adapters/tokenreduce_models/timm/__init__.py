@@ -14,7 +14,8 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "tokenreduce_models.timm.vit:TimmViT",
         "vision transformers of timm",
         library="timm",
-        models="timm models built on VisionTransformer with Block or ResPostBlock",
+        models="timm models built on VisionTransformer with Block or ResPostBlock; Swin, Hiera, MaxViT and others that "
+        "need a full grid of tokens are refused with the reason",
     )
     yield AdapterSpec(
         "timm-eva",

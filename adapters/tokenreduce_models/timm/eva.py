@@ -30,7 +30,7 @@ class EvaStack(Stack):
     entry = "forward_features"
 
     def __init__(self, model: Eva) -> None:
-        self.module = model
+        self.model, self.module = model, model
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
         self.readout = None if model.cls_token is None else 0
@@ -41,10 +41,10 @@ class EvaStack(Stack):
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Tensor:
         """timm's own ``forward_features``, on a stand-in whose blocks are one: all of them, run by the engine."""
-        stand_in = object.__new__(type(self.module))
-        stand_in.__dict__.update(vars(self.module))
+        stand_in = object.__new__(type(self.model))
+        stand_in.__dict__.update(vars(self.model))
         stand_in.__dict__.update(blocks=(Whole(self, run),), grad_checkpointing=False, rope_mixed=False)
-        features: Tensor = type(self.module).forward_features(stand_in, *args, **kwargs)
+        features: Tensor = type(self.model).forward_features(stand_in, *args, **kwargs)
         return features
 
     def reference(
@@ -65,7 +65,7 @@ class EvaStack(Stack):
         return out
 
     def probe_positions(self, x: Tensor) -> Positions | None:
-        model: Any = self.module
+        model = self.model
         if model.rope is None:
             return None
         turned, width = x.shape[1] - 1, 2 * model.blocks[0].attn.head_dim
@@ -73,7 +73,7 @@ class EvaStack(Stack):
         return {"rope": tokens_first(angles, 1, mixed=False)}
 
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
-        model: Any = self.module
+        model = self.model
         return partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) if model.grad_checkpointing else None
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
@@ -94,7 +94,7 @@ class Whole:
                 "attn_mask or is_causal was given, but a mask over all tokens does not fit fewer tokens; call without "
                 "one, or handle.detach() first"
             )
-        prefix, mixed = self.stack.prefix["image"], bool(getattr(self.stack.module, "rope_mixed", False))
+        prefix, mixed = self.stack.prefix["image"], bool(getattr(self.stack.model, "rope_mixed", False))
         positions = None if rope is None else {"rope": tokens_first(rope, prefix, mixed=mixed)}
         self.run.start(x, {"image": x.shape[1]}, positions=positions)
         return self.run(x)

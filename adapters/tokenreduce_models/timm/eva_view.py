@@ -5,6 +5,8 @@ Axes: B batch, N tokens, H heads, d head width, L blocks with angles of their ow
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import apply_rot_embed_cat
 from timm.models import eva
@@ -40,7 +42,7 @@ class EvaView(PreNormView):
             parts = [part(x).unflatten(-1, (-1, attn.head_dim)) for part in (attn.q_proj, attn.k_proj, attn.v_proj)]
             query, key, value = (part.transpose(1, 2) for part in parts)
         else:
-            fused = _fused(attn, x).unflatten(-1, (3, attn.num_heads, -1))
+            fused = torch.unflatten(_fused(attn, x), -1, (3, attn.num_heads, -1))
             query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
         return Projected(attn.q_norm(query), attn.k_norm(key), value, gate)
 
@@ -114,17 +116,17 @@ def tokens_first(rope: Tensor, prefix: int, *, mixed: bool) -> Tensor:
     return torch.cat([torch.cat([sine, cosine + 1], dim=-1), rope], dim=1)
 
 
-def _fused(attn: nn.Module, x: Tensor) -> Tensor:
+def _fused(attn: Any, x: Tensor) -> Tensor:
     """Query, key and value in one, with the biases that an ``EvaAttention`` keeps apart."""
-    layer, query = attn.qkv, getattr(attn, "q_bias", None)
+    query = getattr(attn, "q_bias", None)
     if query is None:
-        plain: Tensor = layer(x)
+        plain: Tensor = attn.qkv(x)
         return plain
     bias = torch.cat([query, attn.k_bias, attn.v_bias])
     if getattr(attn, "qkv_bias_separate", False):
-        separate: Tensor = layer(x) + bias
+        separate: Tensor = attn.qkv(x) + bias
         return separate
-    return F.linear(x, layer.weight, bias)
+    return F.linear(x, attn.qkv.weight, bias)
 
 
 def _scaled(gamma: Tensor | None, x: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ from torch import nn
 from torchvision.models import MaxVit, SwinTransformer
 from torchvision.models.video import MViT, SwinTransformer3d
 
-WINDOWS = "attends within windows of a full grid and merges neighbours between stages: no token may leave its place"
+from tokenreduce_models.grid_bound import POOLING, WINDOWS, sentence
+
 REASONS: dict[type[nn.Module], str] = {
     SwinTransformer: WINDOWS,
     SwinTransformer3d: WINDOWS,
     MaxVit: WINDOWS,
-    MViT: "pools keys and values over a full grid of tokens in every block: no token may leave its place",
+    MViT: POOLING,
 }
 
 
@@ -25,5 +26,4 @@ def reason(model: nn.Module) -> str:
     found = windowed(model)
     if found is None:
         return "is not built on torchvision's VisionTransformer, and has no tokens that could be removed"
-    why = next(why for kind, why in REASONS.items() if isinstance(found, kind))
-    return f"{'' if found is model else f'holds a {type(found).__name__}, which '}{why}"
+    return sentence(model, found, next(why for kind, why in REASONS.items() if isinstance(found, kind)))

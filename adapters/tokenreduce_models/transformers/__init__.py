@@ -49,7 +49,8 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "tokenreduce_models.transformers.vit:ViT",
         "ViT and DeiT of transformers",
         library="transformers",
-        models="ViTModel, DeiTModel and their ...For... models of transformers",
+        models="ViTModel, DeiTModel and their ...For... models of transformers; Swin, Hiera and others that need a "
+        "full grid of tokens are refused with the reason",
     )
     yield AdapterSpec(
         "hf-dinov2",
