@@ -349,7 +349,7 @@ def test_shared_space_is_that_of_the_features(label, assert_close):
         features = stack.shared_space(tokens)
         for place in range(3):
             alike = tokens[:, place : place + 1].expand(-1, 17, -1)
-            hook = stack.module.register_forward_hook(lambda module, args, output, alike=alike: alike)
+            hook = stack.blocks[-1].register_forward_hook(lambda module, args, output, alike=alike: alike)
             assert_close(features[:, place], example.model.encode_image(example.inputs["image"], normalize=False))
             hook.remove()
 
