@@ -67,6 +67,20 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         models="DINOv3ViTModel of transformers",
     )
     yield AdapterSpec(
+        "hf-vitmae",
+        "tokenreduce_models.transformers.vit_mae:ViTMAE",
+        "ViTMAE's encoder in transformers",
+        library="transformers",
+        models="ViTMAEModel, ViTMAEForPreTraining of transformers",
+    )
+    yield AdapterSpec(
+        "hf-videomae",
+        "tokenreduce_models.transformers.videomae:VideoMAE",
+        "VideoMAE's encoder in transformers",
+        library="transformers",
+        models="VideoMAEModel and every VideoMAEFor... of transformers",
+    )
+    yield AdapterSpec(
         "hf-blip",
         "tokenreduce_models.transformers.blip:Blip",
         "BLIP's vision tower and text encoder in transformers",
