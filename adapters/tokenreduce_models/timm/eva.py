@@ -20,7 +20,7 @@ from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Positions, 
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .eva_view import tokens_first, view_of
-from .vit import check_tower, output_of
+from .vit import check_tower
 
 
 class EvaStack(Stack):
@@ -34,7 +34,7 @@ class EvaStack(Stack):
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
         self.readout = None if model.cls_token is None else 0
-        self.output = output_of(model.global_pool)
+        self.output = "reduced" if model.global_pool == "token" else "repeated" if model.global_pool else "full"
 
     def view(self, block: nn.Module) -> BlockView:
         return view_of(block, next((i for i, own in enumerate(self.blocks) if own is block), 0))

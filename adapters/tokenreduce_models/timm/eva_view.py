@@ -13,15 +13,14 @@ from timm.models import eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenreduce.backbones import Positions, Projected
+from tokenreduce.backbones import BlockView, Positions, Projected
 from tokenreduce.errors import UnsupportedModelError
 
-from .vit import PreNormView
 
 ATTENTIONS = tuple(kind for name in ("EvaAttention", "AttentionRope") if (kind := getattr(eva, name, None)))
 
 
-class EvaView(PreNormView):
+class EvaView(BlockView):
     """``EvaBlock``: norm, attention, scale, drop path, residual; the same for the MLP.
 
     Args:
@@ -30,14 +29,27 @@ class EvaView(PreNormView):
     """
 
     def __init__(self, block: nn.Module, index: int) -> None:
-        super().__init__(block)
-        self.index = index
-        attn, projections = self.attn, ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
-        self.attention_parts = [part for name in projections if (part := getattr(attn, name, None)) is not None]
+        layer: Any = block
+        self.block, self.index = layer, index
+        self.scale, self.dropout = self.attn.scale, self.attn.attn_drop.p
+        names = ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
+        self.attention_parts = [part for name in names if (part := getattr(self.attn, name, None)) is not None]
+        self.mlp_parts = [layer.mlp]
+
+    @property
+    def attn(self) -> Any:
+        """The attention that the block has now."""
+        return self.block.attn
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What the attention gets."""
+        out: Tensor = self.block.norm1(x)
+        return out
 
     def project(self, x: Tensor) -> Projected:
         attn, x = self.attn, self.normed(x)
-        gate = None if self.gate is None else self.gate(x).sigmoid()
+        gating = getattr(attn, "gate", None)
+        gate = None if gating is None else gating(x).sigmoid()
         if attn.qkv is None:
             parts = [part(x).unflatten(-1, (-1, attn.head_dim)) for part in (attn.q_proj, attn.k_proj, attn.v_proj)]
             query, key, value = (part.transpose(1, 2) for part in parts)
@@ -54,6 +66,13 @@ class EvaView(PreNormView):
             apply_rot_embed_cat(part, angles, **half).type_as(plain.value) for part in (plain.query, plain.key)
         )
         return Projected(query, key, plain.value, plain.extra)
+
+    def mixed(self, context: Tensor, gate: Tensor | None) -> Tensor:
+        """What the attention gives."""
+        attn = self.attn
+        context = attn.norm(context)
+        out: Tensor = attn.proj_drop(attn.proj(context if gate is None else context * gate))
+        return out
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         block = self.block

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Output, Pass, Projected, Size, Stack, check_size, pair
+from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, pair
 from tokenreduce.errors import UnsupportedModelError
 
 from .windows import grid_bound, reason
@@ -83,11 +83,6 @@ class PostNormView(PreNormView):
         return out
 
 
-def output_of(pool: str | None) -> Output:
-    """What a head that pools in this way expects of the tokens."""
-    return "reduced" if pool == "token" else "repeated" if pool else "full"
-
-
 class TimmStack(Stack):
     """The blocks of a ``VisionTransformer``; they are an ``nn.Sequential`` whose forward is replaced."""
 
@@ -99,7 +94,8 @@ class TimmStack(Stack):
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
         self.readout = 0 if model.has_class_token else None
-        self.output = output_of(model.global_pool)
+        pool = "" if model.global_pool is None else model.global_pool
+        self.output = "reduced" if pool == "token" else "repeated" if pool else "full"
 
     @property
     def home(self) -> nn.Module:

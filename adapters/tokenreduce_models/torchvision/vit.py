@@ -36,9 +36,15 @@ class EncoderBlockView(BlockView):
     """``EncoderBlock``: norm, torch's ``MultiheadAttention``, dropout, residual; the same for the MLP."""
 
     def __init__(self, block: EncoderBlock) -> None:
-        self.block, self.attn = block, block.self_attention
+        self.block = block
         self.dropout = self.attn.dropout
         self.attention_parts, self.mlp_parts = [self.attn], [block.mlp]
+
+    @property
+    def attn(self) -> nn.MultiheadAttention:
+        """The attention that the block has now."""
+        attention: nn.MultiheadAttention = self.block.self_attention
+        return attention
 
     def project(self, x: Tensor) -> Projected:
         attn = self.attn

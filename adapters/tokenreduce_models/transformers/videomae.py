@@ -41,9 +41,14 @@ class VideoMAEView(BlockView):
     """``VideoMAELayer``: pre-norm attention and MLP."""
 
     def __init__(self, layer: VideoMAELayer) -> None:
-        self.layer, self.attn = layer, layer.attention.attention
+        self.layer = layer
         self.scale, self.dropout = self.attn.scaling, self.attn.dropout_prob
         self.attention_parts, self.mlp_parts = [layer.attention], [layer.intermediate, layer.output]
+
+    @property
+    def attn(self) -> Any:
+        """The attention that the layer has now."""
+        return self.layer.attention.attention
 
     def project(self, x: Tensor) -> Projected:
         attn, x = self.attn, self.layer.layernorm_before(x)
