@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from tokenreduce.backbones import BlockView, Positions, Projected
 from tokenreduce.errors import UnsupportedModelError
 
-
 ATTENTIONS = tuple(kind for name in ("EvaAttention", "AttentionRope") if (kind := getattr(eva, name, None)))
 
 

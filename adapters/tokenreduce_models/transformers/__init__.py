@@ -45,6 +45,13 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         models="SiglipModel, SiglipVisionModel, SiglipForImageClassification of transformers",
     )
     yield AdapterSpec(
+        "hf-siglip2",
+        "tokenreduce_models.transformers.siglip2:Siglip2",
+        "SigLIP 2's vision tower for pictures of any shape (NaFlex) in transformers",
+        library="transformers",
+        models="Siglip2Model, Siglip2VisionModel, Siglip2ForImageClassification of transformers",
+    )
+    yield AdapterSpec(
         "hf-vit",
         "tokenreduce_models.transformers.vit:ViT",
         "ViT and DeiT of transformers",

@@ -17,7 +17,7 @@ from tokenreduce.backbones import BlockView, Pass, Positions, Projected
 from tokenreduce.errors import UnsupportedModelError
 
 from .prenorm import PreNormView
-from .towers import TowerStack
+from .towers import TowerStack, check_no_mask
 
 
 class RotaryView(PreNormView):
@@ -38,7 +38,8 @@ class RotaryStack(TowerStack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a {self.family.block.__name__}")
         return RotaryView(block, self.family.parts)
 
-    def start(self, run: Pass, x: Tensor, given: Mapping[str, Any]) -> None:
+    def start(self, run: Pass, x: Tensor, mask: Any, given: Mapping[str, Any]) -> None:
+        check_no_mask(mask)
         cos, sin = given["position_embeddings"]
         run.start(x, {"image": x.shape[1]}, positions=prefixed(cos, sin, x.shape[1]))
 

@@ -114,26 +114,29 @@ class TowerStack(LayerStack):
     ) -> Tensor:
         return self.plain(block, x)
 
-    def plain(self, block: nn.Module, x: Tensor, **given: Any) -> Tensor:
-        """What the block itself makes of tokens, without a mask; ``given`` is what its library hands it besides."""
+    def plain(self, block: nn.Module, x: Tensor, mask: Tensor | None = None, **given: Any) -> Tensor:
+        """What the block itself makes of tokens; ``given`` is what its library hands it besides the mask."""
         config = getattr(block, self.family.parts.attention).config  # a copy's: attach probes copies of blocks
         if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
             config._attn_implementation = "eager"  # those kernels do not take float64
-        out: Tensor = block.forward(x, attention_mask=None, **given)
+        out: Tensor = block.forward(x, attention_mask=mask, **given)
         return out
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
-        module = self.module
-        asked = kwargs.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
-        if asked and isinstance(module, PreTrainedModel):
-            maybe_install_capturing_hooks(module)  # else they would be noted on the stand-in, and installed again
-        stand_in = object.__new__(type(module))
-        stand_in.__dict__.update(vars(module))
-        stand_in.__dict__[self.family.blocks] = (Whole(self, run),)
-        return type(module).forward(stand_in, *args, **kwargs)
+        self.capture(kwargs)
+        changed = stand_in(self.module, **{self.family.blocks: (Whole(self, run),)})
+        return type(self.module).forward(changed, *args, **kwargs)
 
-    def start(self, run: Pass, x: Tensor, given: Mapping[str, Any]) -> None:
-        """Begin the sequence, with what the library gives each of its blocks by keyword."""
+    def capture(self, given: Mapping[str, Any]) -> None:
+        """Let the library note hidden states where it is asked to: on the module, else it would on each stand-in."""
+        module = self.module
+        asked = given.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
+        if asked and isinstance(module, PreTrainedModel):
+            maybe_install_capturing_hooks(module)
+
+    def start(self, run: Pass, x: Tensor, mask: Any, given: Mapping[str, Any]) -> None:
+        """Begin the sequence, with the mask and the keywords that the library gives each of its blocks."""
+        check_no_mask(mask)
         run.start(x, {"image": x.shape[1]})
 
     def shared_space(self, x: Tensor) -> Tensor:
@@ -155,15 +158,26 @@ class Whole:
                 "output_attentions=True: attention is fused and its matrices are never made while a reducer is "
                 "attached; detach() first, or leave it False (in the call and in model.config)"
             )
-        given = {"attention_mask": attention_mask is not None, "head_mask": kwargs.get("head_mask") is not None}
-        given["is_causal"] = bool(kwargs.get("is_causal"))
-        for name in (name for name, is_given in given.items() if is_given):
-            raise UnsupportedCallError(
-                f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
-                "others; leave it out, or detach() first"
-            )
-        self.stack.start(self.run, x, kwargs)
+        check_no_mask(kwargs.get("head_mask"), "head_mask")
+        check_no_mask(kwargs.get("is_causal") or None, "is_causal")
+        self.stack.start(self.run, x, attention_mask, kwargs)
         return self.run(x)
+
+
+def check_no_mask(mask: Any, name: str = "attention_mask") -> None:
+    """Raise UnsupportedCallError if there is one."""
+    if mask is not None:
+        raise UnsupportedCallError(
+            f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
+            "others; leave it out, or detach() first"
+        )
+
+
+def stand_in(module: nn.Module, **changed: Any) -> Any:
+    """A module that shares everything with this one but the attributes that are given."""
+    other = object.__new__(type(module))
+    other.__dict__.update(vars(module), **changed)
+    return other
 
 
 class TowerAdapter(Adapter):

@@ -76,7 +76,7 @@ class VideoMAEStack(TowerStack):
             raise UnsupportedModelError(f"{type(block).__name__} is not a VideoMAELayer")
         return VideoMAEView(block)
 
-    def plain(self, block: nn.Module, x: Tensor, **given: Any) -> Tensor:
+    def plain(self, block: nn.Module, x: Tensor, mask: Tensor | None = None, **given: Any) -> Tensor:
         layer: Any = block
         config = layer.attention.attention.config  # a copy's: attach probes copies of blocks
         if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
