@@ -46,10 +46,11 @@ def left(batch: int, prefix: int, count: int) -> Tensor:
     return torch.stack(rows)
 
 
+ADAPTERS = ("timm-vit", "timm-eva", "torchvision-vit", "hf-vit", "hf-dinov3", "hf-vitmae", "hf-videomae", "hf-siglip2")
 CASES = [
     (name, label)
     for name, entry in tokenreduce.registry.default_registry().adapters.items()
-    if name in ("timm-vit", "timm-eva", "torchvision-vit", "hf-vit", "hf-dinov3", "hf-vitmae", "hf-videomae")
+    if name in ADAPTERS
     if importlib.util.find_spec(entry.spec.library)
     for label in entry.spec.load()().examples()
 ]
@@ -99,8 +100,10 @@ def hidden(blocks: list[nn.Module], prefix: int) -> Iterator[None]:
         if not current or current[-1] <= AFTER:
             return plain(query, key, value, *rest, **given)
         batch, count = key.shape[0], key.shape[2]
-        mask = torch.zeros(batch, count, dtype=torch.bool).scatter(1, left(batch, prefix, count), True)
-        return plain(query, key, value, attn_mask=mask[:, None, None], scale=given.get("scale"))
+        mask = torch.zeros(batch, count, dtype=torch.bool).scatter(1, left(batch, prefix, count), True)[:, None, None]
+        padding = given.get("attn_mask")
+        mask = mask if padding is None else mask & padding
+        return plain(query, key, value, attn_mask=mask, scale=given.get("scale"))
 
     hooks = [
         block.register_forward_pre_hook(lambda module, inputs, index=index: current.append(index))
