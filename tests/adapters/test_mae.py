@@ -75,6 +75,19 @@ def test_a_mask_ratio_of_one_leaves_the_class_token(assert_close):
             assert_close(example.model(**example.inputs).last_hidden_state, plain)
 
 
+@pytest.mark.parametrize("size", [(24, 24), (40, 40), (64, 64), (24, 56)])
+def test_another_size_is_what_the_library_interpolates(size, assert_close):
+    example = ViTMAE().examples()["ViTMAEModel"]()
+    inputs = {"pixel_values": torch.randn(2, 3, *size), "noise": torch.rand(2, size[0] // 8 * (size[1] // 8))}
+    with torch.no_grad():
+        expected = example.model(**inputs, interpolate_pos_encoding=True).last_hidden_state
+        resized = resize_model(example.model, *size)
+        assert_close(resized(**inputs).last_hidden_state, expected, 1e-6)
+        with tokenreduce.attach(resized, "tome", r=1) as handle:
+            assert resized(**inputs).last_hidden_state.shape == expected.shape
+            assert handle.last.sites[-1].tokens_out == expected.shape[1] - 4
+
+
 def test_sizes_and_the_decoder():
     config = ViTMAEConfig(**{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32})
     resized = resize_model(ViTMAEModel(config), 48, 48)
