@@ -77,6 +77,10 @@ def shrink() -> Callable[..., dict[str, Any]]:
             getattr(block, "num_heads", None) or (block.attns[0] if hasattr(block, "attns") else block).attn.num_heads
         )
         fixed = hasattr(plain.patch_embed, "backbone") and isinstance(plain.patch_embed.proj, torch.nn.Identity)
-        return {"depth": 2, "img_size": patch * grid, **({} if fixed else {"embed_dim": heads * 12})}
+        return {
+            "depth": 2,
+            "img_size": patch * grid,
+            **({} if fixed else {"embed_dim": heads * (16 if heads % 2 else 12)}),
+        }
 
     return of

@@ -276,7 +276,7 @@ def test_towers_without_tokens_are_refused_with_the_reason(snapshot):
     cases = {
         "convolutional": {"layers": (1, 1, 1, 1), "width": 16, "image_size": 32},
         "ConvNeXt": {"timm_model_name": "test_convnext", "image_size": 160},
-        "RoPE": {"timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token"},
+        "relative position": {"timm_model_name": "vit_relpos_small_patch16_224", "timm_pool": "avg"},
     }
     for word, vision in cases.items():
         model = open_clip.CLIP(16, vision, TEXT)
@@ -336,13 +336,13 @@ def test_shared_space_is_that_of_the_features(label, assert_close):
     example = EXAMPLES[label]()
     stack = OpenClip().stacks(example.model)["vision"]
     assert stack.guidable
-    width = stack.module[0].attn.qkv.in_features if "timm" in label else 32
+    width = stack.blocks[0].norm1.normalized_shape[0] if "timm" in label else 32
     tokens = torch.randn(2, 3, width)
     with torch.no_grad():
         features = stack.shared_space(tokens)
         for place in range(3):
             alike = tokens[:, place : place + 1].expand(-1, 17, -1)
-            hook = stack.module.register_forward_hook(lambda module, args, output, alike=alike: alike)
+            hook = stack.blocks[-1].register_forward_hook(lambda module, args, output, alike=alike: alike)
             assert_close(features[:, place], example.model.encode_image(example.inputs["image"], normalize=False))
             hook.remove()
 

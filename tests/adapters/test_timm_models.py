@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from timm.layers import DiffAttention
+from timm.models.eva import Eva
 from timm.models.vision_transformer import (
     DiffParallelScalingBlock,
     ParallelScalingBlock,
@@ -44,15 +45,12 @@ QUICK = [
 OTHERS = {
     "beit_base_patch16_224": {"depth": 1},
     "beitv2_base_patch16_224": {"depth": 1},
-    "eva02_tiny_patch14_224": {"depth": 1},
-    "eva_giant_patch14_224": {"depth": 1, "embed_dim": 64, "num_heads": 4},
     "naflexvit_base_patch16_gap": {"depth": 1},
     "resnet10t": {},
     "samvit_base_patch16": {"depth": 1},
     "swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1), "embed_dim": 24},
     "swinv2_tiny_window8_256": {"depths": (1, 1, 1, 1), "embed_dim": 24},
     "vit_relpos_small_patch16_224": {"depth": 1},
-    "vit_small_patch16_dinov3": {"depth": 1},
 }
 
 
@@ -122,7 +120,7 @@ def test_other_families_are_refused_with_a_reason(name, snapshot):
         tokenreduce.attach(model, "tome", r=1)
     message = str(caught.value)
     assert type(model).__name__ in message
-    words = {"eva02": "RoPE", "dinov3": "RoPE", "swin": "window", "relpos": "relative position", "beit": "VisionTransf"}
+    words = {"swin": "window", "sam": "window", "relpos": "relative position", "beit": "relative position"}
     assert all(word in message for key, word in words.items() if key in name)
     assert snapshot(model) == untouched
 
@@ -137,6 +135,8 @@ def test_one_model_of_every_other_module_is_refused_with_a_reason():
             continue
         with torch.device("meta"):
             model = timm.create_model(name)
+        if isinstance(model, Eva):
+            continue
         with pytest.raises(tokenreduce.errors.UnsupportedModelError, match=type(model).__name__):
             tokenreduce.attach(model, "tome", r=1)
         assert module.startswith("timm.")

@@ -55,6 +55,15 @@ def timm(name: str, **vision: Any) -> Example:
     return example(CustomTextCLIP, tower, {}, embed_dim=64)
 
 
+def eva() -> Example:
+    """A timm tower with rotary positions, cut to four blocks and small images."""
+    made = timm("eva02_tiny_patch14_224", timm_pool="token", image_size=224)
+    tower: Any = made.model.visual
+    tower.trunk.blocks = tower.trunk.blocks[:4]
+    tower.set_input_size((56, 56))
+    return Example(made.model, {**made.inputs, "image": made.inputs["image"][..., :56, :56]})
+
+
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "CLIP": partial(example, CLIP, VISION, {}, quick_gelu=True),
     "CLIP-layer-scale": partial(example, CLIP, {**VISION, "ls_init_value": 0.1}, {}),
@@ -66,6 +75,7 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "CustomTextCLIP-timm": partial(timm, "test_vit", timm_pool="token"),
     "CustomTextCLIP-timm-avg": partial(timm, "test_vit", timm_pool="avg", timm_proj="mlp"),
     "CustomTextCLIP-timm-siglip": partial(timm, "test_vit2", timm_pool="map", timm_proj="none"),
+    "CustomTextCLIP-timm-eva": eva,
     "CoCa": partial(coca, {}),
     "CoCa-attention-pool": partial(coca, POOLER),
     "CoCa-parallel": partial(coca, {**POOLER, "attentional_pool": "parallel"}),

@@ -1,4 +1,4 @@
-"""Towers of open_clip that are a timm ``VisionTransformer`` (``TimmModel.trunk``).
+"""Towers of open_clip that are a timm ``VisionTransformer`` or ``Eva`` (``TimmModel.trunk``).
 
 Axes: B batch, N tokens, C width, D width of the features shared with the text.
 """
@@ -6,22 +6,21 @@ Axes: B batch, N tokens, C width, D width of the features shared with the text.
 from __future__ import annotations
 
 from open_clip.timm_model import TimmModel
+from timm.models.eva import Eva
 from torch import Tensor
 
-from tokenreduce.backbones import Size
+from tokenreduce.backbones import Adapter, Size, Stack
 from tokenreduce.errors import UnsupportedModelError
+from tokenreduce_models.timm.eva import EvaStack, TimmEva
 from tokenreduce_models.timm.vit import TimmStack, TimmViT, check_tower
 
 from .sizes import note_size
 
 
-class TrunkStack(TimmStack):
-    """timm's stack, with open_clip's projection behind it."""
+class SharedSpace(Stack):
+    """What open_clip does behind a trunk, to every token; the tower is an attribute of the stack."""
 
-    def __init__(self, tower: TimmModel) -> None:
-        super().__init__(tower.trunk)
-        self.tower = tower
-        self.guidable = tower.trunk.attn_pool is None and tower.trunk.global_pool in ("token", "avg")
+    tower: TimmModel
 
     def shared_space(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, D): what follows the blocks, without the pooling."""
@@ -32,22 +31,38 @@ class TrunkStack(TimmStack):
         return shared
 
 
-def trunk_stack(tower: TimmModel) -> TrunkStack:
+class TrunkStack(SharedSpace, TimmStack):
+    """timm's stack, with open_clip's projection behind it."""
+
+    def __init__(self, tower: TimmModel) -> None:
+        super().__init__(tower.trunk)
+        self.tower, self.guidable = tower, _guidable(tower)
+
+
+class EvaTrunkStack(SharedSpace, EvaStack):
+    """The same for an ``Eva``."""
+
+    def __init__(self, tower: TimmModel) -> None:
+        super().__init__(tower.trunk)
+        self.tower, self.guidable = tower, _guidable(tower)
+
+
+def trunk_stack(tower: TimmModel) -> SharedSpace:
     """The stack of a timm tower.
 
     Raises:
-        UnsupportedModelError: timm's adapter does not take the trunk, and why.
+        UnsupportedModelError: timm's adapters do not take the trunk, and why.
     """
     try:
-        TimmViT().stacks(tower.trunk)
+        _family(tower).stacks(tower.trunk)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"the vision tower cannot be reduced: timm's {error}") from None
-    return TrunkStack(tower)
+    return EvaTrunkStack(tower) if isinstance(tower.trunk, Eva) else TrunkStack(tower)
 
 
 def trunk_patch(tower: TimmModel) -> Size | None:
     """Height and width of a patch in pixels."""
-    return TimmViT().patch_size(tower.trunk)
+    return _family(tower).patch_size(tower.trunk)
 
 
 def check_trunk(tower: TimmModel, height: int, width: int) -> None:
@@ -64,3 +79,11 @@ def resize_trunk(tower: TimmModel, height: int, width: int) -> None:
     check_trunk(tower, height, width)
     tower.set_input_size((height, width))
     note_size(tower, height, width)
+
+
+def _family(tower: TimmModel) -> Adapter:
+    return TimmEva() if isinstance(tower.trunk, Eva) else TimmViT()
+
+
+def _guidable(tower: TimmModel) -> bool:
+    return tower.trunk.attn_pool is None and tower.trunk.global_pool in ("token", "avg")

@@ -14,7 +14,15 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "tokenreduce_models.timm.vit:TimmViT",
         "vision transformers of timm",
         library="timm",
-        models="timm models built on VisionTransformer with Block or ResPostBlock",
+        models="timm models built on VisionTransformer with Block or ResPostBlock; Swin, Hiera, MaxViT and others that "
+        "need a full grid of tokens are refused with the reason",
+    )
+    yield AdapterSpec(
+        "timm-eva",
+        "tokenreduce_models.timm.eva:TimmEva",
+        "EVA, Perception Encoder, DINOv3 and other ViTs with rotary positions of timm",
+        library="timm",
+        models="timm models built on Eva",
     )
 
 

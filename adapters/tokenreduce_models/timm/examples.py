@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from torch import nn
 
 from tokenreduce.backbones import Example
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 7}
 
 
-def example(**options: Any) -> Example:
-    """A ``VisionTransformer`` with noise in every weight, and two images."""
+def example(kind: type[nn.Module] = VisionTransformer, **options: Any) -> Example:
+    """A model of this class with noise in every weight, and two images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = VisionTransformer(**{**SMALL, **options}).eval()
+        model = kind(**{**SMALL, **options}).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 noise = torch.randn_like(parameter)

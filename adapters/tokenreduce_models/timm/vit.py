@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, pair
 from tokenreduce.errors import UnsupportedModelError
 
+from .windows import grid_bound, reason
+
 
 class PreNormView(BlockView):
     """``Block``: norm, attention, layer scale, drop path, residual; the same for the MLP."""
@@ -154,12 +156,13 @@ class TimmViT(Adapter):
     """A ``VisionTransformer``, or a model with exactly one inside. Others of timm are refused with the reason."""
 
     def accepts(self, model: nn.Module) -> bool:
-        return type(model).__module__.startswith("timm.") or len(_towers(model)) == 1
+        ours = type(model).__module__.startswith("timm.")
+        return ours or len(_towers(model)) == 1 or grid_bound(model) is not None
 
     def stacks(self, model: nn.Module) -> dict[str, Stack]:
         towers = _towers(model)
         if len(towers) != 1:
-            raise UnsupportedModelError(f"{type(model).__name__} {_reason(model)}")
+            raise UnsupportedModelError(f"{type(model).__name__} {reason(model)}")
         tower = towers[0]
         if not isinstance(tower.blocks, nn.Sequential):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
@@ -193,14 +196,3 @@ def check_tower(tower: VisionTransformer, height: int, width: int) -> None:
 
 def _towers(model: nn.Module) -> list[VisionTransformer]:
     return [module for module in model.modules() if isinstance(module, VisionTransformer)]
-
-
-def _reason(model: nn.Module) -> str:
-    """Why a timm model that is no ``VisionTransformer`` is not supported."""
-    if any("Rope" in type(m).__name__ or "RotaryEmbedding" in type(m).__name__ for m in model.modules()):
-        return "uses rotary position embeddings (RoPE), which this adapter does not carry along with the tokens"
-    if any("Window" in type(m).__name__ for m in model.modules()):
-        return "uses windowed attention, which needs every token at its place"
-    if any("RelPos" in type(m).__name__ for m in model.modules()):
-        return "uses relative position biases, which need every token at its place"
-    return "is not built on timm.models.vision_transformer.VisionTransformer"

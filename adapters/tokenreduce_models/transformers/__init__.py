@@ -45,11 +45,19 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         models="SiglipModel, SiglipVisionModel, SiglipForImageClassification of transformers",
     )
     yield AdapterSpec(
+        "hf-siglip2",
+        "tokenreduce_models.transformers.siglip2:Siglip2",
+        "SigLIP 2's vision tower for pictures of any shape (NaFlex) in transformers",
+        library="transformers",
+        models="Siglip2Model, Siglip2VisionModel, Siglip2ForImageClassification of transformers",
+    )
+    yield AdapterSpec(
         "hf-vit",
         "tokenreduce_models.transformers.vit:ViT",
         "ViT and DeiT of transformers",
         library="transformers",
-        models="ViTModel, DeiTModel and their ...For... models of transformers",
+        models="ViTModel, DeiTModel and their ...For... models of transformers; Swin, Hiera and others that need a "
+        "full grid of tokens are refused with the reason",
     )
     yield AdapterSpec(
         "hf-dinov2",
@@ -57,6 +65,27 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "DINOv2 of transformers, with and without registers",
         library="transformers",
         models="Dinov2Model, Dinov2WithRegistersModel and their ...ForImageClassification of transformers",
+    )
+    yield AdapterSpec(
+        "hf-dinov3",
+        "tokenreduce_models.transformers.dinov3:Dinov3",
+        "DINOv3's ViT of transformers",
+        library="transformers",
+        models="DINOv3ViTModel of transformers",
+    )
+    yield AdapterSpec(
+        "hf-vitmae",
+        "tokenreduce_models.transformers.vit_mae:ViTMAE",
+        "ViTMAE's encoder in transformers",
+        library="transformers",
+        models="ViTMAEModel, ViTMAEForPreTraining of transformers",
+    )
+    yield AdapterSpec(
+        "hf-videomae",
+        "tokenreduce_models.transformers.videomae:VideoMAE",
+        "VideoMAE's encoder in transformers",
+        library="transformers",
+        models="VideoMAEModel and every VideoMAEFor... of transformers",
     )
     yield AdapterSpec(
         "hf-blip",

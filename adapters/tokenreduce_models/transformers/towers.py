@@ -51,6 +51,7 @@ class Family:
         prefix: class, distillation and the like, in front of the patches.
         heads: how each known model reads the tower; a model that is not there gets every token at its place.
         antialias: whether the library does so where it interpolates position embeddings.
+        holder: the tower's attribute that is the encoder.
     """
 
     tower: type[PreTrainedModel]
@@ -61,6 +62,7 @@ class Family:
     blocks: str = "layers"
     heads: Mapping[type[PreTrainedModel], Head] = field(default_factory=dict)
     antialias: bool = False
+    holder: str = "encoder"
 
     def head(self, model: nn.Module, tower: PreTrainedModel) -> Head:
         """How the model reads the tower; unknown where either has a ``forward`` of its own."""
@@ -91,7 +93,7 @@ class TowerStack(LayerStack):
         projection: Sequence[Callable[[Tensor], Tensor]],
     ) -> None:
         self.family, self.projection = family, list(projection)
-        self.module = tower if family.encoder is family.tower else tower.encoder
+        self.module = tower if family.encoder is family.tower else getattr(tower, family.holder)
         self.blocks = list(getattr(self.module, family.blocks))
         self.prefix, self.output = {"image": prefix}, head.output
         self.readout = 0 if prefix and head.class_token else None
@@ -110,21 +112,32 @@ class TowerStack(LayerStack):
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
     ) -> Tensor:
+        return self.plain(block, x)
+
+    def plain(self, block: nn.Module, x: Tensor, mask: Tensor | None = None, **given: Any) -> Tensor:
+        """What the block itself makes of tokens; ``given`` is what its library hands it besides the mask."""
         config = getattr(block, self.family.parts.attention).config  # a copy's: attach probes copies of blocks
         if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
             config._attn_implementation = "eager"  # those kernels do not take float64
-        out: Tensor = block.forward(x, attention_mask=None)
+        out: Tensor = block.forward(x, attention_mask=mask, **given)
         return out
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
+        self.capture(kwargs)
+        changed = stand_in(self.module, **{self.family.blocks: (Whole(self, run),)})
+        return type(self.module).forward(changed, *args, **kwargs)
+
+    def capture(self, given: Mapping[str, Any]) -> None:
+        """Let the library note hidden states where it is asked to: on the module, else it would on each stand-in."""
         module = self.module
-        asked = kwargs.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
+        asked = given.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
         if asked and isinstance(module, PreTrainedModel):
-            maybe_install_capturing_hooks(module)  # else they would be noted on the stand-in, and installed again
-        stand_in = object.__new__(type(module))
-        stand_in.__dict__.update(vars(module))
-        stand_in.__dict__[self.family.blocks] = (Whole(module, run),)
-        return type(module).forward(stand_in, *args, **kwargs)
+            maybe_install_capturing_hooks(module)
+
+    def start(self, run: Pass, x: Tensor, mask: Any, given: Mapping[str, Any]) -> None:
+        """Begin the sequence, with the mask and the keywords that the library gives each of its blocks."""
+        check_no_mask(mask)
+        run.start(x, {"image": x.shape[1]})
 
     def shared_space(self, x: Tensor) -> Tensor:
         return through(self.projection, x) if self.projection else super().shared_space(x)
@@ -136,30 +149,42 @@ class TowerStack(LayerStack):
 class Whole:
     """All blocks as the one block of a stand-in."""
 
-    def __init__(self, module: nn.Module, run: Pass) -> None:
-        self.module, self.run = module, run
+    def __init__(self, stack: TowerStack, run: Pass) -> None:
+        self.stack, self.run = stack, run
 
     def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        if kwargs.get("output_attentions", getattr(self.module.config, "output_attentions", False)):
+        if kwargs.get("output_attentions", getattr(self.stack.module.config, "output_attentions", False)):
             raise UnsupportedCallError(
                 "output_attentions=True: attention is fused and its matrices are never made while a reducer is "
                 "attached; detach() first, or leave it False (in the call and in model.config)"
             )
-        given = {"attention_mask": attention_mask is not None, "head_mask": kwargs.get("head_mask") is not None}
-        given["is_causal"] = bool(kwargs.get("is_causal"))
-        for name in (name for name, is_given in given.items() if is_given):
-            raise UnsupportedCallError(
-                f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
-                "others; leave it out, or detach() first"
-            )
-        self.run.start(x, {"image": x.shape[1]})
+        check_no_mask(kwargs.get("head_mask"), "head_mask")
+        check_no_mask(kwargs.get("is_causal") or None, "is_causal")
+        self.stack.start(self.run, x, attention_mask, kwargs)
         return self.run(x)
+
+
+def check_no_mask(mask: Any, name: str = "attention_mask") -> None:
+    """Raise UnsupportedCallError if there is one."""
+    if mask is not None:
+        raise UnsupportedCallError(
+            f"{name} was given, but while a reducer is attached every token of an image is real and sees all "
+            "others; leave it out, or detach() first"
+        )
+
+
+def stand_in(module: nn.Module, **changed: Any) -> Any:
+    """A module that shares everything with this one but the attributes that are given."""
+    other = object.__new__(type(module))
+    other.__dict__.update(vars(module), **changed)
+    return other
 
 
 class TowerAdapter(Adapter):
     """Models that hold exactly one tower of these families: the library's own, or one of yours around a tower."""
 
     families: tuple[Family, ...] = ()
+    stack: type[TowerStack] = TowerStack
 
     def accepts(self, model: nn.Module) -> bool:
         return bool(self.towers(model))
@@ -175,7 +200,7 @@ class TowerAdapter(Adapter):
         owner = family.owner(model, tower)
         head = self.head(owner, family, tower)
         projection = self.projection(owner, tower) if head is not UNKNOWN else []
-        return {"vision": TowerStack(family, tower, self.prefix(family, tower), head, projection)}
+        return {"vision": self.stack(family, tower, self.prefix(family, tower), head, projection)}
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_embeddings(self.towers(model)[0][1].embeddings, height, width)

@@ -25,12 +25,13 @@ from transformers.models.vit.modeling_vit import (
     ViTModel,
 )
 
-from tokenreduce.backbones import Example
+from tokenreduce.backbones import Example, Stack
 from tokenreduce.errors import UnsupportedModelError
 
 from .prenorm import Parts
 from .tiny import LABELS, VISION, pixels, tiny
 from .towers import Family, Head, TowerAdapter
+from .windows import grid_bound, reason
 
 PARTS = Parts(
     "attention",
@@ -59,12 +60,24 @@ MASKED = (ViTForMaskedImageModeling, DeiTForMaskedImageModeling)
 
 
 class ViT(TowerAdapter):
-    """A ``ViTModel`` or ``DeiTModel``, bare, in one of the library's models, or under a head of your own."""
+    """A ``ViTModel`` or ``DeiTModel``, bare, in one of the library's models, or under a head of your own.
+
+    It also says why Swin and others that need a full grid of tokens are refused.
+    """
 
     families = (
         Family(ViTModel, ViTModel, ViTLayer, PARTS, 1, heads=VIT),
         Family(DeiTModel, DeiTModel, DeiTLayer, PARTS, 2, heads=DEIT),
     )
+
+    def accepts(self, model: nn.Module) -> bool:
+        return super().accepts(model) or grid_bound(model) is not None
+
+    def stacks(self, model: nn.Module) -> dict[str, Stack]:
+        part = None if self.towers(model) else grid_bound(model)
+        if part is not None:
+            raise UnsupportedModelError(f"{type(model).__name__} {reason(model, part)}")
+        return super().stacks(model)
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         for module in model.modules():
