@@ -14,13 +14,24 @@ HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
 
 
-@pytest.fixture(scope="session")
-def oracle():
-    """The slow re-implementations in oracle.py beside this file (tests are no package to import from)."""
-    spec = importlib.util.spec_from_file_location("tokenreduce_tests_oracle", HERE / "oracle.py")
+def beside(name):
+    """A module in a file beside this one (tests are no package to import from)."""
+    spec = importlib.util.spec_from_file_location(f"tokenreduce_tests_{name}", HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """The slow re-implementations in oracle.py."""
+    return beside("oracle")
+
+
+@pytest.fixture(scope="session")
+def encoder_oracle():
+    """The slow re-implementations of methods for encoders in encoder_oracle.py."""
+    return beside("encoder_oracle")
 
 
 @pytest.fixture(scope="session")
