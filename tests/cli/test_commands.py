@@ -87,7 +87,8 @@ def test_ablate_writes_table_and_json(run, tmp_path):
     document = json.loads(out.read_text())
     rows = {row["name"]: row for row in document["rows"]}
     small = next(name for name, row in rows.items() if row["input_size"])
-    assert list(rows) == ["none", small, "random", "evit", "pumer", "tome", "pumer tuned"]
+    methods = ["diffrate", "evit", "pitome", "pumer", "tofu", "tome"]
+    assert list(rows) == ["none", small, "random", *methods, "pumer tuned"]
     setup = document["setup"]
     assert setup["model"]["name"] == "vilt-digits" and setup["baseline"] == "none"
     assert setup["request"]["seed"] == 0 and setup["versions"]["torch"] and setup["data"]["samples"] == 20

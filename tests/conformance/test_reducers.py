@@ -13,7 +13,7 @@ from tokenreduce.testing import KINDS, ReducerConformance
 READ = [name for name, (_, read, _) in KINDS.items() if read]  # a token that the head reads tells what matters
 TEXT = [name for name in KINDS if "text" in name]
 FEW = ["image, tokens are pooled", "text and image in one sequence, text is given back"]
-BY_THE_READER = ("evit", "pumer")  # by default; with other options they run elsewhere too
+BY_THE_READER = ("evit", "pumer", "diffrate")  # by default; with other options they run elsewhere too
 COMPILED = {"compiled": ["image, a class token is read"]}
 NOT_COMPILED = {"test_compiles_without_a_break": None}
 FIRST: dict[str, dict[str, Any]] = {
@@ -22,6 +22,9 @@ FIRST: dict[str, dict[str, Any]] = {
     "evit": {"keep": 0.6, "saliency": "key-norm"},
     "pumer": {"saliency": "key-norm", "merge": 0.5, "prune": 0.2},
     "dynamicvit": {"keep": 0.6},
+    "pitome": {"keep": 0.8},
+    "tofu": {"r": 3},
+    "diffrate": {"prune": 2, "merge": 3, "saliency": "key-norm"},
 }
 
 
@@ -45,7 +48,13 @@ TestOneSettingOfRandom = conformance("random", [{"remove": 3}], FEW)
 TestOneSettingOfToMe = conformance("tome", [{"r": 4, "proportional_attention": False}], FEW)
 TestOneSettingOfEViT = conformance("evit", [{"keep": 0.6, "saliency": "random"}, {"fuse": False}], FEW[1:])
 TestOneSettingOfPuMer = conformance("pumer", [{"prune": 0.0, "merge": 0.3}, {"saliency": "random"}], FEW)
+TestOneSettingOfPiToMe = conformance("pitome", [{"keep": 0.6, "margin": 0.5, "proportional_attention": False}], FEW)
+TestOneSettingOfToFu = conformance("tofu", [{"r": 4, "merge_from": 0}, {"r": 4, "preserve_norm": False}], FEW)
+TestOneSettingOfDiffRate = conformance(
+    "diffrate", [{"prune": 0, "merge": 3, "similarity": "keys", "saliency": "random"}], FEW
+)
 TestByTheReader = conformance("evit", [{"keep": 0.6}], READ, compiled=True)
+TestDiffRateByTheReader = conformance("diffrate", [{"prune": 1, "merge": [2, 0, 3]}], READ, compiled=True)
 TestByTheText = conformance("evit", [{"keep": 0.6, "saliency": "text"}], TEXT)
 TestPublished = conformance("pumer", [{}], READ, compiled=True)
 TestAcrossModalities = conformance("pumer", [{"modality_aware": False}], [kind for kind in TEXT if "one" in kind])

@@ -9,7 +9,15 @@ from safetensors.torch import load_file
 
 from tokenreduce import testing
 
+from . import encoder_oracle as encoder_oracle_module
+
 DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def encoder_oracle():
+    """The slow re-implementations of methods for encoders in encoder_oracle.py."""
+    return encoder_oracle_module
 
 
 @pytest.fixture(scope="session")

@@ -132,3 +132,113 @@ def test_pumer_by_hand(stream, site, prune, merge, counts, texts):
         chosen = method.reduce_streams(streams, site())
         assert chosen["image"].apply(x).shape == (2, after, 4)
         assert chosen["text"].apply(words).shape == (2, text_after, 4)
+
+
+PITOME = [  # of 196 patches floor((1 - keep) * n) go in each block, the class token stays
+    (0.9, [178, 161, 145, 131, 118, 107, 97, 88, 80, 73, 66, 60]),
+    (0.95, [188, 179, 171, 163, 155, 148, 141, 134, 128, 122, 116, 111]),
+    (0.3, [99, 50, 26, 14, 8, 5, 3, 2, 2, 2, 2, 2]),  # at most half of the patches, and one stays
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("keep", "counts"), PITOME)
+def test_pitome_of_197_tokens(vit, shapes, flow, keep, counts):
+    model, image = vit
+    seen = shapes(model.blocks)
+    with tokenreduce.attach(model, "pitome", keep=keep) as handle:
+        model(image)
+        assert handle.config["layers"] == list(range(12))
+        assert flow(handle) == [197, *counts]
+    assert seen == counts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("r", "counts"), TOME)
+def test_tofu_counts_as_tome(vit, shapes, flow, r, counts):
+    model, image = vit
+    seen = shapes(model.blocks)
+    with tokenreduce.attach(model, "tofu", r=r, trace=True) as handle:
+        model(image)
+        assert flow(handle) == [197, *counts]
+        dropped = (handle.last.trace.source < 0).sum()
+    assert seen == counts
+    assert dropped == 6 * r  # in the first half of the blocks; after that pairs merge
+
+
+DIFFRATE = {  # DeiT-S: published name, tokens left after pruning and after merging in each block, class token counted
+    2.3: (
+        [197, 192, 168, 143, 121, 105, 92, 74, 62, 45, 33, 3],
+        [197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3],
+    ),
+    2.5: (
+        [197, 192, 174, 156, 131, 115, 111, 99, 76, 50, 39, 3],
+        [197, 186, 160, 133, 119, 107, 96, 82, 66, 43, 37, 3],
+    ),
+    2.7: (
+        [197, 196, 182, 160, 141, 127, 115, 105, 88, 66, 49, 3],
+        [197, 188, 170, 147, 131, 119, 109, 96, 76, 54, 45, 3],
+    ),
+    2.9: (
+        [197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3],
+        [197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3],
+    ),
+    3.1: (
+        [197, 197, 194, 180, 160, 147, 137, 129, 115, 92, 76, 3],
+        [197, 196, 186, 164, 150, 141, 133, 121, 103, 78, 68, 3],
+    ),
+}
+
+
+def removed(pruned, merged):
+    """How many tokens are pruned and merged in each block, from those left after either; there may be fewer already."""
+    before, prune, merge = 197, [], []
+    for after_pruning, after_merging in zip(pruned, merged, strict=True):
+        left = min(before, after_pruning)
+        prune.append(before - left)
+        before, left = min(left, after_merging), left
+        merge.append(left - before)
+    return prune, merge
+
+
+@pytest.fixture(scope="module")
+def deit_small(tiny_vit):
+    """A DeiT-S with random weights, and an image for it."""
+    sizes = {"img_size": 224, "patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6, "num_classes": 1000}
+    return tiny_vit(**sizes), torch.randn(1, 3, 224, 224)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gigamacs", DIFFRATE)
+def test_diffrate_at_its_published_rates(deit_small, flow, gigamacs):
+    """The multiply-adds that each setting is named after; of 2.9 the three digits that were published with it."""
+    model, image = deit_small
+    pruned, merged = DIFFRATE[gigamacs]
+    prune, merge = removed(pruned, merged)
+    with tokenreduce.attach(model, "diffrate", prune=prune, merge=merge) as handle:
+        counted = tokenreduce.count_macs(model, (image,))
+        assert flow(handle) == [197, *merged]
+        blocks = handle.last.macs[1]
+    ends = 196 * (16 * 16 * 3) * 384 + 384 * 1000  # patches and head
+    without_own = (blocks + ends) / 1e9
+    assert round(without_own, 1) == gigamacs
+    assert gigamacs != 2.9 or round(without_own, 3) == 2.905
+    assert 0 < counted / 1e9 - without_own < 0.006  # class attention, and matching
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options", "gigamacs"),
+    [("none", {}, 4.599), ("pitome", {"keep": 0.9}, 2.595), ("tofu", {"r": 13}, 2.703), ("tome", {"r": 13}, 2.703)],
+)
+def test_multiply_adds_of_deit_small_by_hand(deit_small, name, options, gigamacs):
+    model, image = deit_small
+    with tokenreduce.attach(model, name, **options) as handle:
+        model(image)
+        before, total = 197, 196 * 768 * 384 + 384 * 1000
+        for row in handle.last.sites:
+            total += 4 * before * 384**2 + 2 * before**2 * 384 + 8 * row.tokens_out * 384**2
+            before = row.tokens_out
+        blocks = handle.last.macs[1]
+    assert blocks == total - 196 * 768 * 384 - 384 * 1000
+    assert round(total / 1e9, 3) == gigamacs

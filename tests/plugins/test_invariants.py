@@ -22,6 +22,11 @@ ZERO = [
     ("evit", {"keep": [1.0, 1.0, 1.0]}),
     ("dynamicvit", {"keep": 1.0}),
     ("dynamicvit", {"keep": [1.0, 1.0]}),
+    ("pitome", {"keep": 1.0}),
+    ("tofu", {"r": 0}),
+    ("tofu", {"r": 0, "merge_from": 0}),
+    ("diffrate", {"prune": 0, "merge": 0}),
+    ("diffrate", {"prune": [0.0], "merge": [0.0, 0]}),
     (CHAIN, {"parts": [{"reducer": "evit", "keep": 1.0}, {"reducer": "tome", "r": 0}, "none"]}),
     ("pumer", {"prune": 0, "merge": 0, "text_merge": 0}),
     ("pumer", {"prune": 0.0, "merge": 0.0, "text_merge": 0.0, "saliency": "class"}),
@@ -35,8 +40,21 @@ SOME = [
     ("pumer", {}),
     ("pumer", {"saliency": "key-norm", "merge": 0.5}),
     ("dynamicvit", {"keep": 0.6}),
+    ("pitome", {"keep": 0.8}),
+    ("tofu", {"r": 4}),
+    ("tofu", {"r": 4, "merge_from": 0}),
+    ("diffrate", {"prune": 2, "merge": 3}),
+    ("diffrate", {"merge": 4, "prune": 0, "similarity": "keys"}),
     (CHAIN, {"parts": [{"reducer": "evit", "keep": 0.8}, {"reducer": "tome", "r": 2}]}),
     (CHAIN, {"parts": [{"reducer": "tome", "r": 2}, {"reducer": "pumer", "layers": [2, 3]}]}),
+]
+MERGE_AND_DROP = [
+    ("pumer", {}),
+    ("pumer", {"saliency": "key-norm", "merge": 0.5}),
+    ("pumer", {"saliency": "random"}),
+    (CHAIN, {"parts": [{"reducer": "tome", "r": 2}, {"reducer": "pumer", "layers": [2, 3]}]}),
+    ("tofu", {"r": 4}),
+    ("diffrate", {"prune": 2, "merge": 3}),
 ]
 RANDOM = [("random", {"keep": 0.6}), ("evit", {"keep": 0.6, "saliency": "random"}), ("pumer", {"saliency": "random"})]
 
@@ -79,7 +97,7 @@ def test_an_average_counts_each_token_by_its_size(tiny_vit, images, case):
     with tokenreduce.attach(model, case[0], restore=False, trace=True, **case[1]) as handle:
         reduced, size = model.forward_features(x)[:, 1:], handle.last.trace.size[:, 1:, None]
         wanted = (reduced * size).sum(dim=1) / size.sum(dim=1)
-    if "pumer" in str(case):  # merges and drops: every token back at its place, dropped ones with their last value
+    if case in MERGE_AND_DROP:  # every token back at its place, dropped ones with their last value
         with tokenreduce.attach(model, case[0], restore=True, **case[1]):
             wanted = model.forward_features(x)[:, 1:].mean(dim=1)
     with tokenreduce.attach(model, case[0], **case[1]):
@@ -111,6 +129,11 @@ PADDED = [
     ("evit", {"keep": 0.65, "fuse": False}),
     ("evit", {"keep": 0.65, "saliency": "text"}),
     ("evit", {"keep": 0.65, "saliency": "key-norm"}),
+    ("pitome", {"keep": 0.65}),
+    ("tofu", {"r": 6}),
+    ("tofu", {"r": 6, "merge_from": 0}),
+    ("diffrate", {"prune": 2, "merge": 4, "saliency": "key-norm"}),
+    ("diffrate", {"prune": 0, "merge": 6, "similarity": "keys"}),
     ("pumer", {}),
     ("pumer", {"prune": 0, "merge": 0.4}),
     ("pumer", {"saliency": "random"}),

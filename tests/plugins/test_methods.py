@@ -25,6 +25,11 @@ METHODS = [
     ("pumer", {"prune": 0.2, "merge": 0.3, "saliency": "key-norm"}),
     ("pumer", {"prune": 0.2, "merge": 0.3, "saliency": "random"}),
     ("dynamicvit", {"keep": 0.6}),
+    ("pitome", {"keep": 0.7}),
+    ("tofu", {"r": 3, "merge_from": 0}),
+    ("tofu", {"r": 3, "merge_from": 1}),
+    ("diffrate", {"prune": 2, "merge": 3}),
+    ("diffrate", {"prune": 0, "merge": 3}),
 ]
 BATCH, LENGTH, WIDTH = 3, 11, 4
 
@@ -88,12 +93,22 @@ def test_sizes_of_merging_methods_add_up(reduce, method, prefix):
     after = reduction.add_up(size)
     dropped = torch.where(reduction.assignment() < 0, size, torch.zeros(())).sum(dim=1)
     assert torch.equal(after.sum(dim=1) + dropped, size.sum(dim=1))
-    if type(method.reducer).__name__ == "ToMe" or getattr(method.reducer, "fuse", False):
+    merges = getattr(method.reducer, "merge_from", None) == 0 or getattr(method.reducer, "prune", None) == 0
+    if type(method.reducer).__name__ in ("ToMe", "PiToMe") or getattr(method.reducer, "fuse", merges):
         assert not dropped.any()
 
 
-def test_tome_weighs_by_size(reduce):
-    method = bound("tome", r=3)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tome", {"r": 3}),
+        ("pitome", {"keep": 0.7}),
+        ("tofu", {"r": 3, "merge_from": 0, "preserve_norm": False}),
+        ("diffrate", {"prune": 0, "merge": 3}),
+    ],
+)
+def test_merging_methods_weigh_by_size(reduce, name, options):
+    method = bound(name, **options)
     given, size = values(6), torch.randint(1, 9, (BATCH, LENGTH)).float()
     reduction = reduce(method, given, size=size, prefix=1)["image"]
     ends, got = reduction.assignment(), reduction.apply(given["x"])

@@ -15,7 +15,7 @@ from ..core.tokens import Tokens
 from .backbone import Backbone
 from .part import make
 from .reducer import BaseReducer, Reducer
-from .saliency import NEEDS, alternatives, random_score, resolve, saliency
+from .saliency import NEEDS, alternatives, random_score, resolve, saliency, saliency_on
 from .site_reducer import BoundReducer, SiteReducer
 from .wrapper import BoundWrapper, WrapperReducer
 
@@ -45,5 +45,6 @@ __all__ = [
     "random_score",
     "resolve",
     "saliency",
+    "saliency_on",
     "spaced_layers",
 ]

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ..core.site import Site
 from ..core.streams import Stream
+from ..errors import UnfitReducerError
 from ..ops.noise import hash_noise
 from ..ops.similarity import at_least_float
+from .backbone import Backbone
 
 NEEDS: dict[str, frozenset[str]] = {
     "text": frozenset({"text_attention"}),
@@ -49,6 +51,27 @@ def resolve(kind: str, provides: frozenset[str]) -> str:
     """``"class"`` as ``"readout"`` where there is no class token and the head reads another one, such as a text's."""
     reads_other = kind == "class" and not NEEDS[kind] <= provides and NEEDS["readout"] <= provides
     return "readout" if reads_other else kind
+
+
+def saliency_on(backbone: Backbone, kind: str, method: str) -> str:
+    """What a measure means on a backbone: :func:`resolve`, and a check that the backbone provides what it needs.
+
+    Args:
+        method: who asks, for the message.
+
+    Raises:
+        UnfitReducerError: it does not; the message names the measures that it can feed.
+    """
+    resolved = resolve(kind, backbone.provides)
+    missing = NEEDS[resolved] - backbone.provides
+    if missing:
+        hint = alternatives(backbone.provides, backbone.guidable)
+        raise UnfitReducerError(
+            f"{method} with saliency={kind!r} needs {', '.join(sorted(missing))}, which {backbone.model} does "
+            f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
+            f"it provides: {', '.join(sorted(backbone.provides))}; pass {hint}."
+        )
+    return resolved
 
 
 def random_score(stream: Stream, site: Site, seed: int) -> Tensor:

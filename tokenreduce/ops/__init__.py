@@ -6,6 +6,6 @@ from .attention_rows import attention_rows
 from .match import bipartite
 from .noise import hash_noise
 from .select import others, top
-from .similarity import text_similarity
+from .similarity import at_least_float, text_similarity
 
-__all__ = ["attention_rows", "bipartite", "hash_noise", "others", "text_similarity", "top"]
+__all__ = ["at_least_float", "attention_rows", "bipartite", "hash_noise", "others", "text_similarity", "top"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokenreduce.errors import OptionError, UnfitReducerError
+from tokenreduce.errors import OptionError
 from tokenreduce.methods import (
     NEEDS,
     Backbone,
@@ -16,10 +16,9 @@ from tokenreduce.methods import (
     Reduction,
     Site,
     Streams,
-    alternatives,
     check_seed,
-    resolve,
     saliency,
+    saliency_on,
 )
 from tokenreduce.ops import others, top
 
@@ -69,16 +68,7 @@ class EViT(BaseReducer):
         return {"keep": Budget.of("keep", self.keep)}
 
     def bind(self, backbone: Backbone) -> EViT:
-        kind = resolve(self.saliency, backbone.provides)
-        missing = NEEDS[kind] - backbone.provides
-        if missing:
-            hint = alternatives(backbone.provides, backbone.guidable)
-            raise UnfitReducerError(
-                f"EViT with saliency={self.saliency!r} needs {', '.join(sorted(missing))}, which {backbone.model} does "
-                f"not provide in its stack {backbone.stack!r} (no class token, or no text); "
-                f"it provides: {', '.join(sorted(backbone.provides))}; pass {hint}."
-            )
-        return replace(self, saliency=kind)
+        return replace(self, saliency=saliency_on(backbone, self.saliency, "EViT"))
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams[streams.main]
