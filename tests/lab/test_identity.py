@@ -148,6 +148,19 @@ def test_a_list_of_calls_and_a_counter_are_no_part_of_what_is_computed():
     assert identity(lambda output: names[output]) != before
 
 
+def test_a_variable_of_the_same_name_inside_hides_no_global(monkeypatch):
+    def metric(output):
+        def inside():
+            FACTOR = 5
+            return (lambda: FACTOR)()
+
+        return output * inside(), [FACTOR for _ in output]
+
+    before = identity(metric)
+    monkeypatch.setitem(globals(), "FACTOR", 9)
+    assert identity(metric) != before
+
+
 def test_what_goes_around_in_a_circle_ends():
     one, other = [1], [1]
     one.append(one)

@@ -143,6 +143,8 @@ def written_names(code: types.CodeType) -> frozenset[str]:
     found: set[str] = set()
     steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "PRECALL", "PUSH_NULL")]
     for index, step in enumerate(steps):
+        if step.opname.endswith("DEREF") and step.argval not in code.co_freevars:
+            continue  # a variable of its own, which functions inside close over
         if step.opname in STORES:
             found.add(step.argval)
         elif step.opname in LOADS and index + 1 < len(steps):
