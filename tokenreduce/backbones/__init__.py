@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from .._torch import evaluating
 from .adapter import Adapter, Example
-from .block import BlockView, Projected, Role
+from .block import BlockView, Projected, Role, current
 from .layout import Layout, Segment
 from .pass_ import Pass
 from .patch_grid import Size, check_size, conv_patch, pair, resize_grid
@@ -63,6 +63,7 @@ __all__ = [
     "Stack",
     "check_size",
     "conv_patch",
+    "current",
     "evaluating",
     "pair",
     "resize_grid",

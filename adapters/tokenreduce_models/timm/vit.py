@@ -21,19 +21,29 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, pair
+from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, current, pair
 from tokenreduce.errors import UnsupportedModelError
 
 
 class PreNormView(BlockView):
     """``Block``: norm, attention, layer scale, drop path, residual; the same for the MLP."""
 
+    scale = current(lambda view: view.attn.scale)
+    dropout = current(lambda view: view.attn.attn_drop.p)
+    attention_parts = current(lambda view: [m for m in (view.attn.qkv, view.gate, view.attn.proj) if m is not None])
+    mlp_parts = current(lambda view: [view.block.mlp])
+
     def __init__(self, block: Block | ResPostBlock) -> None:
-        self.block, self.attn = block, block.attn
-        self.scale, self.dropout = self.attn.scale, self.attn.attn_drop.p
-        self.gate = getattr(self.attn, "gate", None)
-        self.attention_parts = [m for m in (self.attn.qkv, self.gate, self.attn.proj) if m is not None]
-        self.mlp_parts = [block.mlp]
+        self.block = block
+
+    @property
+    def attn(self) -> Attention:
+        return self.block.attn
+
+    @property
+    def gate(self) -> nn.Module | None:
+        """The projection that gates what attention gives, in newer versions of timm, where there is one."""
+        return getattr(self.attn, "gate", None)
 
     def normed(self, x: Tensor) -> Tensor:
         out: Tensor = self.block.norm1(x)
@@ -43,7 +53,8 @@ class PreNormView(BlockView):
         attn, x = self.attn, self.normed(x)
         heads = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
-        gate = None if self.gate is None else self.gate(x).sigmoid()
+        gating = self.gate
+        gate = None if gating is None else gating(x).sigmoid()
         return Projected(attn.q_norm(query), attn.k_norm(key), value, gate)
 
     def mixed(self, context: Tensor, gate: Tensor | None) -> Tensor:
