@@ -40,15 +40,22 @@ class TokenwiseStandIn(nn.Module):
 
 
 def random_double(
-    block: nn.Module, generator: torch.Generator, dtype: torch.dtype = torch.float64, foreign: bool = False
+    block: nn.Module,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float64,
+    foreign: bool = False,
+    attached: bool = False,
 ) -> nn.Module:
     """A copy of the block on the CPU in evaluation mode, with random weights and no hooks.
 
     Args:
         dtype: of all weights.
         foreign: whether linear layers of other libraries are replaced by stand-ins.
+        attached: whether the block's ``forward`` is the engine's own, which the copy does without.
     """
     memo: dict[int, Any] = {}
+    if attached:
+        memo[id(vars(block)["forward"])] = object()  # deleted below
     for module in block.modules():
         stand_in = None if module is block else stand_in_of(module, foreign)
         if stand_in is not None:
@@ -65,7 +72,10 @@ def random_double(
             memo[id(parameter)] = nn.Parameter(made, requires_grad=made.is_floating_point())
         for buffer in module.buffers(recurse=False):
             memo[id(buffer)] = plain_copy(buffer, dtype)
-    return copy.deepcopy(block, memo).eval()
+    double = copy.deepcopy(block, memo).eval()
+    if attached:
+        del double.forward
+    return double
 
 
 def stand_in_of(module: nn.Module, foreign: bool) -> nn.Module | None:

@@ -85,8 +85,11 @@ def alone() -> Iterator[None]:
         yield
 
 
-def prove_block(stack: Stack, index: int) -> Proof:
+def prove_block(stack: Stack, index: int, attached: bool = False) -> Proof:
     """Check the view of one block.
+
+    Args:
+        attached: whether the block's ``forward`` is the engine's own.
 
     Raises:
         UnsupportedModelError: it differs from the block, or the block cannot be run on its own.
@@ -99,7 +102,8 @@ def prove_block(stack: Stack, index: int) -> Proof:
     for dtype, foreign, tolerance in ATTEMPTS:
         try:
             with alone():
-                return _compare(stack, index, label, dtype, foreign, tolerance)
+                double = random_double(block, generator(), dtype, foreign, attached)
+                return _compare(stack, index, label, double, dtype, tolerance)
         except UnsupportedModelError:
             raise
         except Exception as error:  # whatever a library raises for a copy that it cannot run
@@ -111,12 +115,15 @@ def prove_block(stack: Stack, index: int) -> Proof:
     ) from first
 
 
-def _compare(stack: Stack, index: int, label: str, dtype: torch.dtype, foreign: bool, tolerance: float) -> Proof:
-    generator = torch.Generator().manual_seed(0)
-    double = random_double(stack.blocks[index], generator, dtype, foreign)
+def generator() -> torch.Generator:
+    """The same random numbers for every proof."""
+    return torch.Generator().manual_seed(0)
+
+
+def _compare(stack: Stack, index: int, label: str, double: nn.Module, dtype: torch.dtype, tolerance: float) -> Proof:
     view = stack.view(double)
     calls = {"block": Counter[str](), "view": Counter[str]()}
-    for given in _inputs(stack, index, view, generator, dtype):
+    for given in _inputs(stack, index, view, dtype):
         x, real, memory, memory_real, positions = given
         with _counting(double, calls["block"]):
             if memory is None:
@@ -138,14 +145,12 @@ def _compare(stack: Stack, index: int, label: str, dtype: torch.dtype, foreign: 
     return Proof(_entered(double, calls["block"], calls["view"]))
 
 
-def _inputs(
-    stack: Stack, index: int, view: BlockView, generator: torch.Generator, dtype: torch.dtype
-) -> Iterator[Inputs]:
-    width = parameter_width(stack.blocks[index])
-    x = torch.randn(2, 5, width, generator=generator, dtype=dtype)
+def _inputs(stack: Stack, index: int, view: BlockView, dtype: torch.dtype) -> Iterator[Inputs]:
+    width, draws = parameter_width(stack.blocks[index]), generator()
+    x = torch.randn(2, 5, width, generator=draws, dtype=dtype)
     positions, memory = stack.probe_positions(x), None
     if stack.role(index).memory is not None:
-        memory = torch.randn(2, 4, view.memory_width or width, generator=generator, dtype=dtype)
+        memory = torch.randn(2, 4, view.memory_width or width, generator=draws, dtype=dtype)
     yield x, None, memory, None, positions
     if stack.padded:
         mask = torch.tensor([[True] * 5, [True, True, False, True, False]])
@@ -172,7 +177,8 @@ def _counting(block: nn.Module, calls: Counter[str]) -> Iterator[None]:
 
 def _entered(block: nn.Module, by_block: Counter[str], by_view: Counter[str]) -> tuple[str, ...]:
     """The modules that the view does not call as the block does, those inside of one that it does call left out."""
-    found, called = [], []
+    found: list[str] = []
+    called: list[str] = []
     for name, _ in block.named_modules():  # parents first
         if not name or any(name.startswith(f"{other}.") for other in called):
             continue

@@ -50,11 +50,13 @@ class BlockResult(NamedTuple):
 class Run:
     """One forward pass through one stack.
 
-    Reducer, guide and sites are those at its beginning, also when a block is run again for its gradient.
+    Reducer, guide, sites and output are those at its beginning, also when a block is run again for its gradient.
     """
 
     def __init__(self, binding: Binding) -> None:
+        binding.look()
         self.binding, self.reducer, self.guide = binding, binding.active, binding.guide
+        self.blocks, self.output = binding.guard.blocks(), binding.output
         self.paused = binding.pauses > 0
         self.sites: Mapping[int, Site] = {} if self.paused else binding.sites
         self.differentiates = torch.is_grad_enabled()
@@ -108,9 +110,9 @@ class Run:
         """
         stack = self.binding.stack
         if memory is None:
-            x = stack.unpack(stack.blocks[index](x, run=self))
+            x = stack.unpack(self.blocks[index](x, run=self))
             return x, x
-        x = stack.unpack(stack.blocks[index](x, memory, run=self))
+        x = stack.unpack(self.blocks[index](x, memory, run=self))
         return x, self.memory.pop(index)
 
     def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
@@ -140,7 +142,7 @@ class Run:
             )
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
-            binding.output(x, Ending(first[name], last[name], undo[name]))
+            self.output(x, Ending(first[name], last[name], undo[name]))
             for name, x in zip(first, tokens, strict=True)
         )
 
@@ -242,7 +244,7 @@ class Run:
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            kept = x if binding.output.keeps(reductions, whole, left.mixed) else None
+            kept = x if self.output.keeps(reductions, whole, left.mixed) else None
             self.undo[index, sequence] = (kept, end)
         self.done[index, sequence] = whole
         changed = replace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from open_clip.timm_model import TimmModel
 from torch import Tensor
 
-from tokenreduce.backbones import Size
+from tokenreduce.backbones import Size, current
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.timm.vit import TimmStack, TimmViT, check_tower
 
@@ -18,10 +18,11 @@ from .sizes import note_size
 class TrunkStack(TimmStack):
     """timm's stack, with open_clip's projection behind it."""
 
+    guidable = current(lambda s: s.tower.trunk.attn_pool is None and s.tower.trunk.global_pool in ("token", "avg"))
+
     def __init__(self, tower: TimmModel) -> None:
         super().__init__(tower.trunk)
         self.tower = tower
-        self.guidable = tower.trunk.attn_pool is None and tower.trunk.global_pool in ("token", "avg")
 
     def shared_space(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, D): what follows the blocks, without the pooling."""

@@ -22,7 +22,11 @@ from timm.models.vision_transformer import (
 from torch import Tensor, nn
 
 from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, current, pair
-from tokenreduce.errors import UnsupportedModelError
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+
+from .reader import Loop, output_of, read_by_head, runs_in_a_loop, stand_in
+
+FEATURES = "timm.models._features"  # where the modules are defined that make feature maps
 
 
 class PreNormView(BlockView):
@@ -93,18 +97,24 @@ class PostNormView(PreNormView):
 
 
 class TimmStack(Stack):
-    """The blocks of a ``VisionTransformer``; they are an ``nn.Sequential`` whose forward is replaced."""
+    """The blocks of a ``VisionTransformer``; they are an ``nn.Sequential`` whose forward is replaced.
+
+    Args:
+        model: the tower.
+        by_head: whether nothing around the tower reads its tokens.
+        loops: whether its ``forward_features`` calls the blocks one by one.
+    """
 
     name = "vision"
 
-    def __init__(self, model: VisionTransformer) -> None:
-        self.model = model
+    output = current(lambda stack: output_of(stack.model, stack.by_head))
+
+    def __init__(self, model: VisionTransformer, by_head: bool = True, loops: bool = False) -> None:
+        self.model, self.by_head, self.loops = model, by_head, loops
         self.module = model.blocks
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
         self.readout = 0 if model.has_class_token else None
-        pool = "" if model.global_pool is None else model.global_pool
-        self.output = "reduced" if pool == "token" else "repeated" if pool else "full"
 
     @property
     def home(self) -> nn.Module:
@@ -139,22 +149,29 @@ class TimmStack(Stack):
         return [(self.module, "forward", nn.Sequential.forward)]
 
     def replacements(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
-        return [(self.model, "forward_features", ForwardFeatures(self.model))]
+        return [(self.model, "forward_features", ForwardFeatures(self.model, self.loops))]
 
 
 class ForwardFeatures:
-    """timm's own ``forward_features``; with gradient checkpointing on, it must still run the stack whole.
+    """The model's own ``forward_features``, which must run the stack whole even where it calls the blocks one by one.
 
-    timm then calls the blocks one by one; on a shallow copy with the switch off its code calls the stack,
-    which does the checkpointing itself.
+    timm does that with gradient checkpointing on, subclasses may always do; on a shallow copy, with the switch off and
+    the stack as the only block, the same code calls the stack, which does the checkpointing itself.
     """
 
-    def __init__(self, model: VisionTransformer) -> None:
-        self.model = model
+    def __init__(self, model: VisionTransformer, loops: bool) -> None:
+        self.model, self.loops, self.blocks = model, loops, model.blocks
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         model = self.model
-        if model.grad_checkpointing:
+        if model.blocks is not self.blocks:
+            raise UnsupportedCallError(
+                f"the blocks of {type(model).__name__} were replaced after attach, so nothing would be reduced; call "
+                "handle.detach() and attach again"
+            )
+        if self.loops:
+            model = stand_in(model, Loop(model.blocks))
+        elif model.grad_checkpointing:
             model = copy.copy(model)
             model.grad_checkpointing = False
         features: Tensor = type(model).forward_features(model, *args, **kwargs)
@@ -174,7 +191,14 @@ class TimmViT(Adapter):
         tower = towers[0]
         if not isinstance(tower.blocks, nn.Sequential):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
-        return {"vision": TimmStack(tower)}
+        for module in model.modules():
+            if type(module).__module__ == FEATURES:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} (features_only=True) makes feature maps of the tokens between blocks, "
+                    "where all of them must be at their places; create the model without features_only and reshape "
+                    "what forward_features gives, attached with restore=True"
+                )
+        return {"vision": TimmStack(tower, read_by_head(model, tower), runs_in_a_loop(tower))}
 
     def patch_size(self, model: nn.Module) -> Size | None:
         return pair(_towers(model)[0].patch_embed.feat_ratio(as_scalar=False))
