@@ -91,6 +91,7 @@ def attachment(model: nn.Module) -> Attachment | None:
     """The attachment that a model, or a part of it, carries; None if there is none. Works on a deepcopy too."""
     for module in model.modules():
         for value in vars(module).values():
+            value = getattr(value, "__func__", value)  # accelerate binds what it finds
             if isinstance(value, StackForward):
                 owner: Attachment | None = value.owner
                 return owner
