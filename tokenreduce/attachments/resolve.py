@@ -22,7 +22,7 @@ from ..methods.reducer import BaseReducer
 from ..methods.site_reducer import SiteReducer
 from ..registry.registry import Registry
 from .controls import with_guide
-from .learnable import check_home, move_to_block
+from .learnable import check_home, check_order, move_to_block
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
         for i, layer in enumerate(chosen)
     }
     if isinstance(active, nn.Module):
+        check_order(model)
         check_home(stack)
         move_to_block(active, stack.blocks[min(sites)])
     output = None if wanted.restore is None else "full" if wanted.restore else "reduced"

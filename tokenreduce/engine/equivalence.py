@@ -26,7 +26,11 @@ from .attention import attention
 from .double import has_weights, random_double
 
 ATTEMPTS = (  # dtype, whether layers of other libraries have stand-ins, tolerance
-    (torch.float64, False, 1e-5),  # of the largest change that the block makes; parts that compute in float32 stay below
+    (
+        torch.float64,
+        False,
+        1e-5,
+    ),  # of the largest change that the block makes; parts that compute in float32 stay below
     (torch.float64, True, 1e-5),
     (torch.float32, True, 1e-3),
 )

@@ -116,7 +116,9 @@ class Guard:
         for index, entered in enumerate(self.entered):
             for one in entered:
                 if not one.same_class():
-                    raise self._refusal(index, one, f"its class, now {type(one.module).__name__}, has another forward()")
+                    raise self._refusal(
+                        index, one, f"its class, now {type(one.module).__name__}, has another forward()"
+                    )
                 if one.name:  # the block itself is called, so that its hooks act
                     self._check_hooks(index, one)
 

@@ -142,8 +142,7 @@ class Run:
             )
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
-            self.output(x, Ending(first[name], last[name], undo[name]))
-            for name, x in zip(first, tokens, strict=True)
+            self.output(x, Ending(first[name], last[name], undo[name])) for name, x in zip(first, tokens, strict=True)
         )
 
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
@@ -220,6 +219,15 @@ class Run:
             raise UnsupportedCallError(
                 f"block {index} is checkpointed with use_reentrant=True, which loses the gradients of "
                 f"{type(self.reducer).__name__}'s gates and losses; switch it on with {{'use_reentrant': False}}"
+            )
+
+    def check_restored(self, index: int, result: BlockResult) -> None:
+        """Raise UnsupportedCallError where tokens that are restored at the end would lose their gradient."""
+        beside = any(side is not None for side in (result.memory, result.before, result.memory_before))
+        if beside and self.differentiates and not torch.is_grad_enabled():
+            raise UnsupportedCallError(
+                f"block {index} runs inside a checkpoint with use_reentrant=True, which loses the gradients of all that "
+                "the block gives beside its tokens; wrap it with use_reentrant=False (CheckpointImpl.NO_REENTRANT)"
             )
 
     def _shrink(

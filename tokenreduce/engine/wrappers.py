@@ -30,6 +30,7 @@ class BlockForward:
         checkpoint = self.binding.stack.checkpointer(self.block)
         if checkpoint is None:
             result = self.compute(x, memory, run)
+            run.check_restored(self.index, result)
         else:
             result = BlockResult(*checkpoint(self.compute, x, memory, run))
         run.close(self.index, result)

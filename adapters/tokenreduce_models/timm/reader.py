@@ -17,7 +17,6 @@ from tokenreduce.backbones import Output, evaluating
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 READERS = ("forward", "forward_features", "forward_head", "pool")
-TRANSPARENT = ("torch", "peft", "accelerate")  # packages whose modules around a tower only call it
 
 
 def output_of(tower: VisionTransformer, by_head: bool) -> Output:
@@ -32,12 +31,6 @@ def output_of(tower: VisionTransformer, by_head: bool) -> Output:
         return "full"
     pool = "" if tower.global_pool is None else tower.global_pool
     return "reduced" if pool == "token" else "repeated" if pool else "full"
-
-
-def read_by_head(model: nn.Module, tower: VisionTransformer) -> bool:
-    """Whether only the tower itself reads its tokens; a model of another library or of yours around it may do so."""
-    holders = [m for m in model.modules() if m is not tower and any(part is tower for part in m.modules())]
-    return all(type(holder).__module__.split(".")[0] in TRANSPARENT for holder in holders)
 
 
 class Loop:

@@ -21,10 +21,22 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, current, pair
+from tokenreduce.backbones import (
+    Adapter,
+    BlockView,
+    Example,
+    Pass,
+    Projected,
+    Size,
+    Stack,
+    check_size,
+    current,
+    foreign_holders,
+    pair,
+)
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
-from .reader import Loop, output_of, read_by_head, runs_in_a_loop, stand_in
+from .reader import Loop, output_of, runs_in_a_loop, stand_in
 
 FEATURES = "timm.models._features"  # where the modules are defined that make feature maps
 
@@ -198,7 +210,7 @@ class TimmViT(Adapter):
                     "where all of them must be at their places; create the model without features_only and reshape "
                     "what forward_features gives, attached with restore=True"
                 )
-        return {"vision": TimmStack(tower, read_by_head(model, tower), runs_in_a_loop(tower))}
+        return {"vision": TimmStack(tower, not foreign_holders(model, tower), runs_in_a_loop(tower))}
 
     def patch_size(self, model: nn.Module) -> Size | None:
         return pair(_towers(model)[0].patch_embed.feat_ratio(as_scalar=False))
