@@ -25,7 +25,7 @@ def move_to_block(module: nn.Module, block: nn.Module) -> None:
 def check_order(model: nn.Module) -> None:
     """Raise UnsupportedModelError where a wrapper in the model has taken stock of its parameters already.
 
-    DistributedDataParallel averages, and FSDP shards, what was there when they were made; new weights would be left out.
+    DistributedDataParallel averages, and FSDP shards, what was there when they were made; new weights are left out.
     """
     for module in model.modules():
         for kind in type(module).__mro__:

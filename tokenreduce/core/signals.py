@@ -111,7 +111,7 @@ class SeenAttention:
         rows = attention_rows(query, self.key, self.bias, self.scale)
         if isinstance(columns, slice):
             return rows[:, :, columns]
-        return rows.gather(2, columns.expand(len(rows), -1)[:, None].expand(-1, rows.shape[1], -1))
+        return rows.gather(2, columns.expand(rows.shape[0], -1)[:, None].expand(-1, rows.shape[1], -1))
 
     def _readout(self, columns: slice | Tensor) -> Tensor:
         assert self.readout is not None
@@ -129,5 +129,5 @@ class SeenAttention:
 
 def _take_rows(query: Tensor, rows: Tensor) -> Tensor:
     """Rows (B or 1, r) of a query (B, H, N, d)."""
-    index = rows.expand(len(query), -1)[:, None, :, None]
+    index = rows.expand(query.shape[0], -1)[:, None, :, None]
     return query.gather(2, index.expand(-1, query.shape[1], -1, query.shape[-1]))

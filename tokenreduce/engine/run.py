@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._torch import plain_size
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.composition import combine
@@ -85,8 +86,12 @@ class Run:
         """
         assignment = None
         if self.binding.track and not self.paused:
-            assignment = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
-        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, self.binding.stack.prefix)
+            assignment = torch.arange(plain_size(x.shape[1]), device=x.device).expand(x.shape[0], -1)
+        if isinstance(lengths, Layout):
+            layout = lengths
+        else:
+            plain = {name: plain_size(n) for name, n in lengths.items()}
+            layout = Layout.of(plain, self.binding.stack.prefix)
         state = State(layout, layout, None, real, assignment, positions=positions)
         self.states[0] = {**(self.states[0] or {}), layout.name: state}
 
@@ -243,7 +248,7 @@ class Run:
             if sequence == binding.roles[index].own or state is not seen.state:  # a memory, where something is done
                 rows += [SiteTokens(site.stack, site.layer, name, n, n) for name, n in layout.lengths.items()]
             return x, None, state
-        whole, left = combine(layout, reductions, len(x), x.device)
+        whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
         before = {layout.name: layout.length} if layout.name in reductions else layout.lengths
         rows += [SiteTokens(site.stack, site.layer, name, n, left.lengths[name]) for name, n in before.items()]
         gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}

@@ -44,7 +44,7 @@ FEATURES = "timm.models._features"  # where the modules are defined that make fe
 class PreNormView(BlockView):
     """``Block``: norm, attention, layer scale, drop path, residual; the same for the MLP."""
 
-    scale = current(lambda view: view.attn.scale)
+    scale = current(lambda view: None if view.attn.fused_attn else view.attn.scale)  # fused, timm passes none
     dropout = current(lambda view: view.attn.attn_drop.p)
     attention_parts = current(lambda view: [m for m in (view.attn.qkv, view.gate, view.attn.proj) if m is not None])
     mlp_parts = current(lambda view: [view.block.mlp])

@@ -79,6 +79,18 @@ class Family:
         return next((holder for holder in holders if any(part is tower for part in holder.modules())), model)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a model, looked up when it is called: it may be exchanged."""
+
+    model: nn.Module
+    name: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        called: Tensor = getattr(self.model, self.name)(x)
+        return called
+
+
 class TowerStack(LayerStack):
     """The blocks of one tower; ``projection`` is what its model does to the token that it compares with text."""
 
@@ -124,8 +136,8 @@ class TowerStack(LayerStack):
         asked = kwargs.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
         if asked and not self.owned:
             raise UnsupportedCallError(
-                f"output_hidden_states was asked of {type(module).__name__} by a model around it that this adapter does "
-                "not know; the states between blocks have fewer tokens while a reducer is attached. Read "
+                f"output_hidden_states was asked of {type(module).__name__} by a model around it that this adapter "
+                "does not know; the states between blocks have fewer tokens while a reducer is attached. Read "
                 "last_hidden_state alone, or detach() first"
             )
         if asked and isinstance(module, PreTrainedModel):
@@ -166,7 +178,7 @@ class Whole:
 
 
 def check_reader(model: nn.Module) -> None:
-    """Raise UnsupportedModelError for a model that reads the tokens after a block in the middle of its tower (LLaVA)."""
+    """Raise UnsupportedModelError for a model that reads the tokens between the blocks of its tower (LLaVA)."""
     for module in model.modules():
         config = getattr(module, "config", None)
         for name in BETWEEN:
@@ -174,8 +186,8 @@ def check_reader(model: nn.Module) -> None:
                 raise UnsupportedModelError(
                     f"{type(module).__name__} reads the hidden states of its vision tower ({name} = "
                     f"{getattr(config, name)!r} in its config), where a token of every patch must be at its place, but "
-                    "there will be fewer of them; reduce the tower on its own, or use a model that reads what the tower "
-                    "gives at its end"
+                    "there will be fewer of them; reduce the tower on its own, or use a model that reads what the "
+                    "tower gives at its end"
                 )
 
 

@@ -179,7 +179,7 @@ def fast_embed(embeddings: ViltEmbeddings, pixel_values: Tensor) -> Tensor:
     if (height, width) != (side, side):
         grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
     x = (patches + grid).flatten(2).transpose(1, 2)
-    first = (embeddings.cls_token + positions[:, :1]).expand(len(x), -1, -1)
+    first = (embeddings.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1)
     tokens: Tensor = embeddings.dropout(torch.cat([first, x], dim=1))
     return tokens
 
