@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,9 +36,11 @@ def check_originals(stack: Stack, patches: list[Replacement]) -> None:
 def is_own(module: nn.Module, attribute: str) -> bool:
     """Whether what the instance has there is only its class's method, as unwrapping libraries leave it."""
     found, method = vars(module)[attribute], getattr(type(module), attribute, None)
-    if getattr(found, "__self__", None) is not module or method is None:
+    if getattr(found, "__self__", None) is not module:
         return False
-    return inspect.unwrap(found.__func__) is inspect.unwrap(method)
+    while method is not None and method is not found.__func__:  # perhaps without the class's own decorators
+        method = getattr(method, "__wrapped__", None)
+    return method is not None
 
 
 def replacements(binding: Binding) -> list[Replacement]:

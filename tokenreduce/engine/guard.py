@@ -137,9 +137,9 @@ class Guard:
         path = f"block {index} of stack {self.stack.name!r}"
         path = f"{one.name!r} in {path}" if one.name else path
         return UnsupportedCallError(
-            f"{path} is a {type(one.module).__name__} whose parts the engine uses without calling it, and {what}, which "
-            "would not act while a reducer is attached. Remove that, hook the whole block or a part inside instead, or "
-            "detach() first"
+            f"{path} is of the class {type(one.module).__name__}; the engine uses its parts without calling it, and "
+            f"{what}, which would not act while a reducer is attached. Remove that, hook the whole block or a part that "
+            "computes by itself (a linear layer, the MLP), or detach() first"
         )
 
     def _renew(self, index: int) -> None:

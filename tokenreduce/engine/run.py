@@ -231,8 +231,8 @@ class Run:
         beside = any(side is not None for side in (result.memory, result.before, result.memory_before))
         if beside and self.differentiates and not torch.is_grad_enabled():
             raise UnsupportedCallError(
-                f"block {index} runs inside a checkpoint with use_reentrant=True, which loses the gradients of all that "
-                "the block gives beside its tokens; wrap it with use_reentrant=False (CheckpointImpl.NO_REENTRANT)"
+                f"block {index} runs inside a checkpoint with use_reentrant=True, which loses the gradients of all "
+                "that the block gives beside its tokens; wrap it with use_reentrant=False (CheckpointImpl.NO_REENTRANT)"
             )
 
     def _shrink(
