@@ -65,7 +65,7 @@ def test_a_model_that_accelerate_has_unwrapped_is_taken(snapshot):
         with tokenreduce.attach(model, "tome", r=4):
             assert torch.equal(model(pixel_values=pixels()).last_hidden_state, expected)
         assert snapshot(model) == untouched
-        _, wrapped = prepared(model)  # now it computes in half precision, which must not be lost
+        _, wrapped = prepared(tower())  # now it computes in half precision, which must not be lost
         with pytest.raises(UnsupportedModelError, match="replaced on the instance"):
             tokenreduce.attach(wrapped, "tome", r=4)
 

@@ -40,7 +40,7 @@ def test_an_exported_model_takes_another_batch(reducer, options, tiny_vit, image
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
 def test_a_cache_is_refused_by_whatever_name(name, tiny_meter):
     example = Blip().examples()["BlipForQuestionAnswering"]()
-    meter, inputs = tiny_meter()
+    meter, _ = tiny_meter()
     cache = transformers.DynamicCache()
     with torch.no_grad():
         with tokenreduce.attach(example.model, {"cross": "tome"}):

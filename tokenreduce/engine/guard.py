@@ -138,8 +138,8 @@ class Guard:
         path = f"{one.name!r} in {path}" if one.name else path
         return UnsupportedCallError(
             f"{path} is of the class {type(one.module).__name__}; the engine uses its parts without calling it, and "
-            f"{what}, which would not act while a reducer is attached. Remove that, hook the whole block or a part that "
-            "computes by itself (a linear layer, the MLP), or detach() first"
+            f"{what}, which would not act while a reducer is attached. Remove that, hook the whole block or a part "
+            "that computes by itself (a linear layer, the MLP), or detach() first"
         )
 
     def _renew(self, index: int) -> None:
