@@ -194,12 +194,13 @@ class TimmViT(Adapter):
     """A ``VisionTransformer``, or a model with exactly one inside. Others of timm are refused with the reason."""
 
     def accepts(self, model: nn.Module) -> bool:
-        return type(model).__module__.startswith("timm.") or len(_towers(model)) == 1
+        return type(model).__module__.startswith("timm.") or bool(_towers(model))
 
     def stacks(self, model: nn.Module) -> dict[str, Stack]:
         towers = _towers(model)
         if len(towers) != 1:
-            raise UnsupportedModelError(f"{type(model).__name__} {_reason(model)}")
+            found = f"holds {len(towers)} towers; attach to one of them" if towers else _reason(model)
+            raise UnsupportedModelError(f"{type(model).__name__} {found}")
         tower = towers[0]
         if not isinstance(tower.blocks, nn.Sequential):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
