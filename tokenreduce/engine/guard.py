@@ -6,6 +6,7 @@ round cannot act: hooks and replaced forwards of modules whose parts they use wi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +37,12 @@ class Entered:
         return cls(name, module, tuple(module._modules.values()), type(module))
 
     def same_class(self) -> bool:
-        """Whether its class has the same ``forward``; sharding and parametrisation make subclasses that do."""
+        """Whether its class has the same ``forward``; sharding and parametrisation make subclasses that do.
+
+        Libraries may decorate the ``forward`` of every subclass; the function inside is compared.
+        """
         now = type(self.module)
-        return now is self.kind or now.forward is self.kind.forward
+        return now is self.kind or inspect.unwrap(now.forward) is inspect.unwrap(self.kind.forward)
 
 
 @dataclass

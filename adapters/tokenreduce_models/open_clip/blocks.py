@@ -85,8 +85,9 @@ def view_of(block: nn.Module) -> BlockView:
     ):
         if isinstance(block, kind):
             if type(block.attn) is not attention:
+                other = type(block.attn)
                 raise UnsupportedModelError(
-                    f"{type(block).__name__} has {type(block.attn).__module__}.{type(block.attn).__name__} where open_clip has "
+                    f"{type(block).__name__} has {other.__module__}.{other.__name__} where open_clip has "
                     f"{attention.__name__}, and the engine runs the attention itself, so that what it adds would be "
                     "lost; merge it into the weights first (merge_and_unload() of an adapter library), or target "
                     "other modules, such as those of the MLP"
