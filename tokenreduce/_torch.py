@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import UnsupportedModelError
 
@@ -18,6 +18,15 @@ Inputs = Mapping[str, Any] | tuple[Any, ...]
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Call a model with keyword or positional inputs."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def plain_size(size: Any) -> int:
+    """A size as numbers are computed with: ``torch.jit.trace`` gives tensors for sizes, on which ``round`` fails.
+
+    A symbolic size (``torch.export``, ``torch.compile``) stays what it is.
+    """
+    whole: int = int(size) if isinstance(size, Tensor) else size
+    return whole
 
 
 def synchronize(device: torch.device | None) -> None:

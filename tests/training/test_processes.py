@@ -9,7 +9,7 @@ from pathlib import Path
 WORKER = Path(__file__).parent / "worker.py"
 JOBS = ["ddp/dynamicvit", "ddp/pumer", "fsdp/dynamicvit", "fsdp/tome", "fsdp1/dynamicvit", "accelerate/dynamicvit",
         "trainer/dynamicvit", "trainer/pumer", "taught-ddp/pumer", "taught-ddp/dynamicvit", "taught-fsdp/pumer",
-        "taught-fsdp1/tome"]  # fmt: skip
+        "taught-fsdp1/tome", "blocks-fsdp1/dynamicvit", "blocks-fsdp1/pumer"]  # fmt: skip
 
 
 def test_two_processes_train_as_one(python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import ViltConfig, ViltForQuestionAnswering
+from transformers.models.vilt.modeling_vilt import ViltLayer
 
 import tokenreduce
 
@@ -75,7 +77,10 @@ def wrap(kind: str, model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]
     if kind.endswith("ddp"):
         model = DistributedDataParallel(model)
     elif kind.endswith("fsdp1"):
-        model = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+        policy = ModuleWrapPolicy({ViltLayer}) if kind.startswith("blocks-") else None
+        model = FullyShardedDataParallel(
+            model, auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu")
+        )
     else:
         mesh = init_device_mesh("cpu", (2,))
         for layer in model.vilt.encoder.layer:

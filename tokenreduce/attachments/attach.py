@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine.equivalence import prove
 from ..engine.wrappers import StackForward
 from ..errors import (
     AlreadyAttachedError,
     OptionError,
+    UnsupportedCallError,
     UnsupportedModelError,
     nearest,
 )
@@ -92,6 +92,7 @@ def attachment(model: nn.Module) -> Attachment | None:
     """The attachment that a model, or a part of it, carries; None if there is none. Works on a deepcopy too."""
     for module in model.modules():
         for value in vars(module).values():
+            value = getattr(value, "__func__", value)  # accelerate binds what it finds
             if isinstance(value, StackForward):
                 owner: Attachment | None = value.owner
                 return owner
@@ -121,9 +122,12 @@ def _attach(
         stack = stacks[wanted] if wanted is not None else next(iter(stacks.values()))
         asked = Wanted(reducer, name, layers, trace, restore, guide is not None)
         binding, chosen = bind_stack(registry, model, stack, asked)
-        prove(stack)
         patches += replacements(binding)
         check_originals(stack, patches)
+        try:
+            binding.guard.check()
+        except UnsupportedCallError as error:  # the same words, before anything is touched
+            raise UnsupportedModelError(str(error)) from error
         bindings.append(binding)
         configs[wanted] = {"reducer": name, "layers": chosen, **binding.active.reducer.options()}
     common = {"adapter": adapter, "trace": trace, "restore": restore}

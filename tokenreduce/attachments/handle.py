@@ -18,7 +18,7 @@ from .controls import pause, set_scale
 from .guide import Guidance, set_guide
 from .last_pass import LastPass
 from .reduced_stack import ReducedStack
-from .replacements import Replacement
+from .replacements import Replacement, standing
 
 
 class Attachment:
@@ -34,7 +34,7 @@ class Attachment:
         self, model: nn.Module, bindings: list[Binding], config: dict[str, Any], patches: list[Replacement]
     ) -> None:
         self.model, self._bindings, self._config, self._patches = model, bindings, config, patches
-        self._installed = False
+        self._installed, self._before = False, list[Any]()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -73,6 +73,7 @@ class Attachment:
         """Put the attachment on the model; ``attach`` has done so already."""
         if self.attached:
             return
+        self._before = [vars(module).get(attribute) for module, attribute, _ in self._patches]
         for module, attribute, replacement in self._patches:
             setattr(module, attribute, replacement)
         self._installed = True
@@ -86,12 +87,14 @@ class Attachment:
         if not self.attached:
             return
         for module, attribute, replacement in self._patches:
-            if getattr(module, attribute, None) is not replacement:
+            if standing(module, attribute) is not replacement:
                 raise UnsupportedCallError(
                     f"{attribute} of {type(module).__name__} was replaced after attach; undo that first, then detach"
                 )
-        for module, attribute, _ in self._patches:  # attach refuses a model that has its own there
+        for (module, attribute, _), before in zip(self._patches, self._before, strict=True):
             delattr(module, attribute)
+            if before is not None:  # the class's own method, bound: attach refuses anything else
+                setattr(module, attribute, before)
         self._installed = False
 
     def guide(self, text_features: Tensor | None, stack: str | None = None) -> Guidance:

@@ -10,13 +10,30 @@ from ..errors import UnsupportedModelError
 SUBMODULE = "tokenreduce"
 """Name under which a learnable reducer is a part of the model."""
 
+TAKES_STOCK = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+"""Classes of torch, by name: not every build of torch has them all."""
+
 
 def move_to_block(module: nn.Module, block: nn.Module) -> None:
     """Put weights on the device and in the dtype of a block, and in its mode."""
-    like = next((p for p in block.parameters() if p.is_floating_point()), None)
+    like = next((p for p in block.parameters() if p.is_floating_point() and not p.is_meta), None)
     if like is not None:
         module.to(like.device, like.dtype)
     module.train(block.training)
+
+
+def check_order(model: nn.Module) -> None:
+    """Raise UnsupportedModelError where a wrapper in the model has taken stock of its parameters already.
+
+    DistributedDataParallel averages, and FSDP shards, what was there when they were made; new weights are left out.
+    """
+    for module in model.modules():
+        for kind in type(module).__mro__:
+            if kind.__module__.startswith("torch.") and kind.__name__ in TAKES_STOCK:
+                raise UnsupportedModelError(
+                    f"the model is wrapped in {kind.__name__} already, which would leave out the weights of a "
+                    "learnable reducer; attach to the plain model first, then wrap it"
+                )
 
 
 def check_home(stack: Stack) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..backbones.stack import Stack
 from ..engine.binding import Binding
-from ..engine.wrappers import BlockForward, StackForward
-from ..errors import (
-    UnsupportedModelError,
-)
+from ..engine.wrappers import BlockForward, Replicate, StackForward, StandIn
+from ..errors import UnsupportedModelError
 from .learnable import SUBMODULE
 
 Replacement = tuple[nn.Module, str, Callable[..., Any]]
@@ -22,7 +20,7 @@ Replacement = tuple[nn.Module, str, Callable[..., Any]]
 def check_originals(stack: Stack, patches: list[Replacement]) -> None:
     """Raise UnsupportedModelError where something else has replaced what would be replaced now."""
     for module, attribute, _ in patches:
-        if attribute in vars(module):
+        if attribute in vars(module) and not is_own(module, attribute):
             raise UnsupportedModelError(
                 f"{attribute} of this {type(module).__name__} was replaced on the instance (by a patch, or by "
                 "offloading hooks); attaching would lose that. Undo it first, attach, and apply it again afterwards."
@@ -35,10 +33,38 @@ def check_originals(stack: Stack, patches: list[Replacement]) -> None:
             )
 
 
+def is_own(module: nn.Module, attribute: str) -> bool:
+    """Whether what the instance has there is only its class's method, as unwrapping libraries leave it."""
+    found, method = vars(module)[attribute], getattr(type(module), attribute, None)
+    if getattr(found, "__self__", None) is not module:
+        return False
+    while method is not None and method is not found.__func__:  # perhaps without the class's own decorators
+        method = getattr(method, "__wrapped__", None)
+    return method is not None
+
+
 def replacements(binding: Binding) -> list[Replacement]:
     """All that stands in for something of the model: the stack's method, each block's, and a learnable reducer."""
-    patches: list[Replacement] = [(binding.stack.module, binding.stack.entry, StackForward(binding))]
+    module, entry = binding.stack.module, binding.stack.entry
+    patches: list[Replacement] = [(module, entry, StackForward(binding))]
     patches += [(block, "forward", BlockForward(binding, block, i)) for i, block in enumerate(binding.stack.blocks)]
     if isinstance(binding.active, nn.Module):
         patches.append((binding.stack.home, SUBMODULE, binding.active))
-    return patches + binding.stack.replacements()
+    for module, attribute, function in binding.stack.replacements():
+        patches.append((module, attribute, StandIn(module, function)))
+    return patches + replicas(patches)
+
+
+def replicas(patches: Sequence[Replacement]) -> list[Replacement]:
+    """What keeps replicas of the modules (``torch.nn.DataParallel``) from running the originals."""
+    replaced: dict[nn.Module, list[str]] = {}
+    for module, attribute, function in patches:
+        if not isinstance(function, nn.Module):
+            replaced.setdefault(module, []).append(attribute)
+    return [(module, "_replicate_for_data_parallel", Replicate(module, names)) for module, names in replaced.items()]
+
+
+def standing(module: nn.Module, attribute: str) -> Any:
+    """What stands at an attribute, without the method that another library may have bound it as."""
+    found: Any = getattr(module, attribute, None)
+    return found.__func__ if getattr(found, "__self__", None) is module else found

@@ -14,14 +14,15 @@ from ..backbones.block import BlockView
 from ..backbones.stack import Stack
 from ..core.site import Site
 from ..engine.binding import Binding
-from ..errors import LayerError, OptionError, UnfitReducerError, UnsupportedModelError, guard
+from ..engine.equivalence import prove
+from ..errors import LayerError, OptionError, TokenReduceError, UnfitReducerError, UnsupportedModelError, guard
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
 from ..methods.reducer import BaseReducer
 from ..methods.site_reducer import SiteReducer
 from ..registry.registry import Registry
 from .controls import with_guide
-from .learnable import check_home, move_to_block
+from .learnable import check_home, check_order, move_to_block
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
         chosen = check_layers(layers, len(levels), stack.name)
         reducer = wanted.reducer if wanted.layers is None else wanted.reducer.within(chosen)
         reducer.check_sites(len(chosen))
-    views = [stack.view(block) for block in stack.blocks]
+    views = [view_of(stack, index) for index in range(len(stack.blocks))]
     width = stream_width(stack, views, levels[chosen[0]])
     plain, backbone = (replace(one, sites=len(chosen), width=width) for one in (plain, backbone))
     try:
@@ -76,10 +77,29 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
         for i, layer in enumerate(chosen)
     }
     if isinstance(active, nn.Module):
+        check_order(model)
         check_home(stack)
         move_to_block(active, stack.blocks[min(sites)])
-    output = stack.output if wanted.restore is None else "full" if wanted.restore else "reduced"
-    return Binding(stack, views, active, reducer, plain, sites, output, wanted.trace), chosen
+    output = None if wanted.restore is None else "full" if wanted.restore else "reduced"
+    return Binding(stack, views, prove(stack), active, reducer, plain, sites, output, wanted.trace), chosen
+
+
+def view_of(stack: Stack, index: int) -> BlockView:
+    """The view of a block.
+
+    Raises:
+        UnsupportedModelError: there is none, and why.
+    """
+    block = stack.blocks[index]
+    try:
+        return stack.view(block)
+    except TokenReduceError:
+        raise
+    except Exception as error:  # a part that the adapter expects is not there, or is something else
+        raise UnsupportedModelError(
+            f"{type(block).__name__} {index} of stack {stack.name!r} has no view ({type(error).__name__}: {error}); "
+            "attach to the plain model before what has changed the block"
+        ) from error
 
 
 def check_blocks(stack: Stack, model: str) -> None:

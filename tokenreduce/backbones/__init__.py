@@ -41,7 +41,8 @@ from __future__ import annotations
 
 from .._torch import evaluating
 from .adapter import Adapter, Example
-from .block import BlockView, Projected, Role
+from .block import BlockView, Projected, Role, current
+from .holders import foreign_holders
 from .layout import Layout, Segment
 from .pass_ import Pass
 from .patch_grid import Size, check_size, conv_patch, pair, resize_grid
@@ -63,7 +64,9 @@ __all__ = [
     "Stack",
     "check_size",
     "conv_patch",
+    "current",
     "evaluating",
+    "foreign_holders",
     "pair",
     "resize_grid",
 ]

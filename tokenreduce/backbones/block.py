@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,33 @@ class Projected:
     extra: Any = None
 
 
+class _Current:
+    """Reads an attribute anew whenever it is asked for; an object may still set one of its own."""
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+
+    def __get__(self, holder: Any, owner: type | None = None) -> Any:
+        return self if holder is None else self._read(holder)
+
+
+def current(read: Callable[[Any], Any]) -> Any:
+    """An attribute of a view or a stack that is read from the model each time, so that later changes of it act.
+
+    ``dropout = current(lambda view: view.block.attn.attn_drop.p)`` in the class body. Parts of a block belong there, or
+    in the methods that use them: what a view keeps from its ``__init__`` would be used even after somebody (an adapter
+    library, a quantiser) has exchanged it.
+
+    Args:
+        read: the value, out of the view or stack.
+    """
+    return _Current(read)
+
+
 class BlockView:
     """One block in parts; the engine runs attention between :meth:`project` and :meth:`attend`.
+
+    A view keeps the block and looks its parts up when they run (:func:`current` for attributes).
 
     Attributes:
         scale: factor on query-key products, None for 1/sqrt(d).

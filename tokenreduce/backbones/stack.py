@@ -35,6 +35,8 @@ class Stack:
             restored to their positions), ``"full"`` (every token is).
         padded: whether sequences may hold padding.
         padded_memory: whether memories may, where ``padded``.
+        ignored_hooks: names of Python modules whose hooks on parts of a block record only what a reduced pass refuses
+            to give; other hooks on parts that a view goes round are refused.
         guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
     """
 
@@ -49,6 +51,7 @@ class Stack:
     output: Output = "reduced"
     padded: bool = False
     padded_memory: bool = True
+    ignored_hooks: Sequence[str] = ()
     guidable: bool = False
 
     @property

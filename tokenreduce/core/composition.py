@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 
 from ..backbones.layout import Layout, Segment
-from .reduction import Reduction
+from .reduction import Reduction, wide
 
 
 def combine(
-    layout: Layout, chosen: Mapping[str, Reduction], batch: int, device: torch.device
+    layout: Layout,
+    chosen: Mapping[str, Reduction],
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Reduction, Layout]:
     """What is done to a sequence, and its layout afterwards.
 
     Args:
         layout: of the sequence now.
         chosen: reductions by stream, those left out stay whole; or one of the whole sequence, under its name.
+        dtype: of the tokens.
     """
     if layout.name in chosen:
         whole = chosen[layout.name]
@@ -32,15 +37,20 @@ def combine(
     parts = {name: chosen.get(name) or Reduction.identity(batch, n, device) for name, n in lengths.items()}
     if layout.kinds is None and len(layout.segments) == len(layout.streams):
         left = [Segment(name, part.count, layout.prefix(name)) for name, part in parts.items()]
-        return join(list(parts.values())), Layout(left)
-    return interleave(layout, parts, batch, device)
+        return join(list(parts.values()), dtype), Layout(left)
+    return interleave(layout, parts, batch, device, dtype)
 
 
-def join(parts: list[Reduction]) -> Reduction:
-    """Reductions of segments that stand side by side, as one reduction of the whole sequence."""
+def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reduction:
+    """Reductions of segments that stand side by side, as one reduction of the whole sequence.
+
+    Args:
+        parts: in sequence order.
+        dtype: least of the shares: float64 for float64 tokens.
+    """
     if len(parts) == 1:
         return parts[0]
-    dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else torch.float32
+    dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else wide(dtype)
     shift_in = shift_out = 0
     keeps, sources, targets, owns, folds = [], [], [], [], []
     for part in parts:
@@ -68,7 +78,11 @@ def join(parts: list[Reduction]) -> Reduction:
 
 
 def interleave(
-    layout: Layout, parts: Mapping[str, Reduction], batch: int, device: torch.device
+    layout: Layout,
+    parts: Mapping[str, Reduction],
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Reduction, Layout]:
     """Reductions of streams that alternate in a sequence: what is left stays in sequence order.
 
@@ -81,7 +95,7 @@ def interleave(
         if isinstance(columns, slice):
             columns = torch.arange(columns.start, columns.stop, device=device)[None]
         columns = columns.expand(batch, -1)
-        own, folded = part.coefficients()
+        own, folded = part.coefficients(wide(dtype))
         place = columns.gather(1, part.keep.clamp(min=0))
         keeps.append(torch.where(part.keep >= 0, place, -1))
         places.append(torch.where(part.keep >= 0, 2 * place, 2 * columns[:, -1:] + 1))
@@ -119,5 +133,5 @@ def take_columns(side: Tensor, columns: slice | Tensor) -> Tensor:
     """A per-token tensor (B, N, ...) for the tokens at ``columns`` (see :meth:`Layout.columns`): (B, n, ...)."""
     if isinstance(columns, slice):
         return side[:, columns]
-    index = columns.expand(len(side), -1)
+    index = columns.expand(side.shape[0], -1)
     return side.gather(1, index.view(*index.shape, *[1] * (side.ndim - 2)).expand(-1, -1, *side.shape[2:]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._torch import plain_size
 from ..errors import OptionError
 
 
@@ -57,12 +58,12 @@ class Reduction:
     @property
     def count(self) -> int:
         """K, the number of output tokens."""
-        return self.keep.shape[1]
+        return plain_size(self.keep.shape[1])
 
     @property
     def drops(self) -> bool:
         """Whether any token is (or may be) dropped rather than kept or folded; known on the host."""
-        folded = 0 if self.source is None else self.source.shape[1]
+        folded = 0 if self.source is None else plain_size(self.source.shape[1])
         return self.partial or self.count - self.fresh + folded < self.length
 
     def coefficients(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
@@ -87,8 +88,8 @@ class Reduction:
         if self.source is None or self.target is None:
             if self.mean and self.keep_weight is None and not self.fresh:
                 return kept
-            return kept * self.coefficients(_wide(x))[0].to(x.dtype).unsqueeze(-1)
-        own, folded = self.coefficients(_wide(x))
+            return kept * self.coefficients(wide(x.dtype))[0].to(x.dtype).unsqueeze(-1)
+        own, folded = self.coefficients(wide(x.dtype))
         assert folded is not None
         kept = kept * own.to(x.dtype).unsqueeze(-1)
         moved = _take(x, self.source) * folded.to(x.dtype).unsqueeze(-1)
@@ -130,7 +131,7 @@ class Reduction:
         """A per-token side tensor (B, N, ...) to (B, K, ...): the mean of each output's members, by their weights."""
         if self.source is None and not self.fresh:
             return self.take(side)
-        own, folded = self.coefficients(_wide(side))
+        own, folded = self.coefficients(wide(side.dtype))
         mean = Reduction(
             self.keep, self.source, self.target, length=self.length, keep_weight=own, weight=folded, fresh=self.fresh
         )
@@ -217,9 +218,9 @@ def compose_assignments(first: Tensor, later: Tensor) -> Tensor:
     return torch.where(first >= 0, later.gather(1, first.clamp(min=0)), -1)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """The dtype that shares are computed in: float32, float64 for float64 tokens."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that shares of tokens are computed in: float32, float64 for float64 tokens."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class SeenAttention:
         attention = attention_rows(query, self.key, self._bias_of(places), self.scale)
         if isinstance(columns, slice):
             return attention[:, :, columns]
-        index = columns.expand(len(attention), -1)[:, None].expand(-1, attention.shape[1], -1)
+        index = columns.expand(attention.shape[0], -1)[:, None].expand(-1, attention.shape[1], -1)
         return attention.gather(2, index)
 
     def _bias_of(self, places: Tensor) -> Tensor | None:
@@ -150,5 +150,5 @@ class SeenAttention:
 
 def _take_rows(query: Tensor, rows: Tensor) -> Tensor:
     """Rows (B or 1, r) of a query (B, H, N, d)."""
-    index = rows.expand(len(query), -1)[:, None, :, None]
+    index = rows.expand(query.shape[0], -1)[:, None, :, None]
     return query.gather(2, index.expand(-1, query.shape[1], -1, query.shape[-1]))

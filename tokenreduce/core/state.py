@@ -53,11 +53,11 @@ class State:
             return None
         like = next(iter(self.gates.values()))
         lengths = self.layout.lengths
-        parts = [self.gates.get(name, like.new_ones(len(like), n)) for name, n in lengths.items()]
+        parts = [self.gates.get(name, like.new_ones(like.shape[0], n)) for name, n in lengths.items()]
         if self.layout.kinds is None and len(self.layout.segments) == len(lengths):
             return torch.cat(parts, dim=1)
         columns = [self.layout.columns(name, like.device) for name in lengths]
-        index = torch.cat([_index(place, len(like), like.device) for place in columns], dim=1)
+        index = torch.cat([_index(place, like.shape[0], like.device) for place in columns], dim=1)
         return torch.cat(parts, dim=1).gather(1, index.argsort(dim=1))
 
     def bias(self, like: Tensor, proportional: bool, gated: bool = True) -> Tensor | None:
@@ -68,7 +68,7 @@ class State:
         """The positions of the tokens that a reduction of the sequence leaves: the kept token's."""
         if self.positions is None:
             return None
-        batch = len(whole.keep)
+        batch = whole.keep.shape[0]
         return {name: whole.take(side.expand(batch, *side.shape[1:])) for name, side in self.positions.items()}
 
 

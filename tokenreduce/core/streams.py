@@ -124,7 +124,8 @@ class Streams(Mapping[str, Stream]):
         tokens = next(iter(own.values())).keep if own else None
         if tokens is None:
             return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses)
-        reduction, layout = combine(self._layout, own, len(tokens), tokens.device)
+        dtype = next(iter(self.values())).tokens.x.dtype
+        reduction, layout = combine(self._layout, own, tokens.shape[0], tokens.device, dtype)
         whole = partial(self._whole_after, reduction)
         return Streams({} if layout.mixed else parts, self._main, whole, layout, self.initial, self._losses)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._torch import plain_size
 from ..errors import UnsupportedCallError
 from ..ops.select import top
 from .reduction import Reduction
@@ -26,7 +27,7 @@ class Tokens:
     @property
     def count(self) -> int:
         """N, known on the host."""
-        return self.x.shape[1]
+        return plain_size(self.x.shape[1])
 
     @property
     def removable(self) -> int:

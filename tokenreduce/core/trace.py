@@ -37,7 +37,7 @@ class Trace(Sequence[list[list[int]]]):
 
     def _members(self) -> Tensor:
         weight = (self.source >= 0).float()
-        zeros = torch.zeros(len(self.source), self.tokens, device=self.source.device)
+        zeros = torch.zeros(self.source.shape[0], self.tokens, device=self.source.device)
         total: Tensor = zeros.scatter_add(1, self.source.clamp(min=0), weight)
         return total
 

@@ -50,7 +50,7 @@ def fused_attention(
     """
     query, key, value = projected.query, projected.key, projected.value
     rows, columns = query.shape[2], key.shape[2]
-    grouped = key.shape[1] != query.shape[1]
+    grouped = bool(key.shape[1] != query.shape[1])  # a tensor under torch.jit.trace
     if causal and (bias is not None or rows != columns):
         late = torch.ones(rows, columns, dtype=torch.bool, device=query.device).triu(columns - rows + 1)
         hidden = torch.zeros(rows, columns, dtype=query.dtype, device=query.device).masked_fill(late, float("-inf"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..backbones.block import BlockView, Role
@@ -14,6 +15,8 @@ from ..core.site import Site
 from ..methods.backbone import Backbone
 from ..methods.reducer import BaseReducer
 from ..methods.site_reducer import SiteReducer
+from .equivalence import Proof
+from .guard import Guard
 from .outputs import output_of
 from .record import Record
 
@@ -27,7 +30,9 @@ class Binding:
         original, backbone: what ``active`` was bound from, so that it can be bound again for a guide or a scale.
         roles: of each block.
         sites: by block.
-        output: what the rest of the model expects at the end; ``output_name`` is its name.
+        guard: looks at the blocks in every pass; ``views`` is its list too.
+        output: what the rest of the model expects at the end; ``output_name`` is its name, ``None`` at first for what
+            the stack says in each pass.
         track: whether a pass keeps where each token went.
         guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
         factor: how many times as much as configured is removed now (``handle.scale``).
@@ -40,19 +45,20 @@ class Binding:
         self,
         stack: Stack,
         views: list[BlockView],
+        proofs: Sequence[Proof],
         active: SiteReducer,
         original: BaseReducer,
         backbone: Backbone,
         sites: Mapping[int, Site],
-        output: str,
+        output: str | None,
         trace: bool,
     ) -> None:
         self.stack, self.views, self.active = stack, views, active
         self.original, self.backbone, self.sites = original, backbone, dict(sites)
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
-        self.output_name, self.output = output, output_of(output)
-        self.trace = trace
-        self.track = trace or self.output.tracks
+        self.guard = Guard(stack, views, proofs)
+        self.trace, self._follows = trace, output is None
+        self._expect(stack.output if output is None else output)
         self.guide: Tensor | None = None
         self.factor = 1.0
         self.pauses = 0
@@ -63,6 +69,21 @@ class Binding:
     def blocks(self) -> list[tuple[BlockView, Role]]:
         """Each block's parts and its role."""
         return list(zip(self.views, self.roles, strict=True))
+
+    def look(self) -> None:
+        """Take in what has changed in the model since the last pass: parts of the blocks, and what the head reads.
+
+        Raises:
+            UnsupportedCallError: a change that cannot act.
+        """
+        if not torch.compiler.is_compiling():  # compiled code has guards of its own
+            self.guard.check()
+        if self._follows and self.stack.output != self.output_name:
+            self._expect(self.stack.output)
+
+    def _expect(self, output: str) -> None:
+        self.output_name, self.output = output, output_of(output)
+        self.track = self.trace or self.output.tracks
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy

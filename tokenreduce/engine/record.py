@@ -109,7 +109,7 @@ def _sizes(state: State) -> Tensor:
     assert state.assignment is not None
     if state.real is not None:
         return state.real.float()
-    return torch.ones(len(state.assignment), state.layout.length, device=state.assignment.device)
+    return torch.ones(state.assignment.shape[0], state.layout.length, device=state.assignment.device)
 
 
 def _scattered(states: list[State]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._torch import plain_size
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.composition import combine
@@ -50,11 +51,13 @@ class BlockResult(NamedTuple):
 class Run:
     """One forward pass through one stack.
 
-    Reducer, guide and sites are those at its beginning, also when a block is run again for its gradient.
+    Reducer, guide, sites and output are those at its beginning, also when a block is run again for its gradient.
     """
 
     def __init__(self, binding: Binding) -> None:
+        binding.look()
         self.binding, self.reducer, self.guide = binding, binding.active, binding.guide
+        self.blocks, self.output = binding.guard.blocks(), binding.output
         self.paused = binding.pauses > 0
         self.sites: Mapping[int, Site] = {} if self.paused else binding.sites
         self.differentiates = torch.is_grad_enabled()
@@ -83,8 +86,12 @@ class Run:
         """
         assignment = None
         if self.binding.track and not self.paused:
-            assignment = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
-        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, self.binding.stack.prefix)
+            assignment = torch.arange(plain_size(x.shape[1]), device=x.device).expand(x.shape[0], -1)
+        if isinstance(lengths, Layout):
+            layout = lengths
+        else:
+            plain = {name: plain_size(n) for name, n in lengths.items()}
+            layout = Layout.of(plain, self.binding.stack.prefix)
         state = State(layout, layout, None, real, assignment, positions=positions)
         self.states[0] = {**(self.states[0] or {}), layout.name: state}
 
@@ -108,9 +115,9 @@ class Run:
         """
         stack = self.binding.stack
         if memory is None:
-            x = stack.unpack(stack.blocks[index](x, run=self))
+            x = stack.unpack(self.blocks[index](x, run=self))
             return x, x
-        x = stack.unpack(stack.blocks[index](x, memory, run=self))
+        x = stack.unpack(self.blocks[index](x, memory, run=self))
         return x, self.memory.pop(index)
 
     def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
@@ -140,8 +147,7 @@ class Run:
             )
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
-            binding.output(x, Ending(first[name], last[name], undo[name]))
-            for name, x in zip(first, tokens, strict=True)
+            self.output(x, Ending(first[name], last[name], undo[name])) for name, x in zip(first, tokens, strict=True)
         )
 
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
@@ -220,6 +226,15 @@ class Run:
                 f"{type(self.reducer).__name__}'s gates and losses; switch it on with {{'use_reentrant': False}}"
             )
 
+    def check_restored(self, index: int, result: BlockResult) -> None:
+        """Raise UnsupportedCallError where tokens that are restored at the end would lose their gradient."""
+        beside = any(side is not None for side in (result.memory, result.before, result.memory_before))
+        if beside and self.differentiates and not torch.is_grad_enabled():
+            raise UnsupportedCallError(
+                f"block {index} runs inside a checkpoint with use_reentrant=True, which loses the gradients of all "
+                "that the block gives beside its tokens; wrap it with use_reentrant=False (CheckpointImpl.NO_REENTRANT)"
+            )
+
     def _shrink(
         self, index: int, site: Site, sequence: str, seen: BlockTokens, chosen: Mapping[str, Reduction | Gate]
     ) -> tuple[Tensor, Tensor | None, State]:
@@ -233,7 +248,7 @@ class Run:
             if sequence == binding.roles[index].own or state is not seen.state:  # a memory, where something is done
                 rows += [SiteTokens(site.stack, site.layer, name, n, n) for name, n in layout.lengths.items()]
             return x, None, state
-        whole, left = combine(layout, reductions, len(x), x.device)
+        whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
         before = {layout.name: layout.length} if layout.name in reductions else layout.lengths
         rows += [SiteTokens(site.stack, site.layer, name, n, left.lengths[name]) for name, n in before.items()]
         gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
@@ -242,7 +257,7 @@ class Run:
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            kept = x if binding.output.keeps(reductions, whole, left.mixed) else None
+            kept = x if self.output.keeps(reductions, whole, left.mixed) else None
             self.undo[index, sequence] = (kept, end)
         self.done[index, sequence] = whole
         changed = replace(

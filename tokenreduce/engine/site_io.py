@@ -112,7 +112,7 @@ class SiteReader:
             Tokens(x, size, real, layout.prefix(name)),
             Signals(sources, frozenset(self.reducer.needs)),
             self.training,
-            layout.all_kinds(len(x), x.device) if whole else None,
+            layout.all_kinds(x.shape[0], x.device) if whole else None,
             state.gate() if whole else state.gates.get(name),
             initial,
         )
@@ -131,5 +131,5 @@ def text_rows(own: BlockTokens, text: str | None) -> TextRows | None:
         return rows, None if state.real is None else take_columns(state.real, rows)
     first = state.initial.segments[0]
     among = slice(0, min(layout.length, first.length) if first.stream == text else layout.length)
-    counts = layout.mask(text, len(own.x), own.x.device)
+    counts = layout.mask(text, own.x.shape[0], own.x.device)
     return among, (counts if state.real is None else counts & state.real)[:, among]

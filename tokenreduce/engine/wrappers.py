@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class BlockForward:
         checkpoint = self.binding.stack.checkpointer(self.block)
         if checkpoint is None:
             result = self.compute(x, memory, run)
+            run.check_restored(self.index, result)
         else:
             result = BlockResult(*checkpoint(self.compute, x, memory, run))
         run.close(self.index, result)
@@ -51,4 +53,56 @@ class StackForward:
         self.owner: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.binding.stack.forward(Run(self.binding), *args, **kwargs)
+        stack = self.binding.stack
+        if args and args[0] is stack.module:  # bound as a method by another library; see StandIn
+            args = args[1:]
+        return stack.forward(Run(self.binding), *args, **kwargs)
+
+
+class StandIn:
+    """What attach puts in a method's place on one module.
+
+    A plain object on the instance gets no ``self``. Libraries that wrap ``model.forward`` (accelerate's mixed
+    precision) bind what they find as a method all the same, so a leading module is left out.
+
+    Args:
+        module: whose method it stands for.
+        function: what is called.
+    """
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        self.module, self.function = module, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self.module:
+            args = args[1:]
+        return self.function(*args, **kwargs)
+
+
+class Replicate:
+    """``_replicate_for_data_parallel`` of a module with stand-ins: they refer to the original, so a replica refuses.
+
+    Args:
+        module: the original.
+        attributes: which of its methods are replaced.
+    """
+
+    def __init__(self, module: nn.Module, attributes: Sequence[str]) -> None:
+        self.module, self.attributes = module, tuple(attributes)
+
+    def __call__(self) -> nn.Module:
+        kind: Any = type(self.module)
+        replica: nn.Module = kind._replicate_for_data_parallel(self.module)
+        for attribute in self.attributes:
+            vars(replica)[attribute] = refuse_replica
+        vars(replica).pop("_replicate_for_data_parallel", None)
+        return replica
+
+
+def refuse_replica(*args: Any, **kwargs: Any) -> Any:
+    """What a replica made by ``torch.nn.DataParallel`` does while a reducer is attached."""
+    raise UnsupportedCallError(
+        "torch.nn.DataParallel runs replicas of the model, but the reducer is attached to the original and would use "
+        "its weights; run one process per device with DistributedDataParallel (torchrun), show one device only "
+        "(CUDA_VISIBLE_DEVICES), or detach() first"
+    )

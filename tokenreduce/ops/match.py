@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._torch import plain_size
 from ..errors import OptionError
+from .similarity import at_least_float
 
 
 @torch.no_grad()
@@ -33,12 +35,12 @@ def bipartite(
     Returns:
         ``keep`` (B, N - remove), ``source`` (B, remove), ``target`` (B, remove), as in ``Reduction``.
     """
-    batch, length, _ = metric.shape
+    batch, length = metric.shape[0], plain_size(metric.shape[1])
     if not 0 <= remove <= max(length - prefix, 0) // 2:
         raise OptionError(f"remove must be 0 to {max(length - prefix, 0) // 2} of {length} tokens, got {remove}")
-    metric = F.normalize(metric.detach().float(), dim=-1)
+    metric = F.normalize(at_least_float(metric.detach()), dim=-1)
     score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    even = score.shape[1]
+    even = (length + 1) // 2
     lead, tail = (prefix + 1) // 2, prefix // 2  # prefix tokens among even and odd positions
     score[:, :lead] = float("-inf")
     score[:, :, :tail] = float("-inf")
@@ -61,7 +63,7 @@ def bipartite(
 def _with_padding(
     best: Tensor, partner: Tensor, remove: int, prefix: int, real: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, length = real.shape
+    batch, length = real.shape[0], plain_size(real.shape[1])
     infinity = float("inf")
     priority = best.new_full((batch, length), -infinity)
     priority[:, ::2] = best

@@ -32,11 +32,11 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
         index = index.sort(dim=1).values
     if not prefix:
         return index
-    return torch.cat([torch.arange(prefix, device=index.device).expand(len(index), -1), index], dim=1)
+    return torch.cat([torch.arange(prefix, device=index.device).expand(index.shape[0], -1), index], dim=1)
 
 
 @torch.no_grad()
 def others(keep: Tensor, length: int) -> Tensor:
     """Indices (B, N - K) that are not in ``keep`` (B, K), ascending."""
-    taken = torch.zeros(len(keep), length, dtype=torch.int8, device=keep.device).scatter(1, keep, 1)
+    taken = torch.zeros(keep.shape[0], length, dtype=torch.int8, device=keep.device).scatter(1, keep, 1)
     return taken.argsort(dim=1, stable=True)[:, : length - keep.shape[1]]

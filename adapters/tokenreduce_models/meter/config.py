@@ -10,6 +10,8 @@ from tokenreduce.backbones import Size
 from tokenreduce.errors import OptionError
 
 ORDERS = ("parallel", "sequential")
+ROBERTA_BASE = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+"""Where the published roberta-base differs from the defaults of :class:`transformers.RobertaConfig`."""
 
 
 class MeterConfig(PretrainedConfig):
@@ -60,7 +62,7 @@ class MeterConfig(PretrainedConfig):
         if image_size % patch_size:
             raise OptionError(f"image_size must be a multiple of patch_size {patch_size}, got {image_size}")
         if text_config is None:
-            text_config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+            text_config = RobertaConfig(**ROBERTA_BASE)
         elif isinstance(text_config, dict):
             text_config = RobertaConfig(**text_config)
         self.text_config: RobertaConfig = text_config

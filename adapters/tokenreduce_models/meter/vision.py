@@ -33,7 +33,7 @@ class OriginalView(ResidualView):
     """A block of the published code: as open_clip's, without layer scale."""
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        out: Tensor = x + self.attn.out_proj(context)
+        out: Tensor = x + self.mixed(context)
         return out
 
     def mlp(self, x: Tensor) -> Tensor:

@@ -5,22 +5,30 @@ Axes: B batch, N tokens, C width, H heads, d head width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenreduce.backbones import BlockView, Projected
+from tokenreduce.backbones import BlockView, Projected, current
 from tokenreduce.errors import UnsupportedModelError
 
 
 class ResidualView(BlockView):
     """``ResidualAttentionBlock``: pre-norm, torch's own ``MultiheadAttention``, layer scale."""
 
+    dropout = current(lambda view: view.attn.dropout)
+    attention_parts = current(lambda view: [view.attn])
+    mlp_parts = current(lambda view: [view.block.mlp])
+
     def __init__(self, block: ResidualAttentionBlock | CustomResidualAttentionBlock) -> None:
-        self.block, self.attn = block, block.attn
-        self.dropout = self.attn.dropout if isinstance(self.attn, nn.MultiheadAttention) else self.attn.attn_drop.p
-        self.attention_parts, self.mlp_parts = [self.attn], [block.mlp]
+        self.block = block
+
+    @property
+    def attn(self) -> Any:
+        return self.block.attn
 
     def project(self, x: Tensor) -> Projected:
         attn, x = self.attn, self.block.ln_1(x)
@@ -29,8 +37,13 @@ class ResidualView(BlockView):
         return Projected(*heads.unbind(0))
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        out: Tensor = x + self.block.ls_1(self.attn.out_proj(context))
+        out: Tensor = x + self.block.ls_1(self.mixed(context))
         return out
+
+    def mixed(self, context: Tensor) -> Tensor:
+        """The output projection as ``MultiheadAttention`` applies it: by its weights, without calling the module."""
+        linear = self.attn.out_proj
+        return F.linear(context, linear.weight, linear.bias)
 
     def mlp(self, x: Tensor) -> Tensor:
         block = self.block
@@ -41,9 +54,8 @@ class ResidualView(BlockView):
 class CustomView(ResidualView):
     """``CustomResidualAttentionBlock``: further norms, scaled heads, cosine attention, each where configured."""
 
-    def __init__(self, block: CustomResidualAttentionBlock) -> None:
-        super().__init__(block)
-        self.scale = None if self.attn.logit_scale is None else 1.0
+    scale = current(lambda view: None if view.attn.logit_scale is None else 1.0)
+    dropout = current(lambda view: view.attn.attn_drop.p)
 
     def project(self, x: Tensor) -> Projected:
         attn, parts = self.attn, super().project(x)
@@ -73,9 +85,12 @@ def view_of(block: nn.Module) -> BlockView:
     ):
         if isinstance(block, kind):
             if type(block.attn) is not attention:
+                other = type(block.attn)
                 raise UnsupportedModelError(
-                    f"{type(block).__name__} has {type(block.attn).__name__} where open_clip has "
-                    f"{attention.__name__}; attach before wrapping or replacing the attention"
+                    f"{type(block).__name__} has {other.__module__}.{other.__name__} where open_clip has "
+                    f"{attention.__name__}, and the engine runs the attention itself, so that what it adds would be "
+                    "lost; merge it into the weights first (merge_and_unload() of an adapter library), or target "
+                    "other modules, such as those of the MLP"
                 )
             return view(block)
     raise UnsupportedModelError(f"{type(block).__name__} is not one of open_clip's blocks")

@@ -9,7 +9,7 @@ from open_clip.timm_model import TimmModel
 from timm.models.eva import Eva
 from torch import Tensor
 
-from tokenreduce.backbones import Adapter, Size, Stack
+from tokenreduce.backbones import Adapter, Size, Stack, current
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.timm.eva import EvaStack, TimmEva
 from tokenreduce_models.timm.vit import TimmStack, TimmViT, check_tower
@@ -21,6 +21,7 @@ class SharedSpace(Stack):
     """What open_clip does behind a trunk, to every token; the tower is an attribute of the stack."""
 
     tower: TimmModel
+    guidable = current(lambda s: s.tower.trunk.attn_pool is None and s.tower.trunk.global_pool in ("token", "avg"))
 
     def shared_space(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, D): what follows the blocks, without the pooling."""
@@ -36,7 +37,7 @@ class TrunkStack(SharedSpace, TimmStack):
 
     def __init__(self, tower: TimmModel) -> None:
         super().__init__(tower.trunk)
-        self.tower, self.guidable = tower, _guidable(tower)
+        self.tower = tower
 
 
 class EvaTrunkStack(SharedSpace, EvaStack):
@@ -44,7 +45,7 @@ class EvaTrunkStack(SharedSpace, EvaStack):
 
     def __init__(self, tower: TimmModel) -> None:
         super().__init__(tower.trunk)
-        self.tower, self.guidable = tower, _guidable(tower)
+        self.tower = tower
 
 
 def trunk_stack(tower: TimmModel) -> SharedSpace:
@@ -83,7 +84,3 @@ def resize_trunk(tower: TimmModel, height: int, width: int) -> None:
 
 def _family(tower: TimmModel) -> Adapter:
     return TimmEva() if isinstance(tower.trunk, Eva) else TimmViT()
-
-
-def _guidable(tower: TimmModel) -> bool:
-    return tower.trunk.attn_pool is None and tower.trunk.global_pool in ("token", "avg")

@@ -21,21 +21,46 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Size, Stack, check_size, pair
-from tokenreduce.errors import UnsupportedModelError
+from tokenreduce.backbones import (
+    Adapter,
+    BlockView,
+    Example,
+    Pass,
+    Projected,
+    Size,
+    Stack,
+    check_size,
+    current,
+    foreign_holders,
+    pair,
+)
+from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
+from .reader import Loop, output_of, runs_in_a_loop, stand_in
 from .windows import grid_bound, reason
+
+FEATURES = "timm.models._features"  # where the modules are defined that make feature maps
 
 
 class PreNormView(BlockView):
     """``Block``: norm, attention, layer scale, drop path, residual; the same for the MLP."""
 
+    scale = current(lambda view: None if view.attn.fused_attn else view.attn.scale)  # fused, timm passes none
+    dropout = current(lambda view: view.attn.attn_drop.p)
+    attention_parts = current(lambda view: [m for m in (view.attn.qkv, view.gate, view.attn.proj) if m is not None])
+    mlp_parts = current(lambda view: [view.block.mlp])
+
     def __init__(self, block: Block | ResPostBlock) -> None:
-        self.block, self.attn = block, block.attn
-        self.scale, self.dropout = self.attn.scale, self.attn.attn_drop.p
-        self.gate = getattr(self.attn, "gate", None)
-        self.attention_parts = [m for m in (self.attn.qkv, self.gate, self.attn.proj) if m is not None]
-        self.mlp_parts = [block.mlp]
+        self.block = block
+
+    @property
+    def attn(self) -> Attention:
+        return self.block.attn
+
+    @property
+    def gate(self) -> nn.Module | None:
+        """The projection that gates what attention gives, in newer versions of timm, where there is one."""
+        return getattr(self.attn, "gate", None)
 
     def normed(self, x: Tensor) -> Tensor:
         out: Tensor = self.block.norm1(x)
@@ -45,7 +70,8 @@ class PreNormView(BlockView):
         attn, x = self.attn, self.normed(x)
         heads = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
-        gate = None if self.gate is None else self.gate(x).sigmoid()
+        gating = self.gate
+        gate = None if gating is None else gating(x).sigmoid()
         return Projected(attn.q_norm(query), attn.k_norm(key), value, gate)
 
     def mixed(self, context: Tensor, gate: Tensor | None) -> Tensor:
@@ -84,18 +110,24 @@ class PostNormView(PreNormView):
 
 
 class TimmStack(Stack):
-    """The blocks of a ``VisionTransformer``; they are an ``nn.Sequential`` whose forward is replaced."""
+    """The blocks of a ``VisionTransformer``; they are an ``nn.Sequential`` whose forward is replaced.
+
+    Args:
+        model: the tower.
+        by_head: whether nothing around the tower reads its tokens.
+        loops: whether its ``forward_features`` calls the blocks one by one.
+    """
 
     name = "vision"
 
-    def __init__(self, model: VisionTransformer) -> None:
-        self.model = model
+    output = current(lambda stack: output_of(stack.model, stack.by_head))
+
+    def __init__(self, model: VisionTransformer, by_head: bool = True, loops: bool = False) -> None:
+        self.model, self.by_head, self.loops = model, by_head, loops
         self.module = model.blocks
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
         self.readout = 0 if model.has_class_token else None
-        pool = "" if model.global_pool is None else model.global_pool
-        self.output = "reduced" if pool == "token" else "repeated" if pool else "full"
 
     @property
     def home(self) -> nn.Module:
@@ -130,22 +162,29 @@ class TimmStack(Stack):
         return [(self.module, "forward", nn.Sequential.forward)]
 
     def replacements(self) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
-        return [(self.model, "forward_features", ForwardFeatures(self.model))]
+        return [(self.model, "forward_features", ForwardFeatures(self.model, self.loops))]
 
 
 class ForwardFeatures:
-    """timm's own ``forward_features``; with gradient checkpointing on, it must still run the stack whole.
+    """The model's own ``forward_features``, which must run the stack whole even where it calls the blocks one by one.
 
-    timm then calls the blocks one by one; on a shallow copy with the switch off its code calls the stack,
-    which does the checkpointing itself.
+    timm does that with gradient checkpointing on, subclasses may always do; on a shallow copy, with the switch off and
+    the stack as the only block, the same code calls the stack, which does the checkpointing itself.
     """
 
-    def __init__(self, model: VisionTransformer) -> None:
-        self.model = model
+    def __init__(self, model: VisionTransformer, loops: bool) -> None:
+        self.model, self.loops, self.blocks = model, loops, model.blocks
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         model = self.model
-        if model.grad_checkpointing:
+        if model.blocks is not self.blocks:
+            raise UnsupportedCallError(
+                f"the blocks of {type(model).__name__} were replaced after attach, so nothing would be reduced; call "
+                "handle.detach() and attach again"
+            )
+        if self.loops:
+            model = stand_in(model, Loop(model.blocks))
+        elif model.grad_checkpointing:
             model = copy.copy(model)
             model.grad_checkpointing = False
         features: Tensor = type(model).forward_features(model, *args, **kwargs)
@@ -157,16 +196,24 @@ class TimmViT(Adapter):
 
     def accepts(self, model: nn.Module) -> bool:
         ours = type(model).__module__.startswith("timm.")
-        return ours or len(_towers(model)) == 1 or grid_bound(model) is not None
+        return ours or bool(_towers(model)) or grid_bound(model) is not None
 
     def stacks(self, model: nn.Module) -> dict[str, Stack]:
         towers = _towers(model)
         if len(towers) != 1:
-            raise UnsupportedModelError(f"{type(model).__name__} {reason(model)}")
+            found = f"holds {len(towers)} towers; attach to one of them" if towers else reason(model)
+            raise UnsupportedModelError(f"{type(model).__name__} {found}")
         tower = towers[0]
         if not isinstance(tower.blocks, nn.Sequential):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
-        return {"vision": TimmStack(tower)}
+        for module in model.modules():
+            if type(module).__module__ == FEATURES:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} (features_only=True) makes feature maps of the tokens between blocks, "
+                    "where all of them must be at their places; create the model without features_only and reshape "
+                    "what forward_features gives, attached with restore=True"
+                )
+        return {"vision": TimmStack(tower, not foreign_holders(model, tower), runs_in_a_loop(tower))}
 
     def patch_size(self, model: nn.Module) -> Size | None:
         return pair(_towers(model)[0].patch_embed.feat_ratio(as_scalar=False))

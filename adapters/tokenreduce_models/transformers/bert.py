@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenreduce.backbones import BlockView, Layout, Positions, Projected, Role, Stack
+from tokenreduce.backbones import BlockView, Layout, Positions, Projected, Role, Stack, current
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 PARTS = ("attention", "crossattention", "intermediate", "output")
@@ -20,17 +20,22 @@ PARTS = ("attention", "crossattention", "intermediate", "output")
 class BertView(BlockView):
     """``attention``, ``crossattention`` where there is one, ``intermediate`` and ``output``; norms come last."""
 
+    dropout = current(lambda view: view.layer.attention.self.dropout.p)
+    attention_parts = current(lambda view: [view.layer.attention])
+    mlp_parts = current(lambda view: [view.layer.intermediate, view.layer.output])
+    cross_parts = current(lambda view: [one for part in view.crossed for one in (part.self.query, part.output)])
+    memory_parts = current(lambda view: [one for part in view.crossed for one in (part.self.key, part.self.value)])
+    memory_width = current(lambda view: next((part.self.key.in_features for part in view.crossed), None))
+
     def __init__(self, layer: nn.Module) -> None:
         parts: Any = layer  # of several libraries, known by its parts
         self.layer = parts
-        self.dropout = parts.attention.self.dropout.p
-        self.attention_parts = [parts.attention]
-        self.mlp_parts = [parts.intermediate, parts.output]
-        crossed = getattr(layer, "crossattention", None)
-        if crossed is not None:
-            self.cross_parts = [crossed.self.query, crossed.output]
-            self.memory_parts = [crossed.self.key, crossed.self.value]
-            self.memory_width = crossed.self.key.in_features
+
+    @property
+    def crossed(self) -> list[Any]:
+        """The cross-attention, where there is one."""
+        found = getattr(self.layer, "crossattention", None)
+        return [] if found is None else [found]
 
     def project(self, x: Tensor) -> Projected:
         return project(self.layer.attention.self, x, x)

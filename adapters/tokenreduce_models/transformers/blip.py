@@ -27,7 +27,7 @@ from tokenreduce.backbones import Example, Stack
 from .blip_text import BlipTextStack
 from .prenorm import Parts
 from .tiny import TEXT, VISION, pixels, tiny, words
-from .towers import Family, Head, TowerAdapter
+from .towers import Family, Head, Part, TowerAdapter
 
 PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "projection", "num_heads", "scale", "dropout", qkv=("qkv",))
 HEADS = {
@@ -47,9 +47,10 @@ class Blip(TowerAdapter):
 
     def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if isinstance(model, BlipModel):
-            return [tower.post_layernorm, tower.post_layernorm, model.visual_projection]  # its pooler norms again
+            norm = Part(tower, "post_layernorm")
+            return [norm, norm, Part(model, "visual_projection")]  # its pooler norms again
         if isinstance(model, BlipForImageTextRetrieval):
-            return [tower.post_layernorm, model.vision_proj]
+            return [Part(tower, "post_layernorm"), Part(model, "vision_proj")]
         return []
 
     def stacks(self, model: nn.Module) -> dict[str, Stack]:

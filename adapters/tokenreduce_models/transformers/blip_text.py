@@ -17,7 +17,7 @@ from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .bert import BertView, additive
 from .layers import LayerStack
-from .roberta import real_tokens
+from .roberta import CACHES, real_tokens
 
 
 class BlipTextStack(LayerStack):
@@ -61,7 +61,6 @@ class BlipTextStack(LayerStack):
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -70,7 +69,7 @@ class BlipTextStack(LayerStack):
                 "the text encoder was called without an image (use_itm_head=False?), so there is nothing for the "
                 "reducer to see; handle.detach() first, or attach to {'vision': ...}"
             )
-        if past_key_values is not None or use_cache:
+        if use_cache or any(kwargs.get(name) is not None for name in CACHES):
             raise UnsupportedCallError("a cache needs every token at its place; call with use_cache=False")
         if kwargs.get("output_attentions"):
             raise UnsupportedCallError("output_attentions=True: attention is fused while attached; detach() first")

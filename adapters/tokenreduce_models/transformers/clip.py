@@ -28,7 +28,7 @@ from tokenreduce.errors import UnsupportedModelError
 
 from .prenorm import Parts
 from .tiny import LABELS, TEXT, VISION, pixels, tiny, words
-from .towers import Family, Head, TowerAdapter
+from .towers import Family, Head, Part, TowerAdapter
 
 PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "out_proj", "num_heads", "scale", "dropout")
 HEADS = {
@@ -55,7 +55,7 @@ class Clip(TowerAdapter):
 
     def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if isinstance(model, (CLIPModel, CLIPVisionModelWithProjection)):
-            return [tower.post_layernorm, model.visual_projection]
+            return [Part(tower, "post_layernorm"), Part(model, "visual_projection")]
         return []
 
     def refusals(self, model: nn.Module) -> dict[str, str]:

@@ -13,6 +13,8 @@ from tokenreduce.backbones import Stack
 class LayerStack(Stack):
     """A stack whose blocks are ``GradientCheckpointingLayer``s."""
 
+    ignored_hooks = ("transformers.utils.output_capturing",)  # of attention matrices, which every stack refuses
+
     def checkpointer(self, block: nn.Module) -> Callable[..., Any] | None:
         layer: Any = block  # a GradientCheckpointingLayer
         if not (layer.gradient_checkpointing and layer.training):

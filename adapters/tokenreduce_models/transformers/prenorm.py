@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenreduce.backbones import BlockView, Projected
+from tokenreduce.backbones import BlockView, Projected, current
 
 
 @dataclass(frozen=True)
@@ -39,30 +39,46 @@ class Parts:
 class PreNormView(BlockView):
     """Norm, attention, what follows it, residual; the same for the MLP."""
 
+    scale = current(lambda view: getattr(view.attn, view.parts.scale))
+    dropout = current(lambda view: rate(getattr(view.attn, view.parts.dropout)))
+    attention_parts = current(lambda view: [*view.linears(), getattr(view.attn, view.parts.out)])
+    mlp_parts = current(lambda view: [view.block.mlp])
+
     def __init__(self, block: nn.Module, parts: Parts) -> None:
         layer: Any = block  # of any family, known by its parts
-        self.block, self.attn = layer, getattr(block, parts.attention)
-        self.norm1, self.norm2 = getattr(block, parts.norm1), getattr(block, parts.norm2)
-        self.linears = [getattr(self.attn, name) for name in parts.qkv]
-        self.out, self.heads = getattr(self.attn, parts.out), getattr(self.attn, parts.heads)
-        self.after1 = [getattr(block, name) for name in parts.after1]
-        self.after2 = [getattr(block, name) for name in parts.after2]
-        dropout = getattr(self.attn, parts.dropout)
-        self.scale, self.dropout = getattr(self.attn, parts.scale), getattr(dropout, "p", dropout)
-        self.attention_parts, self.mlp_parts = [*self.linears, self.out], [layer.mlp]
+        self.block, self.parts = layer, parts
+
+    @property
+    def attn(self) -> Any:
+        return getattr(self.block, self.parts.attention)
+
+    def linears(self) -> list[Any]:
+        """The projections to query, key and value, or one to all three."""
+        attn = self.attn
+        return [getattr(attn, name) for name in self.parts.qkv]
 
     def project(self, x: Tensor) -> Projected:
-        x = self.norm1(x)
-        if len(self.linears) == 1:
-            query, key, value = self.linears[0](x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = getattr(self.block, self.parts.norm1)(x)
+        linears, heads = self.linears(), getattr(self.attn, self.parts.heads)
+        if len(linears) == 1:
+            query, key, value = linears[0](x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
             return Projected(query, key, value)
-        return Projected(*(linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in self.linears))
+        return Projected(*(linear(x).unflatten(-1, (heads, -1)).transpose(1, 2) for linear in linears))
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
-        return x + through(self.after1, self.out(context))
+        return x + self._through(self.parts.after1, getattr(self.attn, self.parts.out)(context))
 
     def mlp(self, x: Tensor) -> Tensor:
-        return x + through(self.after2, self.block.mlp(self.norm2(x)))
+        block, parts = self.block, self.parts
+        return x + self._through(parts.after2, block.mlp(getattr(block, parts.norm2)(x)))
+
+    def _through(self, names: Sequence[str], x: Tensor) -> Tensor:
+        return through([getattr(self.block, name) for name in names], x)
+
+
+def rate(dropout: Any) -> float:
+    """A dropout rate: a module's, or the number itself."""
+    return float(getattr(dropout, "p", dropout))
 
 
 def through(steps: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 from .bert import BertView, additive
 from .layers import LayerStack
 
+CACHES = ("cache", "past_key_values", "past_key_value")
+"""Names under which versions of transformers hand a cache of keys and values to an encoder."""
+
 
 class RobertaStack(LayerStack):
     """The layers of a ``RobertaModel``; all text tokens are back at their places at the end."""
@@ -47,7 +50,7 @@ class RobertaStack(LayerStack):
         return out
 
     def forward(self, run: Pass, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        if any(kwargs.get(name) is not None for name in ("encoder_hidden_states", "past_key_values")):
+        if any(kwargs.get(name) is not None for name in ("encoder_hidden_states", *CACHES)):
             raise UnsupportedCallError("encoder states and caches are not for a reduced RoBERTa; detach() first")
         run.start(hidden_states, {"text": hidden_states.shape[1]}, real_tokens(attention_mask, hidden_states))
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=run(hidden_states))

@@ -27,7 +27,7 @@ from tokenreduce.errors import UnsupportedModelError
 
 from .clip import PARTS
 from .tiny import LABELS, TEXT, VISION, pixels, tiny, words
-from .towers import UNKNOWN, Family, Head, TowerAdapter
+from .towers import UNKNOWN, Family, Head, Part, TowerAdapter
 
 HEADS = {
     SiglipModel: Head("repeated"),
@@ -57,7 +57,7 @@ class Siglip(TowerAdapter):
 
     def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if tower.use_head and not isinstance(model, SiglipForImageClassification):
-            return [tower.post_layernorm, OneByOne(tower.head)]
+            return [Part(tower, "post_layernorm"), OneByOne(tower)]
         return []
 
     def refusals(self, model: nn.Module) -> dict[str, str]:
@@ -69,10 +69,10 @@ class Siglip(TowerAdapter):
 
 
 class OneByOne:
-    """A pooling head, given one token at a time: (B, N, C) to (B, N, C)."""
+    """A tower's pooling head, given one token at a time: (B, N, C) to (B, N, C)."""
 
-    def __init__(self, head: nn.Module) -> None:
-        self.head = head
+    def __init__(self, tower: nn.Module) -> None:
+        self.head = Part(tower, "head")
 
     def __call__(self, x: Tensor) -> Tensor:
         pooled: Tensor = self.head(x.flatten(0, 1).unsqueeze(1))

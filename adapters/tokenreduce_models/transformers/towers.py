@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from tokenreduce.backbones import Adapter, BlockView, Output, Pass, Stack
+from tokenreduce.backbones import Adapter, BlockView, Output, Pass, Stack, foreign_holders
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .layers import LayerStack
@@ -36,6 +36,8 @@ class Head:
 
 
 UNKNOWN = Head("full")
+BETWEEN = ("vision_feature_layer", "vision_feature_layers", "mm_vision_select_layer")
+"""Entries of a config that say which hidden states of the tower are read."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,23 @@ class Family:
         return next((holder for holder in holders if any(part is tower for part in holder.modules())), model)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a model, looked up when it is called: it may be exchanged."""
+
+    model: nn.Module
+    name: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        called: Tensor = getattr(self.model, self.name)(x)
+        return called
+
+
 class TowerStack(LayerStack):
     """The blocks of one tower; ``projection`` is what its model does to the token that it compares with text."""
 
     name = "vision"
+    owned = True  # whether the library's own model, or nothing, reads the tower
 
     def __init__(
         self,
@@ -131,6 +146,12 @@ class TowerStack(LayerStack):
         """Let the library note hidden states where it is asked to: on the module, else it would on each stand-in."""
         module = self.module
         asked = given.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
+        if asked and not self.owned:
+            raise UnsupportedCallError(
+                f"output_hidden_states was asked of {type(module).__name__} by a model around it that this adapter "
+                "does not know; the states between blocks have fewer tokens while a reducer is attached. Read "
+                "last_hidden_state alone, or detach() first"
+            )
         if asked and isinstance(module, PreTrainedModel):
             maybe_install_capturing_hooks(module)
 
@@ -180,6 +201,20 @@ def stand_in(module: nn.Module, **changed: Any) -> Any:
     return other
 
 
+def check_reader(model: nn.Module) -> None:
+    """Raise UnsupportedModelError for a model that reads the tokens between the blocks of its tower (LLaVA)."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        for name in BETWEEN:
+            if getattr(config, name, None) is not None:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} reads the hidden states of its vision tower ({name} = "
+                    f"{getattr(config, name)!r} in its config), where a token of every patch must be at its place, but "
+                    "there will be fewer of them; reduce the tower on its own, or use a model that reads what the "
+                    "tower gives at its end"
+                )
+
+
 class TowerAdapter(Adapter):
     """Models that hold exactly one tower of these families: the library's own, or one of yours around a tower."""
 
@@ -197,10 +232,13 @@ class TowerAdapter(Adapter):
                 f"{type(model).__name__} holds {len(found)} towers ({kinds}); attach to one of them"
             )
         family, tower = found[0]
+        check_reader(model)
         owner = family.owner(model, tower)
         head = self.head(owner, family, tower)
         projection = self.projection(owner, tower) if head is not UNKNOWN else []
-        return {"vision": self.stack(family, tower, self.prefix(family, tower), head, projection)}
+        stack = self.stack(family, tower, self.prefix(family, tower), head, projection)
+        stack.owned = head is not UNKNOWN or not foreign_holders(model, tower)
+        return {"vision": stack}
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_embeddings(self.towers(model)[0][1].embeddings, height, width)

@@ -28,7 +28,7 @@ from transformers.models.vilt.modeling_vilt import (
     ViltModel,
 )
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Stack, check_size, pair
+from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Stack, check_size, current, pair
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .bert import additive, project
@@ -40,15 +40,16 @@ POOLED = (ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForI
 class ViltView(BlockView):
     """One ``ViltLayer``: pre-norm attention and MLP."""
 
+    dropout = current(lambda view: view.layer.attention.attention.dropout.p)
+    attention_parts = current(lambda view: [view.layer.attention])
+    mlp_parts = current(lambda view: [view.layer.intermediate, view.layer.output])
+
     def __init__(self, layer: ViltLayer) -> None:
-        self.layer, self.attention = layer, layer.attention.attention
-        self.dropout = self.attention.dropout.p
-        self.attention_parts = [layer.attention]
-        self.mlp_parts = [layer.intermediate, layer.output]
+        self.layer = layer
 
     def project(self, x: Tensor) -> Projected:
         x = self.layer.layernorm_before(x)
-        return project(self.attention, x, x)
+        return project(self.layer.attention.attention, x, x)
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         out: Tensor = self.layer.attention.output(context, x) + x
@@ -178,7 +179,7 @@ def fast_embed(embeddings: ViltEmbeddings, pixel_values: Tensor) -> Tensor:
     if (height, width) != (side, side):
         grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
     x = (patches + grid).flatten(2).transpose(1, 2)
-    first = (embeddings.cls_token + positions[:, :1]).expand(len(x), -1, -1)
+    first = (embeddings.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1)
     tokens: Tensor = embeddings.dropout(torch.cat([first, x], dim=1))
     return tokens
 

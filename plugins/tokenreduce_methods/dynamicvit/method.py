@@ -122,7 +122,7 @@ class Stages(BoundReducer, nn.Module):
             return {}
         drawn = F.gumbel_softmax(log_keep, tau=self.reducer.tau, hard=True)[..., 0] * policy.to(log_keep.dtype)
         self._hold(streams, drawn, real, share, site)
-        return {streams.main: Gate(torch.cat([drawn.new_ones(len(drawn), prefix), drawn], dim=1))}
+        return {streams.main: Gate(torch.cat([drawn.new_ones(drawn.shape[0], prefix), drawn], dim=1))}
 
     def _hold(self, streams: Streams, kept: Tensor, real: Tensor, share: float, site: Site) -> None:
         """Add this stage's part of the ratio loss: mean over the batch of (share kept - target)^2."""

@@ -1,0 +1,124 @@
+"""Copies of blocks with random weights, made from shapes: no weight is copied, and none has to be in memory.
+
+What holds its weights in a form of its own (a quantised layer, one whose weights are loaded when it runs) is replaced
+in the copy by a stand-in, a random function of the same shape: a view calls it as the block does, whatever it computes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearStandIn(nn.Module):
+    """Any layer from ``in_features`` to ``out_features``. Its matrix is not called ``weight``: it is to be called."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.matrix = nn.Parameter(torch.empty(out_features, in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        return x @ self.matrix.T
+
+
+class TokenwiseStandIn(nn.Module):
+    """Any layer that keeps the shape of its input, such as a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor, self.shift = nn.Parameter(torch.empty(1)), nn.Parameter(torch.empty(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        return x * self.factor + self.shift
+
+
+def random_double(
+    block: nn.Module,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float64,
+    foreign: bool = False,
+    attached: bool = False,
+) -> nn.Module:
+    """A copy of the block on the CPU in evaluation mode, with random weights and no hooks.
+
+    Args:
+        dtype: of all weights.
+        foreign: whether linear layers of other libraries are replaced by stand-ins.
+        attached: whether the block's ``forward`` is the engine's own, which the copy does without.
+    """
+    memo: dict[int, Any] = {}
+    if attached:
+        memo[id(vars(block)["forward"])] = object()  # deleted below
+    for module in block.modules():
+        stand_in = None if module is block else stand_in_of(module, foreign)
+        if stand_in is not None:
+            fill(stand_in.to(dtype), generator)
+            memo[id(module)] = stand_in
+            continue
+        for name, value in vars(module).items():
+            if name.endswith("_hooks"):  # they are not to be called, and may not be copyable
+                memo[id(value)] = OrderedDict()
+            elif isinstance(value, Tensor):  # what pruning puts in a parameter's place; it may have a history
+                memo[id(value)] = random_like(value, generator, dtype)
+        for parameter in module.parameters(recurse=False):
+            made = random_like(parameter, generator, dtype)
+            memo[id(parameter)] = nn.Parameter(made, requires_grad=made.is_floating_point())
+        for buffer in module.buffers(recurse=False):
+            memo[id(buffer)] = plain_copy(buffer, dtype)
+    double = copy.deepcopy(block, memo).eval()
+    if attached:
+        del double.forward
+    return double
+
+
+def stand_in_of(module: nn.Module, foreign: bool) -> nn.Module | None:
+    """What replaces a module in a copy; None where it can be copied."""
+    leaf, loads = not module._modules, "forward" in vars(module)
+    inner, outer = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    linear = isinstance(inner, int) and isinstance(outer, int)
+    if leaf and loads:  # its forward was replaced on the instance, as by offloading, and refers to this very module
+        return LinearStandIn(inner, outer) if linear else TokenwiseStandIn()  # type: ignore[arg-type]
+    if foreign and linear and type(module) is not nn.Linear:
+        return LinearStandIn(inner, outer)  # type: ignore[arg-type]
+    return None
+
+
+def has_weights(block: nn.Module) -> bool:
+    """Whether the block has weights, in memory or loaded when it runs; those of a model on "meta" are neither."""
+    found = False
+    for module in block.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_meta and "forward" not in vars(module):
+                return False
+            found = True
+    return found or any(stand_in_of(module, True) is not None for module in block.modules())
+
+
+@torch.no_grad()
+def fill(module: nn.Module, generator: torch.Generator) -> None:
+    """Random values for every parameter."""
+    for parameter in module.parameters():
+        parameter.copy_(random_like(parameter, generator, parameter.dtype))
+
+
+def random_like(tensor: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Noise of a tensor's shape: rows of about unit length, vectors about one."""
+    noise = torch.randn(tuple(tensor.shape), generator=generator, dtype=dtype)
+    if tensor.ndim > 1:
+        return noise / max(tensor[0].numel(), 1) ** 0.5 if len(tensor) else noise
+    return 1 + 0.2 * noise
+
+
+def plain_copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
+    """A buffer's values on the CPU, floating ones in ``dtype``; zeros where it is not in memory."""
+    wanted = dtype if buffer.is_floating_point() else buffer.dtype
+    if buffer.is_meta:
+        return torch.zeros(tuple(buffer.shape), dtype=wanted)
+    return buffer.detach().to("cpu", wanted, copy=True)
