@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import tokenreduce
-from tokenreduce.lab.finetuned import tuned_task
+from tokenreduce.lab.tuned_weights import tuned_task
 from tokenreduce.report.figure import draw
 from tokenreduce.report.regions import regions
 from tokenreduce.report.sample_source import sample_from_file

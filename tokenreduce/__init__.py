@@ -20,8 +20,8 @@ from ._version import __version__ as __version__
 from .errors import TokenReduceError
 
 if TYPE_CHECKING:
-    from .attachments.attach import attach, attachment, load
     from .attachments.handle import Attachment
+    from .attachments.lifecycle import attach, attachment, load
     from .lab.ablation import ablate
     from .lab.result import Result
     from .measure.macs import count_macs
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from .methods.reducer import Reducer
     from .report.terminal import print_result
     from .tasks.task import Task
-    from .train.distill import distill
-    from .train.finetune import finetune
+    from .train.distillation import distill
+    from .train.fine_tuning import finetune
     from .train.recipe import Recipe
     from .train.teacher import Distillation
     from .train.warmup import Warmup
@@ -44,13 +44,13 @@ _LAZY = {  # imported on first use: these need torch
     "Task": "tasks.task",
     "Warmup": "train.warmup",
     "ablate": "lab.ablation",
-    "attach": "attachments.attach",
-    "attachment": "attachments.attach",
+    "attach": "attachments.lifecycle",
+    "attachment": "attachments.lifecycle",
     "chain": "methods.chain",
     "count_macs": "measure.macs",
-    "distill": "train.distill",
-    "finetune": "train.finetune",
-    "load": "attachments.attach",
+    "distill": "train.distillation",
+    "finetune": "train.fine_tuning",
+    "load": "attachments.lifecycle",
     "print_result": "report.terminal",
 }
 _PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")

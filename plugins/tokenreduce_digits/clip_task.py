@@ -14,7 +14,7 @@ from tokenreduce.tasks.task import Task
 from .captions import CAPTIONS, CLASSES
 from .clip_model import load
 from .clutter import Cluttered, ClutterFactory, pixel_values, targets
-from .evaluate import accuracy_by_group
+from .evaluation import accuracy_by_group
 from .pictures import to_image, to_pixels
 from .splits import Splits
 from .task import loss, right

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .evaluate import accuracy_by_kind
+from .evaluation import accuracy_by_kind
 from .meter_model import VISION_WIDTH, WIDTH, build
 from .patches import PatchHeads, gather, patch_targets
 from .scenes import Scene, SceneFactory, collate, patch_labels

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .evaluate import accuracy_by_kind
+from .evaluation import accuracy_by_kind
 from .model import build, load
 from .patches import PatchHeads, patch_targets
 from .scenes import GRID, Scene, SceneFactory, collate

@@ -7,7 +7,7 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 import tokenreduce
-from tokenreduce.attachments.resize import resize_model
+from tokenreduce.attachments.resizing import resize_model
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.transformers.videomae import VideoMAE
 from tokenreduce_models.transformers.vit_mae import ViTMAE

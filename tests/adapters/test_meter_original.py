@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tokenreduce
-from tokenreduce.attachments.resize import resize_model
+from tokenreduce.attachments.resizing import resize_model
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 from tokenreduce.tasks.inputs import resize_inputs
 from tokenreduce_models.meter import MeterForQuestionAnswering

@@ -10,7 +10,7 @@ from torch import nn
 
 import tokenreduce
 from tokenreduce._torch import call
-from tokenreduce.attachments.resize import patch_size, resize_model
+from tokenreduce.attachments.resizing import patch_size, resize_model
 from tokenreduce.backbones import Adapter
 from tokenreduce.errors import AlreadyAttachedError, OptionError, UnsupportedCallError, UnsupportedModelError
 from tokenreduce.tasks.inputs import image_size, resize_inputs

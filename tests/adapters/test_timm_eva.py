@@ -8,7 +8,7 @@ import torch
 from timm.models.eva import Eva
 
 import tokenreduce
-from tokenreduce.attachments.resize import resize_model
+from tokenreduce.attachments.resizing import resize_model
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 ROTARY = {"use_rot_pos_emb": True}

@@ -10,7 +10,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 
 import tokenreduce
-from tokenreduce.attachments.resize import resize_model
+from tokenreduce.attachments.resizing import resize_model
 from tokenreduce.errors import UnsupportedModelError
 
 SIZES = {"image_size": 32, "patch_size": 8, "num_layers": 4, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tokenreduce_digits import scenes, words
-from tokenreduce_digits.evaluate import accuracy_by_kind
+from tokenreduce_digits.evaluation import accuracy_by_kind
 from tokenreduce_digits.model import load
 from tokenreduce_digits.task import vilt_digits
 

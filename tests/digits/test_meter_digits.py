@@ -4,7 +4,7 @@ import torch
 
 import tokenreduce
 from tokenreduce_digits import scenes
-from tokenreduce_digits.evaluate import accuracy_by_kind
+from tokenreduce_digits.evaluation import accuracy_by_kind
 from tokenreduce_digits.meter_model import load
 from tokenreduce_digits.meter_task import meter_digits
 from tokenreduce_digits.train_meter import SHOWN, digits_first, gather

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tokenreduce.lab.compare import Change, Speed, compare, differences, same_machine, same_samples
+from tokenreduce.lab.comparison import Change, Speed, compare, differences, same_machine, same_samples
 from tokenreduce.lab.result import BatchTiming, Result, Row
 from tokenreduce.lab.statistics import compare_paired, compare_unpaired, interval
 

@@ -10,7 +10,7 @@ from tokenreduce.core.schedules import constant_or_ramp, spread_counts
 from tokenreduce.errors import OptionError
 from tokenreduce.lab.levels import parse_ratios
 from tokenreduce.lab.plan import plan
-from tokenreduce.measure.calibrate import solve
+from tokenreduce.measure.calibration import solve
 from tokenreduce.tasks import Batch
 
 QUICK = {"rounds": 1, "break_even": False, "metric": lambda out, y: (out.argmax(-1) == y).float()}

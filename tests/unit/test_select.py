@@ -1,4 +1,4 @@
-"""ops.select and Tokens.keep_top. Axes: B batch, N tokens, K kept."""
+"""ops.selection and Tokens.keep_top. Axes: B batch, N tokens, K kept."""
 
 import pytest
 import torch

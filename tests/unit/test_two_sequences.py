@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import tokenreduce
-from tokenreduce.attachments.resolve import acting_block
+from tokenreduce.attachments.resolution import acting_block
 from tokenreduce.backbones import Adapter, BlockView, Projected, Role, Stack
 from tokenreduce.engine.run import Run
 from tokenreduce.errors import UnfitReducerError, UnsupportedCallError, UnsupportedModelError

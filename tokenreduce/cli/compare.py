@@ -18,7 +18,7 @@ from .output import STDOUT, check_writable, write
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..lab.compare import Change
+    from ..lab.comparison import Change
     from ..lab.result import Result
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable("--json", arguments.json)
     a, b = read(arguments.a), read(arguments.b)
 
-    from ..lab.compare import compare, differences
+    from ..lab.comparison import compare, differences
 
     changes, lines = compare(a, b), differences(a, b)
     with contextlib.redirect_stdout(sys.stderr) if arguments.json == STDOUT else contextlib.nullcontext():
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _print(arguments: argparse.Namespace, a: Result, b: Result, changes: list[Change], lines: list[str]) -> None:
     from rich.text import Text
 
-    from ..lab.compare import same_machine
+    from ..lab.comparison import same_machine
     from ..report.terminal import terminal
 
     out = terminal()

@@ -15,7 +15,7 @@ from .options import add_trust, device_of, move, parse_layers, parse_options
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
-    from ..train.finetune import FinetuneResult
+    from ..train.fine_tuning import FinetuneResult
     from ..train.recipe import Recipe
 
 
@@ -92,9 +92,9 @@ def _run(arguments: argparse.Namespace, registry: Registry, options: dict[str, A
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
     name = arguments.model or next(iter(registry.tasks))
 
-    from ..measure.calibrate import options_for_share
+    from ..measure.calibration import options_for_share
     from ..tasks.loading import load_task
-    from ..train.finetune import check_trainable
+    from ..train.fine_tuning import check_trainable
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
@@ -141,7 +141,7 @@ def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> F
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from ..train.finetune import finetune
+    from ..train.fine_tuning import finetune
 
     columns = (TextColumn("step {task.completed:.0f} of {task.total:.0f}"), BarColumn())
     times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))

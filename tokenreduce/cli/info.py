@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from ..errors import UnknownNameError, nearest
-from ..registry.describe import reducer
+from ..registry.description import reducer
 from ..registry.kinds import KINDS
 from ..registry.registry import Entry, Registry, default_registry
 from ..registry.spec import ReducerSpec

@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import_named(task.settings)
     row, chosen = choose(registry, task, arguments.reducer, options, arguments.tuned)
 
-    from ..lab.finetuned import tuned_task
+    from ..lab.tuned_weights import tuned_task
     from ..report.figure import draw
     from ..report.regions import regions
     from ..report.sample_source import sample_from_file, sample_from_task
@@ -146,7 +146,7 @@ def choose(
     Raises:
         UnknownNameError, PluginError: no such reducer. OptionError: JSON that is not a mapping of stacks.
     """
-    from ..lab.finetuned import full_options, label_of
+    from ..lab.tuned_weights import full_options, label_of
 
     if tuned is not None:
         return label_of(tuned, {}), {**full_options({"weights": tuned}), **options}

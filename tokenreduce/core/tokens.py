@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._torch import plain_size
 from ..errors import UnsupportedCallError
-from ..ops.select import top
+from ..ops.selection import top
 from .reduction import Reduction
 
 

@@ -1,7 +1,7 @@
 """Proof that a view computes what its block computes, before anything is changed.
 
-A copy of the block with random weights (:mod:`tokenreduce.engine.double`) is run by its own code and through the view,
-on a few random tokens. Random weights keep a zero-initialised or tiny part (LayerScale at 1e-5) from hiding a
+A copy of the block with random weights (:mod:`tokenreduce.engine.stand_ins`) is run by its own code and through the
+view, on a few random tokens. Random weights keep a zero-initialised or tiny part (LayerScale at 1e-5) from hiding a
 difference. The proof also tells which modules of a block the view does not call: hooks on them would not act.
 """
 
@@ -23,7 +23,7 @@ from ..backbones.stack import Stack
 from ..core.state import key_bias
 from ..errors import UnsupportedModelError
 from .attention import attention
-from .double import has_weights, random_double
+from .stand_ins import has_weights, random_double
 
 ATTEMPTS = (  # dtype, whether layers of other libraries have stand-ins, tolerance
     (

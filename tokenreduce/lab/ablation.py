@@ -27,7 +27,7 @@ from .control import smaller_input
 from .cost import affordable, cost, measure_overhead
 from .dependencies import Dependencies
 from .distributed import process_group
-from .evaluate import resolve_row, score_row
+from .evaluation import resolve_row, score_row
 from .machine import machine
 from .plan import Variants, one_per_variant, plan
 from .reducer_objects import Classes, plain_variants

@@ -12,9 +12,9 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from .._torch import Inputs
-from ..attachments.attach import attach
 from ..attachments.handle import Attachment
-from ..attachments.resize import resize_model
+from ..attachments.lifecycle import attach
+from ..attachments.resizing import resize_model
 from ..errors import OptionError
 from ..registry.targets import names_from_file
 from ..tasks.data import Batches, cut, on_device
@@ -24,10 +24,10 @@ from ..tasks.task import NO_GROUP, Batch
 from ..train.weights import weights_digest
 from .dependencies import Dependencies
 from .distributed import ProcessGroup
-from .finetuned import load_reducer_weights, tuned_model
 from .reducer_objects import make_objects
 from .result import Row
 from .store import Store, key_of
+from .tuned_weights import load_reducer_weights, tuned_model
 
 Tick = Callable[[str], None]
 Finite = Annotated[float, Ge(-1e9), Le(1e9)]  # a number in a cell

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from .._torch import call
-from ..attachments.resize import patch_size
+from ..attachments.resizing import patch_size
 from ..errors import UnsupportedModelError
-from ..measure.calibrate import tokens_left
+from ..measure.calibration import tokens_left
 from ..measure.macs import count_macs
 from ..tasks.inputs import image_size
 from .context import Context, attach_arguments

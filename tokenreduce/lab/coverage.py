@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .._torch import call
-from ..attachments.attach import attach
+from ..attachments.lifecycle import attach
 from ..backbones.adapter import Adapter, Example
 from ..backbones.stack import Stack
 from ..errors import UnsupportedModelError, guard, reason_of

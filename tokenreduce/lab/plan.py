@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import OptionError
 from ..registry.registry import Registry
-from .finetuned import full_options
 from .result import Row
+from .tuned_weights import full_options
 
 Variants = Mapping[str, Mapping[str, Any]]
 

@@ -10,7 +10,7 @@ from ..errors import OptionError, PluginError, UnknownNameError, nearest
 from ..methods.factory import plan_reducers
 from ..registry.registry import Registry
 from ..registry.targets import names_from_file, resolve_target
-from .finetuned import full_options
+from .tuned_weights import full_options
 
 
 def check_variants(

@@ -8,11 +8,11 @@ from dataclasses import replace
 from ..registry.registry import Registry
 from ..tasks.task import Task
 from .ablation import Step, run_request
-from .finetuned import full_options, label_of
 from .preflight import check_variants, import_named
 from .request import Request
 from .result import Result
 from .store import Store
+from .tuned_weights import full_options, label_of
 
 
 def full_request(registry: Registry, request: Request, task: Task, overrides: dict[str, dict[str, object]]) -> Request:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .attention_rows import attention_rows
-from .match import bipartite
+from .matching import bipartite
 from .noise import hash_noise
-from .select import others, top
+from .selection import others, top
 from .similarity import at_least_float, text_similarity
 
 __all__ = ["at_least_float", "attention_rows", "bipartite", "hash_noise", "others", "text_similarity", "top"]

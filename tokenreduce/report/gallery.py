@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import UnsupportedCallError
-from ..lab.finetuned import tuned_task
 from ..lab.plan import one_per_variant
 from ..lab.result import Picture, Result
+from ..lab.tuned_weights import tuned_task
 from ..tasks.data import as_batch, on_device, take
 from ..tasks.task import Batch, Task
 from .sample_view import answers, attach_traced, pictures

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .._torch import Inputs, call
-from ..attachments.attach import attach
 from ..attachments.handle import Attachment
-from ..attachments.resize import patch_size
+from ..attachments.lifecycle import attach
+from ..attachments.resizing import patch_size
 from ..errors import OptionError, PluginError, UnsupportedCallError
-from ..lab.finetuned import load_reducer_weights
 from ..lab.result import Picture
+from ..lab.tuned_weights import load_reducer_weights
 from ..tasks.inputs import image_size
 from ..tasks.task import Sample, Task
 from .patch_map import patch_owners

@@ -17,7 +17,7 @@ pytest.register_assert_rewrite(
 )
 
 from .adapters import AdapterConformance  # noqa: E402
-from .compare import TOLERANCES, assert_close, tensors  # noqa: E402
+from .comparison import TOLERANCES, assert_close, tensors  # noqa: E402
 from .fixtures import fresh_registry  # noqa: E402
 from .models import KINDS, models  # noqa: E402
 from .reducers import ReducerConformance  # noqa: E402

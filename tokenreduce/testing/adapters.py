@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..attachments.adapter_lookup import find_adapter
-from ..attachments.attach import attach
 from ..attachments.handle import Attachment
+from ..attachments.lifecycle import attach
 from ..backbones.adapter import Adapter, Example
 from ..backbones.stack import Stack
 from ..errors import OptionError, UnsupportedModelError
 from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry, use_registry
 from ..registry.spec import AdapterSpec
-from .compare import assert_close, identical
+from .comparison import assert_close, identical
 from .model_laws import (
     InTheMiddleError,
     comparable_outputs,

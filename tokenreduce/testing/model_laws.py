@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..attachments.attach import attach
 from ..attachments.handle import Attachment
+from ..attachments.lifecycle import attach
 from ..errors import TokenReduceError, UnfitReducerError, UnknownOptionError
 from ..registry.registry import default_registry
-from .compare import assert_close, identical
+from .comparison import assert_close, identical
 from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, reduced_stack, run
 from .snapshot import snapshot
 from .subject import ReducerCase, Subject

@@ -18,7 +18,7 @@ from ..backbones.adapter import Adapter, Example
 from ..backbones.stack import Stack
 from ..engine.record import Record
 from ..registry.registry import Registry, default_registry
-from .compare import tensors
+from .comparison import tensors
 
 KINDS: dict[str, tuple[str, bool, str]] = {
     "image, a class token is read": ("image", True, "reduced"),

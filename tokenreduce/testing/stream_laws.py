@@ -20,7 +20,7 @@ from ..core.signals import SIGNALS
 from ..core.streams import Stream, Streams
 from ..methods.reducer import BaseReducer
 from ..methods.site_reducer import SiteReducer
-from .compare import assert_close
+from .comparison import assert_close
 from .models import backward
 from .subject import ReducerCase
 from .synthetic import DEPTH, Draw, draws, site, synthetic_backbone

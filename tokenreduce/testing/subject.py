@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..attachments.attach import attach
 from ..attachments.handle import Attachment
+from ..attachments.lifecycle import attach
 from ..errors import UnfitReducerError
 from ..methods.factory import make_reducer
 from ..methods.reducer import BaseReducer

@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
-from ..attachments.attach import attach, attachment
 from ..attachments.handle import Attachment
+from ..attachments.lifecycle import attach, attachment
 from ..errors import OptionError, UnfitReducerError, UnsupportedModelError
 from ..registry.registry import default_registry
 from .teacher import Distillation, Read

@@ -8,7 +8,7 @@ from ..backbones.patch_grid import Size, conv_patch
 from ..errors import AlreadyAttachedError, UnsupportedModelError
 from ..registry.registry import default_registry
 from .adapter_lookup import find_adapter
-from .attach import attachment
+from .lifecycle import attachment
 
 
 def resize_model(model: nn.Module, height: int, width: int, adapter: str | None = None) -> nn.Module:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from .._torch import call
 from ..attachments.handle import Attachment
 from ..errors import OptionError, UnfitReducerError, guard
-from ..measure.calibrate import solve_options
+from ..measure.calibration import solve_options
 from .context import Context, attach_arguments, attach_row
 from .result import Row
 from .statistics import mean_over_seeds

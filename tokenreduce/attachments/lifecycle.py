@@ -25,7 +25,7 @@ from .adapter_lookup import find_adapter
 from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
 from .replacements import check_originals, replacements
-from .resolve import Wanted, bind_stack
+from .resolution import Wanted, bind_stack
 
 
 def attach(

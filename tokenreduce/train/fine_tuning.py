@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import call, evaluating
-from ..attachments.attach import attach
+from ..attachments.lifecycle import attach
 from ..errors import OptionError
 from ..tasks.data import on_device
 from ..tasks.fingerprint import model_fingerprint
-from .distill import distill
+from .distillation import distill
 from .loop import Loop, Progress, seed_draws
 from .losses import total
 from .optimizer import adamw, linear_decay

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from .._torch import Inputs, call, evaluating
-from ..attachments.attach import attach
 from ..attachments.handle import Attachment
+from ..attachments.lifecycle import attach
 from ..errors import UnfitReducerError
 from ..tasks.data import on_device
 from ..tasks.task import Task
