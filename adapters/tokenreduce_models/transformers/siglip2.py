@@ -29,7 +29,7 @@ from .clip import PARTS
 from .siglip import TEXT_REASON, OneByOne
 from .siglip2_stack import Siglip2Stack
 from .tiny import LABELS, TEXT, VISION, tiny, words
-from .towers import UNKNOWN, Family, Head, TowerAdapter
+from .towers import UNKNOWN, Family, Head, Part, TowerAdapter
 
 HEADS = {
     Siglip2Model: Head("repeated"),
@@ -59,7 +59,7 @@ class Siglip2(TowerAdapter):
 
     def projection(self, model: nn.Module, tower: PreTrainedModel) -> list[Callable[[Tensor], Tensor]]:
         if tower.use_head and not isinstance(model, Siglip2ForImageClassification):
-            return [tower.post_layernorm, OneByOne(tower.head)]
+            return [Part(tower, "post_layernorm"), OneByOne(tower)]
         return []
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
