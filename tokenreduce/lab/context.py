@@ -87,7 +87,7 @@ class Context:
             self.sizes.append(len(own))
             groups += groups_of(batch, index)
         if not samples:
-            raise OptionError("ablate needs data to judge the rows on, got none")
+            raise OptionError("ablate needs data to evaluate the rows on, got none")
         self.data = join_fingerprints(samples)
         if any(group is not None for group in groups):
             self.groups = [NO_GROUP if group is None else group for group in groups]

@@ -56,7 +56,7 @@ class Request:
     match_macs: Level = field(
         default_factory=list, metadata=_flag("solve every method for this share of multiply-adds (0.55)", "SHARE")
     )
-    samples: Count = field(default=1000, metadata=_flag("samples to judge"))
+    samples: Count = field(default=1000, metadata=_flag("samples to evaluate"))
     batch: BatchSize = field(default=50, metadata=_flag("batch size"))
     batch_sizes: list[BatchSize] | None = field(
         default=None, metadata=_flag("batch sizes to time (1, 8 and --batch)", "A,B,...")
