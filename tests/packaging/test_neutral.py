@@ -9,9 +9,9 @@ import pytest
 import tokenreduce
 
 CORE = Path(tokenreduce.__file__).parent
-FAMILIES = "vilt|meter|clip|siglip|blip|deit|dinov2|bridgetower|coca|roberta"
+FAMILIES = "vilt|meter|clip|siglip|blip|deit|dinov2|dinov3|vitmae|videomae|bridgetower|coca|roberta"
 METHODS = "|".join(name for name in tokenreduce.registry.default_registry().reducers if name not in ("none", "random"))
-NAMES = re.compile(rf"(?<![a-z])({METHODS}|{FAMILIES}|timm|transformers|open_clip)(?![a-z])", re.I)
+NAMES = re.compile(rf"(?<![a-z])({METHODS}|{FAMILIES}|timm|torchvision|transformers|open_clip)(?![a-z])", re.I)
 OF_TORCH = {"clip_grad_norm_"}
 EXAMPLES = re.compile(
     "for example|like \\{|for transformers that|transformers_version|CLIP of transformers|use one that does"
