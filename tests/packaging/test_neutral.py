@@ -13,8 +13,11 @@ from tokenreduce.registry import default_registry
 
 ROOT = Path(__file__).parents[2]
 CORE = Path(tokenreduce.__file__).parent
-LIBRARIES = "{'timm', 'transformers', 'open_clip'}"
-FAMILIES = "vilt|meter|clip|siglip|blip|deit|dinov2|bridgetower|coca|roberta|timm|transformers|open_clip"
+LIBRARIES = "{'timm', 'torchvision', 'transformers', 'open_clip'}"
+FAMILIES = (
+    "vilt|meter|clip|siglip|blip|deit|dinov2|dinov3|vitmae|videomae|bridgetower|coca|roberta|timm|torchvision|"
+    "transformers|open_clip"
+)
 METHODS = "|".join(name for name in default_registry().reducers if name not in ("none", "random"))
 NAMES = re.compile(rf"(?<![a-z])({METHODS}|{FAMILIES})(?![a-z])", re.I)
 OF_TORCH = {"clip_grad_norm_"}
