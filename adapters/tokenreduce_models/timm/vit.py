@@ -207,7 +207,7 @@ class TimmViT(Adapter):
         if not isinstance(tower.blocks, nn.Sequential):
             raise UnsupportedModelError(f"{type(tower).__name__} keeps its blocks in {type(tower.blocks).__name__}")
         for module in model.modules():
-            if type(module).__module__ == FEATURES:
+            if type(module).__module__ == FEATURES and any(part is tower for part in module.modules()):
                 raise UnsupportedModelError(
                     f"{type(module).__name__} (features_only=True) makes feature maps of the tokens between blocks, "
                     "where all of them must be at their places; create the model without features_only and reshape "
