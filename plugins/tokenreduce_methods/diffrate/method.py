@@ -33,7 +33,7 @@ class DiffRate(BaseReducer):
     """Sort tokens by class attention, prune the least important ones, then merge the next into more important ones.
 
     Each of the m tokens that merge goes into the most similar of the tokens that are more important than all of them;
-    merged values are means weighted by size. Tokens stand in falling order of importance afterwards.
+    merged values are means weighted by size. Tokens are in falling order of importance afterwards.
 
     Source: Chen et al., DiffRate: Differentiable Compression Rate for Efficient Vision Transformers, ICCV 2023, arXiv
     2305.17997, section 3. Where this differs: the rates are given, layer by layer, and not learned: the differentiable
