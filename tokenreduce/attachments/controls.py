@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine.binding import Binding
+from ..engine.binding import BaseBinding
 from ..errors import OptionError
 from ..methods.backbone import Backbone
 from ..methods.site_reducer import SiteReducer
@@ -21,7 +21,7 @@ _COUNTING = threading.Lock()
 
 
 @contextmanager
-def pause(bindings: Sequence[Binding]) -> Iterator[None]:
+def pause(bindings: Sequence[BaseBinding]) -> Iterator[None]:
     """Passes that begin inside reduce nothing, on all these stacks."""
     _count(bindings, 1)
     try:
@@ -30,7 +30,7 @@ def pause(bindings: Sequence[Binding]) -> Iterator[None]:
         _count(bindings, -1)
 
 
-def _count(bindings: Sequence[Binding], change: int) -> None:
+def _count(bindings: Sequence[BaseBinding], change: int) -> None:
     with _COUNTING:  # adding is not one step for other threads
         for binding in bindings:
             binding.pauses += change
@@ -41,7 +41,7 @@ def with_guide(backbone: Backbone) -> Backbone:
     return replace(backbone, provides=backbone.provides | {"text_attention"})
 
 
-def rebind(binding: Binding, guided: bool, factor: float) -> SiteReducer:
+def rebind(binding: BaseBinding, guided: bool, factor: float) -> SiteReducer:
     """What runs on the stack, as configured or with ``factor`` times the removal; new weights are arbitrary.
 
     Raises:
@@ -58,7 +58,7 @@ def rebind(binding: Binding, guided: bool, factor: float) -> SiteReducer:
     return again
 
 
-def set_active(binding: Binding, active: SiteReducer) -> None:
+def set_active(binding: BaseBinding, active: SiteReducer) -> None:
     """Have the stack use another reducer from the next pass on; one with weights takes over its options alone."""
     if isinstance(binding.active, nn.Module):
         binding.active.take_options(active.reducer)
@@ -66,7 +66,7 @@ def set_active(binding: Binding, active: SiteReducer) -> None:
         binding.active = active
 
 
-def set_scale(bindings: Sequence[Binding], factor: Any) -> None:
+def set_scale(bindings: Sequence[BaseBinding], factor: Any) -> None:
     """Set how many times the configured removal is in force; all stacks or, after an error, none.
 
     Raises:
@@ -82,7 +82,7 @@ def set_scale(bindings: Sequence[Binding], factor: Any) -> None:
         binding.factor = float(factor)
 
 
-def set_guide_and_reducer(binding: Binding, guide: Tensor | None, active: SiteReducer) -> None:
+def set_guide_and_reducer(binding: BaseBinding, guide: Tensor | None, active: SiteReducer) -> None:
     """Set the features that guide a stack together with the reducer that was bound for them."""
     set_active(binding, active)
     binding.guide = guide

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._torch import parameter_width
-from ..engine.binding import Binding
+from ..engine.binding import BaseBinding
 from ..errors import OptionError, UnfitReducerError
 from .controls import rebind, set_guide_and_reducer
 
@@ -17,7 +17,7 @@ from .controls import rebind, set_guide_and_reducer
 class Guidance:
     """What ``handle.guide`` returns: leaving its context restores what guided before."""
 
-    def __init__(self, bound: Binding, before: Tensor | None) -> None:
+    def __init__(self, bound: BaseBinding, before: Tensor | None) -> None:
         self._bound, self._before = bound, before
 
     def __enter__(self) -> Guidance:
@@ -30,7 +30,7 @@ class Guidance:
         set_guide_and_reducer(bound, before, rebind(bound, before is not None, bound.factor))
 
 
-def set_guide(bound: Binding, text_features: Any) -> None:
+def set_guide(bound: BaseBinding, text_features: Any) -> None:
     """Set or, with None, remove what guides a stack, and bind its reducer again.
 
     Raises:
@@ -55,7 +55,7 @@ def set_guide(bound: Binding, text_features: Any) -> None:
     set_guide_and_reducer(bound, check_features(bound, text_features), reducer)
 
 
-def check_features(bound: Binding, features: Any) -> Tensor:
+def check_features(bound: BaseBinding, features: Any) -> Tensor:
     """Features as (1, Q, D) or (B, Q, D), a copy without gradient.
 
     Raises:

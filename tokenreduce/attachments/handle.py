@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.site import Site
-from ..engine.binding import Binding
+from ..engine.binding import BaseBinding
+from ..engine.causal.binding import remarks
 from ..errors import UnsupportedCallError
 from .checkpoint import save
 from .controls import pause, set_scale
@@ -31,7 +32,7 @@ class Attachment:
     """
 
     def __init__(
-        self, model: nn.Module, bindings: list[Binding], config: dict[str, Any], patches: list[Replacement]
+        self, model: nn.Module, bindings: list[BaseBinding], config: dict[str, Any], patches: list[Replacement]
     ) -> None:
         self.model, self._bindings, self._config, self._patches = model, bindings, config, patches
         self._installed, self._before = False, list[Any]()
@@ -62,7 +63,7 @@ class Attachment:
 
     @property
     def notes(self) -> list[str]:
-        return [note for binding in self._bindings for note in binding.active.notes]
+        return [note for binding in self._bindings for note in (*binding.active.notes, *remarks(binding))]
 
     @property
     def attached(self) -> bool:
@@ -156,7 +157,7 @@ class Attachment:
         factors = {binding.stack.name: binding.factor for binding in self._bindings if binding.factor != 1}
         save(self.config, factors, {name: one.reducer for name, one in self.stacks.items()}, Path(folder))
 
-    def _binding(self, stack: str | None) -> Binding:
+    def _binding(self, stack: str | None) -> BaseBinding:
         names = list(self.stacks)
         if stack is None and len(names) == 1:
             return self._bindings[0]
@@ -179,7 +180,9 @@ class Attachment:
         lines += [f"  note: {note}" for note in self.notes]
         last = self.last
         if last is None:
-            layers = ", ".join(f"{site.stack} {site.layer}" for site in self.sites)
+            layers = ", ".join(
+                site.stack if site.stack == "handover" else f"{site.stack} {site.layer}" for site in self.sites
+            )
             return "\n".join([*lines, f"  acts in: {layers}", "  (token counts after the first forward pass)"])
         lines.append(f"  {'stack':<10}{'layer':>6}  {'stream':<12}{'tokens':>14}")
         lines += [
@@ -188,4 +191,6 @@ class Attachment:
         before, after = last.macs
         unit, name = (1e9, "GMACs") if before >= 1e8 else (1e6, "MMACs")
         lines.append(f"  blocks: {before / unit:.2f} → {after / unit:.2f} {name} per sample")
+        for record in last.records:
+            lines += record.remarks
         return "\n".join(lines)

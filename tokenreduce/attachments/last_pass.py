@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.trace import Trace
+from ..engine.causal.record import CausalRecord
 from ..engine.record import Record, SiteTokens, sum_by_name
 from ..errors import UnsupportedCallError
 
@@ -19,21 +20,26 @@ class LastPass:
     ``handle.stacks["vision"].last.tokens``.
 
     Attributes:
-        stacks: the record of each stack.
+        stacks: the record of each stack; the stacks of one language model share theirs.
     """
 
-    def __init__(self, stacks: Mapping[str, Record]) -> None:
+    def __init__(self, stacks: Mapping[str, Record | CausalRecord]) -> None:
         self.stacks = dict(stacks)
+
+    @property
+    def records(self) -> list[Record | CausalRecord]:
+        """The records, each once."""
+        return list({id(record): record for record in self.stacks.values()}.values())
 
     @property
     def sites(self) -> list[SiteTokens]:
         """Tokens of each stream before and after each site."""
-        return [row for record in self.stacks.values() for row in record.sites]
+        return [row for record in self.records for row in record.sites]
 
     @property
     def macs(self) -> tuple[int, int]:
         """Multiply-adds of the blocks for one sample, without and with reduction; the reducer's own work left out."""
-        pairs = [record.macs for record in self.stacks.values()]
+        pairs = [record.macs for record in self.records]
         return sum(before for before, _ in pairs), sum(after for _, after in pairs)
 
     @property
@@ -43,7 +49,7 @@ class LastPass:
         Add their sum to the loss of the task. Where a model runs a stack several times in one call, these are of the
         last run.
         """
-        return sum_by_name(record.losses for record in self.stacks.values())
+        return sum_by_name(record.losses for record in self.records)
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -68,9 +74,9 @@ class LastPass:
         return trace
 
     def _only(self, name: str) -> Any:
-        if len(self.stacks) > 1:
+        if len(self.records) > 1:
             raise UnsupportedCallError(
                 f"several stacks are reduced ({', '.join(self.stacks)}); name one: "
                 f"handle.stacks[{next(iter(self.stacks))!r}].last.{name}"
             )
-        return getattr(next(iter(self.stacks.values())), name)
+        return getattr(self.records[0], name)

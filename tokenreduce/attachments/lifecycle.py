@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..backbones.causal import CausalStack
+from ..backbones.stack import Stack
+from ..engine.binding import BaseBinding
+from ..engine.causal.binding import CausalBinding
 from ..engine.wrappers import StackForward
 from ..errors import (
     AlreadyAttachedError,
@@ -24,6 +29,7 @@ from ..registry.targets import names_from_file
 from .adapter_lookup import find_adapter
 from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
+from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
 from .replacements import check_originals, replacements
 from .resolution import Wanted, bind_stack
 
@@ -38,6 +44,8 @@ def attach(
     restore: bool | None = None,
     replace: bool = False,
     guide: Tensor | None = None,
+    unit: str | None = None,
+    positions: str = "original",
     **options: Any,
 ) -> Attachment:
     """Make a model drop and merge tokens inside, until ``detach()``.
@@ -53,6 +61,10 @@ def attach(
             are left as they are; None: what the model's head expects.
         replace: detach what is attached already.
         guide: text features for a dual encoder, as ``handle.guide(guide)`` sets them later.
+        unit: in a language model with images, what is reduced by itself, and what an integer ``keep`` counts: each
+            ``"image"`` (the default at the hand-over) or each ``"sample"`` (the default between layers).
+        positions: in a language model, ``"original"``: every token keeps the position that it had in the prompt;
+            ``"compact"``: what is left is numbered anew, as some papers publish.
         **options: the reducer's options (``tokenreduce info NAME``).
 
     Raises:
@@ -70,10 +82,12 @@ def attach(
         raise OptionError(f"restore must be True, False or None, got {restore!r}")
     registry = default_registry()
     plan = plan_reducers(registry, reducer, layers, options)
+    check_placing(unit, positions)
+    asked = Asked(adapter, trace, restore, guide, unit, positions)
     old = attachment(model)
     if old is None:
         with torch.random.fork_rng(devices=[]):  # new weights disturb no draw that follows
-            return _attach(registry, model, plan, adapter, trace, restore, guide)
+            return _attach(registry, model, plan, asked)
     if not replace:
         raise AlreadyAttachedError(
             f"{type(old.model).__name__} already has {old.config['reducer']!r}; call .detach() on its handle "
@@ -82,7 +96,7 @@ def attach(
     old.detach()
     try:
         with torch.random.fork_rng(devices=[]):
-            return _attach(registry, model, plan, adapter, trace, restore, guide)
+            return _attach(registry, model, plan, asked)
     except BaseException:
         old.install()
         raise
@@ -99,29 +113,38 @@ def attachment(model: nn.Module) -> Attachment | None:
     return None
 
 
-def _attach(
-    registry: Registry,
-    model: nn.Module,
-    plan: ReducerPlan,
-    adapter: str | None,
-    trace: bool,
-    restore: bool | None,
-    guide: Tensor | None,
-) -> Attachment:
-    adapter, family, stacks = find_adapter(registry, model, adapter)
+@dataclass(frozen=True)
+class Asked:
+    """What attach is asked for beside reducers."""
+
+    adapter: str | None
+    trace: bool
+    restore: bool | None
+    guide: Tensor | None
+    unit: str | None
+    positions: str
+
+
+def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Asked) -> Attachment:
+    adapter, family, stacks = find_adapter(registry, model, asked.adapter)
     refused = family.refusals(model)
-    bindings, patches, configs = [], [], {}
-    for wanted, (reducer, name, layers) in plan.items():
-        if wanted is not None and wanted not in stacks:
-            if wanted in refused:
-                raise UnsupportedModelError(
-                    f"the stack {wanted!r} of {type(model).__name__} cannot be reduced: {refused[wanted]}; "
-                    f"it has: {', '.join(stacks)}"
-                )
-            raise UnsupportedModelError(f"{type(model).__name__} has no stack {wanted!r}.{nearest(wanted, stacks)}")
-        stack = stacks[wanted] if wanted is not None else next(iter(stacks.values()))
-        asked = Wanted(reducer, name, layers, trace, restore, guide is not None)
-        binding, chosen = bind_stack(registry, model, stack, asked)
+    bindings: list[BaseBinding] = []
+    patches, configs = [], {}
+    for named, (reducer, name, layers) in plan.items():
+        wanted = Wanted(reducer, name, layers, asked.trace, asked.restore, asked.guide is not None)
+        if named is None:
+            stack = choose_stack(registry, model, stacks, wanted)
+        else:
+            stack = _named_stack(model, stacks, refused, named)
+        config: dict[str, Any] = {"reducer": name}
+        if isinstance(stack, CausalStack):
+            causal, acting = bind_language(registry, model, stack, wanted, asked.unit, asked.positions)
+            bindings.append(causal)
+            config |= {} if acting is None else {"layers": acting}
+            configs[stack.name] = {**config, **causal.active.reducer.options()}
+            continue
+        check_plain(stack, asked.unit, asked.positions, type(model).__name__)
+        binding, chosen = bind_stack(registry, model, stack, wanted)
         patches += replacements(binding)
         check_originals(stack, patches)
         try:
@@ -129,19 +152,36 @@ def _attach(
         except UnsupportedCallError as error:  # the same words, before anything is touched
             raise UnsupportedModelError(str(error)) from error
         bindings.append(binding)
-        configs[wanted] = {"reducer": name, "layers": chosen, **binding.active.reducer.options()}
-    common = {"adapter": adapter, "trace": trace, "restore": restore}
+        configs[named] = {**config, "layers": chosen, **binding.active.reducer.options()}
+    common = {"adapter": adapter, "trace": asked.trace, "restore": asked.restore}
+    causals = [binding for binding in bindings if isinstance(binding, CausalBinding)]
+    if causals:
+        causals[0].stack.language.prove()
+        patches += language_replacements(causals)
+        check_originals(causals[0].stack, patches)
+        common |= {"unit": asked.unit, "positions": asked.positions}
     config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
     handle = Attachment(model, bindings, config, patches)
     for _, _, replacement in patches:
         if isinstance(replacement, StackForward):
             replacement.owner = handle
-    if guide is not None:  # of several stacks, the one that it can guide
+    if asked.guide is not None:  # of several stacks, the one that it can guide
         handle.guide(
-            guide, next((bound.stack.name for bound in bindings if bound.stack.guidable), bindings[0].stack.name)
+            asked.guide, next((bound.stack.name for bound in bindings if bound.stack.guidable), bindings[0].stack.name)
         )
     handle.install()
     return handle
+
+
+def _named_stack(model: nn.Module, stacks: Mapping[str, Stack], refused: Mapping[str, str], name: str) -> Stack:
+    kind = type(model).__name__
+    if name in stacks:
+        return stacks[name]
+    if name in refused:
+        raise UnsupportedModelError(
+            f"the stack {name!r} of {kind} cannot be reduced: {refused[name]}; it has: {', '.join(stacks)}"
+        )
+    raise UnsupportedModelError(f"{kind} has no stack {name!r}.{nearest(name, stacks)}")
 
 
 def load(model: nn.Module, folder: str | Path, replace: bool = False, trust: bool = False) -> Attachment:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from ..backbones.stack import Stack
 from ..core.site import Site
-from ..engine.binding import Binding
+from ..engine.binding import BaseBinding
 from ..engine.record import Record
 from ..methods.site_reducer import SiteReducer
 
@@ -15,7 +15,7 @@ from ..methods.site_reducer import SiteReducer
 class ReducedStack:
     """One reduced stack: ``handle.stacks["vision"]``."""
 
-    def __init__(self, binding: Binding) -> None:
+    def __init__(self, binding: BaseBinding) -> None:
         self._binding = binding
 
     @property

@@ -51,7 +51,7 @@ def replacements(binding: Binding) -> list[Replacement]:
     if isinstance(binding.active, nn.Module):
         patches.append((binding.stack.home, SUBMODULE, binding.active))
     for module, attribute, function in binding.stack.replacements():
-        patches.append((module, attribute, StandIn(module, function)))
+        patches.append((module, attribute, StandIn(module, attribute, function)))
     return patches + replicas(patches)
 
 

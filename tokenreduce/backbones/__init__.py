@@ -32,6 +32,16 @@ Where text and image stand in two sequences, a block updates its own and attends
             ...
             return run.finish(text, image)
 
+A language model that is given images keeps its library's layers whole; tokens go between them (:mod:`.causal`):
+
+    class MyModel(LanguageModel):       # runs the library's forward with ``run.layer(...)`` around each layer
+        def forward(self, run, *args, **kwargs): ...
+
+    class MyAdapter(Adapter):
+        def stacks(self, model):
+            language = MyModel(model)
+            return {"handover": HandOver(language), "language": Language(language)}
+
 ``attach`` proves each view against the block it stands for, so a view that drops a part is refused.
 
 Axes: B batch, N tokens, M memory tokens, C width, H heads, d head width.
@@ -42,7 +52,21 @@ from __future__ import annotations
 from .._torch import evaluating
 from .adapter import Adapter, Example
 from .block import BlockView, Projected, Role, current
+from .causal import (
+    CausalPass,
+    Encoded,
+    HandOver,
+    Language,
+    LanguageModel,
+    LayerCall,
+    Prompt,
+    Seen,
+    last_real,
+    pick,
+    pick_all,
+)
 from .holders import foreign_holders
+from .kv_cache import Kept
 from .layout import Layout, Segment
 from .pass_ import Pass
 from .patch_grid import Size, check_size, conv_patch, pair, resize_grid
@@ -52,13 +76,22 @@ from .stack import Output, Stack
 __all__ = [
     "Adapter",
     "BlockView",
+    "CausalPass",
+    "Encoded",
     "Example",
+    "HandOver",
+    "Kept",
+    "Language",
+    "LanguageModel",
+    "LayerCall",
     "Layout",
     "Output",
     "Pass",
     "Positions",
     "Projected",
+    "Prompt",
     "Role",
+    "Seen",
     "Segment",
     "Size",
     "Stack",
@@ -67,6 +100,9 @@ __all__ = [
     "current",
     "evaluating",
     "foreign_holders",
+    "last_real",
     "pair",
+    "pick",
+    "pick_all",
     "resize_grid",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,19 @@ from ..ops.attention_rows import attention_rows
 from .composition import take_columns
 from .reduction import Reduction
 
-SIGNALS = ("keys", "class_attention", "readout_attention", "text_attention")
+SIGNALS = (
+    "keys",
+    "class_attention",
+    "readout_attention",
+    "text_attention",
+    "received_attention",
+    "encoder_features",
+    "class_features",
+    "prompt_embeddings",
+    "projector",
+)
+WHOLE = ("class_features", "prompt_embeddings", "projector")
+"""Signals that are not of single tokens: no reduction changes them."""
 
 
 class Signals:
@@ -30,6 +43,11 @@ class Signals:
             token, in ViLT the text's [CLS].
         text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens; or
             likeness to the text features given to ``handle.guide``.
+        received_attention: (B, n), attention that each token is paid by all patches, averaged over heads and patches.
+        encoder_features: (B, n, C'), at the hand-over to a language model: what the projector was given.
+        class_features: (B, 1, C'), the same of the encoder's class token.
+        prompt_embeddings: (B, t, C), at the hand-over: embeddings of the prompt's text, zeros behind shorter ones.
+        projector: a function from encoder features (B, k, C') to the language model's space (B, k, C).
     """
 
     def __init__(self, sources: Mapping[str, Callable[[], Tensor]], needs: frozenset[str]) -> None:
@@ -47,7 +65,10 @@ class Signals:
 
     def after(self, reduction: Reduction) -> Signals:
         """Signals of the tokens that a reduction leaves: a kept token has its own, a merged one its members' mean."""
-        left = {name: partial(self._left, name, reduction) for name in self._sources}
+        left = {
+            name: partial(self._read, name) if name in WHOLE else partial(self._left, name, reduction)
+            for name in self._sources
+        }
         return Signals(left, self._needs)
 
     def _left(self, name: str, reduction: Reduction) -> Tensor:
@@ -68,6 +89,28 @@ class Signals:
     @property
     def text_attention(self) -> Tensor:
         return self._read("text_attention")
+
+    @property
+    def received_attention(self) -> Tensor:
+        return self._read("received_attention")
+
+    @property
+    def encoder_features(self) -> Tensor:
+        return self._read("encoder_features")
+
+    @property
+    def class_features(self) -> Tensor:
+        return self._read("class_features")
+
+    @property
+    def prompt_embeddings(self) -> Tensor:
+        return self._read("prompt_embeddings")
+
+    @property
+    def projector(self) -> Callable[[Tensor], Tensor]:
+        made: Any = self._read("projector")
+        function: Callable[[Tensor], Tensor] = made
+        return function
 
 
 @dataclass(frozen=True)

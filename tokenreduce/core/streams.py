@@ -28,6 +28,7 @@ class Stream:
         gate: (B, n) how much each token counts so far (see :class:`tokenreduce.methods.Gate`), None while all count
             in full.
         initial: number of tokens at the start of the pass, where it is known.
+        places: (B,) number that a repeatable draw goes by, where that is not the sample's place in the batch.
     """
 
     tokens: Tokens
@@ -36,6 +37,7 @@ class Stream:
     kinds: Tensor | None = None
     gate: Tensor | None = None
     initial: int | None = None
+    places: Tensor | None = None
 
     def after(self, reduction: Reduction) -> Stream:
         """The stream that a reduction leaves."""

@@ -21,25 +21,59 @@ from .outputs import output_of
 from .record import Record
 
 
-class Binding:
-    """A stack with its reducer: what attach makes, and every forward pass reads.
+class BaseBinding:
+    """A stack with its reducer: what a handle shows and changes.
 
     Attributes:
-        stack, views: the blocks and their parts.
+        stack: where it acts.
         active: what acts now.
         original, backbone: what ``active`` was bound from, so that it can be bound again for a guide or a scale.
-        roles: of each block.
         sites: by block.
-        guard: looks at the blocks in every pass; ``views`` is its list too.
-        output: what the rest of the model expects at the end; ``output_name`` is its name, ``None`` at first for what
-            the stack says in each pass.
-        track: whether a pass keeps where each token went.
+        trace: whether a pass keeps a trace.
+        output_name: what the rest of the model expects at the end.
         guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
         factor: how many times as much as configured is removed now (``handle.scale``).
         pauses: how many ``handle.paused()`` are open.
         last: record of the last pass.
         around: makes the context that each reduction runs in, for measuring; None for none.
     """
+
+    def __init__(
+        self,
+        stack: Stack,
+        active: SiteReducer,
+        original: BaseReducer,
+        backbone: Backbone,
+        sites: Mapping[int, Site],
+        output: str,
+        trace: bool,
+    ) -> None:
+        self.stack, self.active = stack, active
+        self.original, self.backbone, self.sites = original, backbone, dict(sites)
+        self.trace, self.output_name = trace, output
+        self.guide: Tensor | None = None
+        self.factor = 1.0
+        self.pauses = 0
+        self.last: Any = None
+        self.around: Callable[[], AbstractContextManager[None]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy
+
+
+class Binding(BaseBinding):
+    """A stack of blocks with its reducer.
+
+    Attributes:
+        views: the blocks' parts.
+        roles: of each block.
+        guard: looks at the blocks in every pass; ``views`` is its list too.
+        output: makes what the rest of the model expects; ``output_name``, if left open, follows what the stack says in
+            each pass.
+        track: whether a pass keeps where each token went.
+    """
+
+    last: Record | None
 
     def __init__(
         self,
@@ -53,17 +87,13 @@ class Binding:
         output: str | None,
         trace: bool,
     ) -> None:
-        self.stack, self.views, self.active = stack, views, active
-        self.original, self.backbone, self.sites = original, backbone, dict(sites)
+        super().__init__(
+            stack, active, original, backbone, sites, stack.output if output is None else output, trace
+        )
+        self.views, self._follows = views, output is None
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
         self.guard = Guard(stack, views, proofs)
-        self.trace, self._follows = trace, output is None
-        self._expect(stack.output if output is None else output)
-        self.guide: Tensor | None = None
-        self.factor = 1.0
-        self.pauses = 0
-        self.last: Record | None = None
-        self.around: Callable[[], AbstractContextManager[None]] | None = None
+        self._expect(self.output_name)
 
     @property
     def blocks(self) -> list[tuple[BlockView, Role]]:
@@ -84,6 +114,3 @@ class Binding:
     def _expect(self, output: str) -> None:
         self.output_name, self.output = output, output_of(output)
         self.track = self.trace or self.output.tracks
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy

@@ -63,6 +63,11 @@ class Record:
             self.trace = Trace(source, size, self.initial, self.tokens, _scattered(list(first.values())))
 
     @property
+    def remarks(self) -> list[str]:
+        """What a handle prints beside sites and multiply-adds."""
+        return []
+
+    @property
     def macs(self) -> tuple[int, int]:
         """Multiply-adds of the blocks for one sample, without and with reduction.
 

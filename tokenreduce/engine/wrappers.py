@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,11 +68,18 @@ class StandIn:
 
     Args:
         module: whose method it stands for.
+        attribute: the method's name.
         function: what is called.
     """
 
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        self.module, self.function = module, function
+    def __init__(self, module: nn.Module, attribute: str, function: Callable[..., Any]) -> None:
+        self.module, self.attribute, self.function = module, attribute, function
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the method, which libraries look at to see what a model takes."""
+        signature = inspect.signature(getattr(type(self.module), self.attribute))
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and args[0] is self.module:

@@ -80,4 +80,5 @@ def random_score(stream: Stream, site: Site, seed: int) -> Tensor:
     device = stream.tokens.x.device
     if stream.training:
         return torch.rand(batch, length, device=device)
-    return hash_noise(batch, length, seed=seed, layer=site.layer, device=device)
+    rows = batch if stream.places is None else stream.places
+    return hash_noise(rows, length, seed=seed, layer=site.layer, device=device)

@@ -28,3 +28,21 @@ def attention_rows(query: Tensor, key: Tensor, bias: Tensor | None = None, scale
     if bias is not None:
         logits = logits + bias
     return logits.softmax(dim=-1, dtype=None if logits.dtype == torch.float64 else torch.float32).mean(dim=1)
+
+
+def received_attention(
+    query: Tensor, key: Tensor, bias: Tensor | None = None, scale: float | None = None, chunk: int = 128
+) -> Tensor:
+    """What each key is paid by these queries on average over queries and heads: (B, N), float32.
+
+    The rows are made ``chunk`` at a time, so the whole matrix is never there.
+
+    Args:
+        query, key, bias, scale: as :func:`attention_rows` has them, the bias the same for every row.
+    """
+    total = None
+    for part in query.split(chunk, dim=2):
+        paid = attention_rows(part, key, bias, scale).sum(dim=1)
+        total = paid if total is None else total + paid
+    assert total is not None
+    return total / query.shape[2]

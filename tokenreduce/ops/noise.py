@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 
 
-def hash_noise(rows: int, columns: int, *, seed: int, layer: int, device: torch.device | None = None) -> Tensor:
+def hash_noise(rows: int | Tensor, columns: int, *, seed: int, layer: int, device: torch.device | None = None) -> Tensor:
     """Uniform values in [0, 1), (rows, columns) float32, a function of its arguments alone.
+
+    ``rows`` is how many there are, or their numbers (rows,).
 
     A counter-based generator (the 32-bit finaliser of MurmurHash3 over the cell's number) keeps no state,
     so that threads, devices, recomputation and ``torch.compile`` agree.
     """
     mask = 0xFFFFFFFF
     key = (seed * 0x9E3779B1 + layer * 0x85EBCA77 + 0x165667B1) & mask
-    row = torch.arange(rows, device=device).unsqueeze(1)
+    numbers = rows if isinstance(rows, Tensor) else torch.arange(rows, device=device)
+    row = numbers.unsqueeze(1)
     column = torch.arange(columns, device=device).unsqueeze(0)
     cell = _mix(_mix((row + key) & mask) + column)
     return (cell >> 8).float() / 2**24

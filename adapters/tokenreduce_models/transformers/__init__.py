@@ -101,6 +101,14 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         library="transformers",
         models="BridgeTowerModel and its heads for retrieval and masked language modelling",
     )
+    yield AdapterSpec(
+        "hf-lvlm",
+        "tokenreduce_models.transformers.language.adapter:LargeVisionLanguage",
+        "large vision-language models of transformers, at the hand-over and between language layers",
+        library="transformers",
+        models="LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, Qwen2_5_VLForConditionalGeneration of "
+        "transformers, and their models without a head",
+    )
 
 
 @hookimpl

@@ -1,0 +1,51 @@
+"""Language models with images, as an adapter."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tokenreduce.backbones import Adapter, HandOver, Language, Stack
+from tokenreduce.errors import UnsupportedModelError
+
+from .families import LVLM, family_of
+from .model import TransformersModel
+
+
+class LargeVisionLanguage(Adapter):
+    """A model of one of the families, with or without the head that computes logits, or wrapped (PEFT)."""
+
+    def accepts(self, model: nn.Module) -> bool:
+        return bool(inner_models(model))
+
+    def stacks(self, model: nn.Module) -> dict[str, Stack]:
+        found = inner_models(model)
+        if len(found) > 1:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} holds {len(found)} language models with images; attach to one of them"
+            )
+        inner, family = found[0]
+        if type(inner).forward is not family.inner.forward:
+            raise UnsupportedModelError(
+                f"{type(inner).__name__} defines its own forward(), which this adapter does not know; use "
+                f"{family.inner.__name__} of transformers"
+            )
+        language = TransformersModel(inner, outer_model(model, inner, family), family)
+        return {"handover": HandOver(language), "language": Language(language)}
+
+    def refusals(self, model: nn.Module) -> dict[str, str]:
+        return {
+            "vision": "the language model expects a token for every placeholder in the prompt; reduce at the hand-over, "
+            "or attach to the tower of a model that is used by itself"
+        }
+
+
+def inner_models(model: nn.Module) -> list[tuple[nn.Module, LVLM]]:
+    """The inner models in a model, each with its family."""
+    pairs = ((module, family_of(module)) for module in model.modules())
+    return [(module, family) for module, family in pairs if family is not None]
+
+
+def outer_model(model: nn.Module, inner: nn.Module, family: LVLM) -> nn.Module | None:
+    """The model of the family around an inner one."""
+    holders = (module for module in model.modules() if isinstance(module, family.outer))
+    return next((holder for holder in holders if any(part is inner for part in holder.children())), None)

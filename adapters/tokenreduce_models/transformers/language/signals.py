@@ -1,0 +1,34 @@
+"""Which signals a tower gives at the hand-over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .families import TOWER, LVLM
+from .towers import family_of
+
+
+def tower_signals(inner: nn.Module, family: LVLM) -> frozenset[str]:
+    """The signals of an inner model's vision tower."""
+    kind = family_of(getattr(inner, family.tower)) if family.read is not None else None
+    if kind is None:
+        return frozenset()
+    config: Any = inner.config
+    if family.read == "config" and not isinstance(config.vision_feature_layer, int):
+        return frozenset()
+    names = set(TOWER)
+    if kind.prefix:
+        names |= {"class_attention", "class_features"}
+    if family.tokens == "patch":
+        names.add("projector")
+    return frozenset(names)
+
+
+def projector_of(inner: nn.Module, family: LVLM) -> nn.Module | None:
+    """What takes encoder features one by one into the language model's space; None where they go in cells."""
+    if family.projector is None or family.tokens != "patch":
+        return None
+    projector: nn.Module = getattr(inner, family.projector)
+    return projector

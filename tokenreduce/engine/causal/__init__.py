@@ -1,0 +1,1 @@
+"""One pass of a language model with cuts between its layers (:mod:`tokenreduce.backbones.causal`)."""

@@ -1,0 +1,142 @@
+"""What is left of the tokens of one call. Axes: B batch, q columns of the call, p tokens that are left, C width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...backbones.causal import Prompt, pick
+from ...core.reduction import Reduction, compose_assignments, wide
+from .units import Unit
+
+
+class Left:
+    """What is left of the tokens of one call; every cut changes it.
+
+    Attributes:
+        lengths: tokens of each image of each sample now.
+        rows: (B, p) column of each token that is left, -1 for padding in front; None while all are.
+        ragged: whether there is padding among them.
+        full: (B, q, C) the last value of every token, once there is a cut.
+        size: (B, q) tokens that each stands for, None while all are 1.
+        ends: (B, q) the column in which each token ended, -1 where it was dropped; None where nobody asks.
+    """
+
+    def __init__(self, prompt: Prompt, trace: bool) -> None:
+        self.prompt = prompt
+        self.batch, self.count = prompt.numbers.shape
+        self.lengths = [list(images) for images in prompt.lengths]
+        self.rows: Tensor | None = None
+        self.ragged = False
+        self.full: Tensor | None = None
+        self.size: Tensor | None = None
+        device = prompt.numbers.device
+        self.ends = torch.arange(self.count, device=device).expand(self.batch, -1) if trace else None
+        images = [sum(one) for one in self.lengths]
+        real = [self.count] * self.batch if prompt.real is None else prompt.real.sum(dim=1).tolist()
+        self.text = [n - m for n, m in zip(real, images, strict=True)]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of each sample now, padding not counted."""
+        return [text + sum(images) for text, images in zip(self.text, self.lengths, strict=True)]
+
+    def numbers(self) -> Tensor:
+        """(B, p) number of the image that each token is of, -1 for anything else."""
+        if self.rows is None:
+            return self.prompt.numbers
+        return torch.where(self.rows >= 0, pick(self.prompt.numbers, self.rows, 1), -1)
+
+    def columns(self) -> Tensor:
+        """(B, p) column of each token."""
+        if self.rows is not None:
+            return self.rows
+        return torch.arange(self.count, device=self.prompt.numbers.device).expand(self.batch, -1)
+
+    def real(self) -> Tensor:
+        """(B, p) False for padding."""
+        if self.rows is not None:
+            return self.rows >= 0
+        given = self.prompt.real
+        return torch.ones_like(self.prompt.numbers, dtype=torch.bool) if given is None else given
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Tokens (B, p, C) at their columns (B, q, C); dropped ones have their last value."""
+        return spread(x, self.rows, self.full)
+
+    def take(self, x: Tensor, done: list[tuple[list[Unit], Tensor, Tensor, Reduction]], ordered: bool) -> Tensor:
+        """Apply the reductions of all units: the tokens (B, p', C) that are left after a cut.
+
+        Args:
+            x: (B, p, C) the tokens before it.
+            done: units of equal length, their samples (U, 1), their columns (U, n), and what is done to them.
+            ordered: whether a token keeps its column; otherwise they stand as the reducer has put them.
+        """
+        full = self.spread(x)
+        alive = self._alive()
+        size = self.size
+        for units, samples, columns, reduction in done:
+            kept = kept_columns(columns, reduction)
+            if not ordered:
+                kept = kept.sort(dim=1).values
+            tokens = full[samples, columns]
+            if size is None and reduction.source is not None:
+                size = torch.ones(self.batch, self.count, dtype=wide(x.dtype), device=x.device)
+            if size is not None:
+                size = size.index_put((samples, kept), reduction.add_up(size[samples, columns]))
+            full = full.index_put((samples, kept), reduction.apply(tokens))
+            alive[samples, columns] = False
+            alive[samples, kept] = True
+            self._follow(units, samples, columns, kept, reduction)
+        self.full, self.size = full, size
+        longest = max(self.tokens)
+        self.ragged = min(self.tokens) < longest
+        order = alive.int().argsort(dim=1, stable=True)[:, -longest:]
+        self.rows = torch.where(alive.gather(1, order), order, -1)
+        return pick(full, self.rows, 1)
+
+    def _alive(self) -> Tensor:
+        """(B, q) which columns are left."""
+        real = self.real()
+        if self.rows is None:
+            return real.clone()
+        columns = torch.where(real, self.rows, self.count)  # padding goes to a column that is cut off again
+        return real.new_zeros(self.batch, self.count + 1).scatter(1, columns, real)[:, :-1].clone()
+
+    def _follow(
+        self, units: list[Unit], samples: Tensor, columns: Tensor, kept: Tensor, reduction: Reduction
+    ) -> None:
+        owners: Tensor | None = None
+        for place, unit in enumerate(units):
+            if len(unit.images) == 1:
+                self.lengths[unit.sample][unit.images[0]] = reduction.count
+                continue
+            owners = self.prompt.numbers[samples, kept] if owners is None else owners
+            counts = torch.bincount(owners[place], minlength=max(unit.images) + 1).tolist()
+            for image in unit.images:
+                self.lengths[unit.sample][image] = counts[image]
+        if self.ends is not None:
+            moves = torch.arange(self.count, device=kept.device).repeat(self.batch, 1)
+            end = reduction.assignment()
+            moves[samples, columns] = torch.where(end >= 0, kept.gather(1, end.clamp(min=0)), -1)
+            self.ends = compose_assignments(self.ends, moves)
+
+
+def spread(x: Tensor, rows: Tensor | None, full: Tensor | None) -> Tensor:
+    """Tokens (B, p, C) at their columns ``rows`` of ``full`` (B, q, C), whose other columns stay."""
+    if rows is None or full is None:
+        return x
+    beside = torch.where(rows >= 0, rows, full.shape[1])  # padding goes to a column that is cut off again
+    wider = torch.cat([full, full[:, :1]], dim=1)
+    return wider.scatter(1, beside[..., None].expand(-1, -1, x.shape[-1]), x)[:, :-1]
+
+
+def kept_columns(columns: Tensor, reduction: Reduction) -> Tensor:
+    """(U, K) column of each token that is left: its own, a new one's that of the last of its members."""
+    kept = columns.gather(1, reduction.keep.clamp(min=0))
+    if not reduction.fresh:
+        return kept
+    end = reduction.assignment()
+    place = torch.arange(1, columns.shape[1] + 1, device=columns.device).expand_as(end)
+    last = torch.zeros_like(kept).scatter_reduce(1, end.clamp(min=0), place * (end >= 0), "amax")
+    return torch.where(reduction.keep >= 0, kept, columns.gather(1, (last - 1).clamp(min=0)))

@@ -1,0 +1,72 @@
+"""What one pass of a language model with images did. Axes: B batch, q columns of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..record import SiteTokens
+from .trace import PromptTrace
+
+
+@dataclass
+class CausalRecord:
+    """What the last pass of a language model with new images did; passes that only decode leave it as it is.
+
+    Numbers of tokens are means over the samples of the batch.
+
+    Attributes:
+        sites: image tokens before and after each site.
+        initial, tokens: tokens of image and text at the start and after the last layer.
+        image_tokens: image tokens that each layer works on.
+        macs: multiply-adds of the language model's layers in this pass for one sample, without and with reduction.
+        tower_macs, projector_macs: of the vision tower and the projector, for one sample.
+        kv_bytes: of keys and values of one sample, with every token and as held; None without a cache.
+        trace: where each token of the prompt went; None where none is kept.
+    """
+
+    sites: list[SiteTokens]
+    initial: dict[str, float]
+    tokens: dict[str, float]
+    image_tokens: list[float]
+    macs: tuple[int, int]
+    tower_macs: int = 0
+    projector_macs: int = 0
+    kv_bytes: tuple[int, int] | None = None
+    trace: PromptTrace | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    gates: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def mean_image_tokens(self) -> float:
+        """Image tokens of a layer on average, as papers state a budget."""
+        return sum(self.image_tokens) / max(len(self.image_tokens), 1)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a handle prints beside sites and multiply-adds."""
+        lines = [f"  image tokens per layer: {runs(self.image_tokens)}; mean {self.mean_image_tokens:.4g}"]
+        if self.tower_macs:
+            lines.append(f"  vision tower {gmacs(self.tower_macs)}, projector {gmacs(self.projector_macs)} per sample")
+        if self.kv_bytes is not None:
+            before, after = (size / 2**20 for size in self.kv_bytes)
+            lines.append(f"  keys and values: {before:.2f} → {after:.2f} MiB per sample")
+        return lines
+
+
+def runs(numbers: Sequence[float]) -> str:
+    """Equal neighbours together: ``576 x 2, 288 x 30``."""
+    groups: list[list[float]] = []
+    for number in numbers:
+        if groups and groups[-1][0] == number:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(f"{group[0]:.4g} x {len(group)}" for group in groups)
+
+
+def gmacs(macs: float) -> str:
+    """Multiply-adds in a fitting unit."""
+    return f"{macs / 1e9:.2f} GMACs" if macs >= 1e8 else f"{macs / 1e6:.2f} MMACs"

@@ -1,0 +1,219 @@
+"""One pass of a language model: cuts between its layers, and what each layer is given of the prompt.
+
+Axes: B batch, q columns of this call, p tokens that are left, P keys, C width, U units, n tokens of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen, pick_all
+from ...backbones.kv_cache import Kept
+from ...core.gate import Gate
+from ...core.reduction import Reduction
+from ...core.signals import Signals
+from ...core.site import Site
+from ...core.streams import Stream, Streams
+from ...core.tokens import Tokens
+from ...errors import UnsupportedCallError
+from ...methods.contract import check_reductions
+from .binding import CausalBinding
+from .costs import Costs
+from .left import Left, spread
+from .masks import physical_mask
+from .signals import LayerSignals, Sources, prompt_text, tower_sources
+from .trace import PromptTrace
+from .units import equal, image_columns, places, units_of
+
+HANDOVER = -1
+TOWER = frozenset({"class_attention", "received_attention", "keys", "encoder_features", "class_features", "projector"})
+"""Signals of the vision tower."""
+
+
+class CausalRun:
+    """One pass; reducers and sites are those at its beginning."""
+
+    def __init__(self, language: LanguageModel, bindings: Sequence[CausalBinding]) -> None:
+        self.language, self.bindings = language, bindings
+        self.active = not any(binding.pauses > 0 for binding in bindings)
+        self.sites: dict[int, tuple[CausalBinding, Site]] = {}
+        for binding in bindings if self.active else ():
+            self.sites.update({index: (binding, site) for index, site in binding.sites.items()})
+        self.compact = any(binding.compact for binding in bindings)
+        self.left: Left | None = None
+        self.costs: Costs | None = None
+        self.length = 0
+        self.passed: list[tuple[Tensor | None, Tensor | None]] = []
+        self._memo: dict[Any, Any] = {}
+
+    def begin(self, prompt: Prompt | None) -> None:
+        """Say what the call holds, before the first layer; None where there is no new image."""
+        if prompt is None or not self.sites:
+            return
+        self.left = Left(prompt, any(binding.trace for binding in self.bindings))
+        self.costs = Costs(self.language, self.left)
+
+    def layer(self, index: int, count: int, x: Tensor, call: LayerCall, compute: Compute) -> Tensor:
+        """Run one of ``count`` layers on what is left, with the cuts around it."""
+        if index == 0:
+            self.length = x.shape[1]
+            if HANDOVER in self.sites and self.left is not None:
+                x = self._cut(HANDOVER, x, None)
+        call, after = self._physical(index, x, call)
+        if self.costs is not None:
+            self.costs.layer(index, call.past)
+        left = self.left
+        self.passed.append((None, None) if left is None else (left.rows, left.full))
+        site = self.sites.get(index) if left is not None else None
+        before = x
+        x, keys = compute(x, call, after, site is not None)
+        if site is not None:
+            x = self._cut(index, x, Seen(index, before, call, keys))
+        if index == count - 1 and left is not None:
+            x = left.spread(x)
+        return x
+
+    def spread(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Hidden states before each layer and at the end, every token at its column; dropped ones with their last."""
+        around = [self.passed[0], *self.passed] if self.passed else []
+        if len(around) != len(states):
+            return tuple(states)
+        return tuple(
+            spread(x, *at) if x is not None and at[0] is not None and x.shape[1] == at[0].shape[1] else x
+            for x, at in zip(states, around, strict=True)
+        )
+
+    def end(self, kv_bytes: tuple[int, int] | None) -> None:
+        """Close the record; bytes of keys and values with every token, and as held."""
+        if self.left is None or self.costs is None:
+            return
+        trace = None
+        if self.left.ends is not None:
+            trace = PromptTrace(self.left.prompt, self.left.ends, self.left.columns())
+        record = self.costs.record(kv_bytes, trace)
+        for binding in self.bindings:
+            binding.last = record
+
+    def _physical(self, index: int, x: Tensor, call: LayerCall) -> tuple[LayerCall, Kept | None]:
+        """What a layer is given for what is left, and what the entries of its cache are afterwards."""
+        rows = None if self.left is None else self.left.rows
+        if rows is None and call.kept is None:
+            return call, None
+        kept = call.kept
+        past = None if kept is None else (id(kept.prompt), kept.tail)
+        key = (id(rows), past, call.past, int(call.extra.get("held", call.past)))
+        after = self._once(("kept", *key), partial(self._after, rows, call))
+        mask = self._once(("mask", id(call.mask), *key), partial(self._mask, rows, call, after))
+        if self.compact:
+            rotary = self.language.rotary(x, compact_positions(after, x.shape[1]), index)
+        elif rows is None:
+            rotary = call.rotary
+        else:
+            rotary = self._once(("rotary", id(call.rotary), id(rows)), lambda: pick_all(call.rotary, rows))
+        return call.changed(mask=mask, rotary=rotary), after
+
+    def _once(self, key: Any, make: Any) -> Any:
+        """Made once for all layers that share it; what the key is of is kept, so that no other takes its id."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def _after(self, rows: Tensor | None, call: LayerCall) -> Kept:
+        kept = call.kept
+        if rows is None:
+            assert kept is not None
+            return kept.grown(self.length)
+        new = torch.where(rows >= 0, rows + call.past, -1)
+        if call.past:
+            if kept is None:
+                held = int(call.extra.get("held", call.past))
+                old = torch.arange(call.past - held, call.past, device=rows.device).expand(rows.shape[0], -1)
+            else:
+                old = kept.columns()
+            new = torch.cat([old, new], dim=1)
+        assert self.left is not None
+        return Kept(new, call.past + self.length, self.left.ragged or (kept is not None and kept.ragged))
+
+    def _mask(self, rows: Tensor | None, call: LayerCall, after: Kept) -> Tensor | None:
+        if call.mask is None and not after.ragged:
+            return None
+        if rows is None:
+            rows = torch.arange(self.length, device=after.prompt.device).expand(after.prompt.shape[0], -1)
+        flat = bool(call.extra.get("flat", False))
+        return physical_mask(call.mask, rows, after.columns(), after.logical, call.past, after.ragged, flat)
+
+    def _cut(self, index: int, x: Tensor, seen: Seen | None) -> Tensor:
+        binding, site = self.sites[index]
+        with nullcontext() if binding.around is None else binding.around():
+            return self._act(index, binding, site, x, seen)
+
+    def _act(self, index: int, binding: CausalBinding, site: Site, x: Tensor, seen: Seen | None) -> Tensor:
+        left, costs = self.left, self.costs
+        assert left is not None and costs is not None
+        before = [sum(images) for images in left.lengths]
+        columns, order = left.columns(), image_columns(left.numbers(), binding.unit)
+        layer = None if seen is None else LayerSignals(self.language, seen, left)
+        done = []
+        for units in equal(units_of(left.lengths, binding.unit)):
+            samples, at = places(units, order)
+            if layer is not None:
+                sources = layer.sources(units, samples, at)
+            else:
+                sources = self._tower(binding, units)
+                sources["prompt_embeddings"] = partial(prompt_text, x, left, units)
+            here = columns[samples, at]
+            size = None if left.size is None else left.size[samples, here]
+            first = torch.tensor([unit.images[0] for unit in units], device=x.device)
+            reduction = self._reduce(binding, site, Tokens(x[samples, at], size), sources, first)
+            if reduction is not None:
+                done.append((units, samples, here, reduction))
+        if done:
+            x = left.take(x, done, not binding.compact)
+            self._memo.clear()
+        costs.site(site, before, [sum(images) for images in left.lengths])
+        return x
+
+    def _tower(self, binding: CausalBinding, units: Any) -> Sources:
+        names = frozenset(binding.active.needs) & TOWER
+        encoded = None if self.left is None else self.left.prompt.encoded
+        if not names:
+            return {}
+        if encoded is None:
+            raise UnsupportedCallError(
+                f"{type(binding.active.reducer).__name__} needs {', '.join(sorted(names))} of the vision tower, but "
+                "the image features of this call were not computed by it while attached; pass pixel_values"
+            )
+        sources = tower_sources(encoded, units, names - {"projector"})
+        return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
+
+    def _reduce(
+        self, binding: CausalBinding, site: Site, tokens: Tokens, sources: Sources, first: Tensor
+    ) -> Reduction | None:
+        active = binding.active
+        training = self.language.module.training
+        signals = Signals(sources, frozenset(active.needs))
+        stream = Stream(tokens, signals, training, initial=tokens.count, places=first)
+        losses: dict[str, Tensor] = {}
+        streams = Streams({"image": stream}, "image", initial={"image": tokens.count}, losses=losses)
+        chosen: Mapping[str, Reduction | Gate] = active.reduce_streams(streams, site)
+        check_reductions(chosen, streams, active)
+        reduction = chosen.get("image")
+        if losses or isinstance(reduction, Gate):
+            raise UnsupportedCallError(
+                f"{type(active.reducer).__name__} sets gates or adds to the loss, which the whole layers of a language "
+                "model have no place for; train it on an encoder, or use a method without gates"
+            )
+        return reduction
+
+
+def compact_positions(after: Kept, length: int) -> Tensor:
+    """(B or 1, p) number of each of the last entries among those that are tokens."""
+    if not after.ragged:
+        return torch.arange(after.entries - length, after.entries, device=after.prompt.device)[None]
+    return ((after.columns() >= 0).cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
