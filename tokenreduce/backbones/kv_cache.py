@@ -8,7 +8,8 @@ Axes: B batch, P entries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ class Kept:
         length: logical columns up to the end of the prompt.
         ragged: whether there is padding.
         tail: tokens since.
+        gone: tokens that were there in front and have been let go, (B, 1) or one number for all.
     """
 
     prompt: Tensor
     length: int
     ragged: bool
     tail: int = 0
+    gone: Tensor | int = 0
 
     @property
     def logical(self) -> int:
@@ -49,15 +52,17 @@ class Kept:
         later = torch.arange(self.length, self.logical, device=self.prompt.device)
         return torch.cat([self.prompt, later.expand(self.prompt.shape[0], -1)], dim=1)
 
-    def counts(self) -> Tensor | int:
-        """(B, 1) how many entries are tokens; one number where it is the same for all."""
+    def places(self, last: int) -> Tensor:
+        """(B or 1, last) number of each of the last entries among all tokens that were ever there, from 0."""
         if not self.ragged:
-            return self.entries
-        return (self.prompt >= 0).sum(dim=1, keepdim=True) + self.tail
+            places = torch.arange(self.entries - last, self.entries, device=self.prompt.device)[None]
+        else:
+            places = ((self.columns() >= 0).cumsum(dim=1) - 1).clamp(min=0)[:, -last:]
+        return places + self.gone
 
     def grown(self, tokens: int) -> Kept:
         """With as many tokens more at the end."""
-        return Kept(self.prompt, self.length, self.ragged, self.tail + tokens)
+        return replace(self, tail=self.tail + tokens)
 
     def cropped(self, tokens: int) -> Kept:
         """Without the last tokens.
@@ -71,16 +76,29 @@ class Kept:
                 "samples have kept different tokens of the prompt itself. Crop no further than the prompt's end, or "
                 "start from a new cache"
             )
-        return Kept(self.prompt, self.length, self.ragged, self.tail - tokens)
+        return replace(self, tail=self.tail - tokens)
 
     def trimmed(self, entries: int) -> Kept:
         """Without the first entries, as a sliding window forgets them."""
-        return Kept(self.prompt[:, entries:], self.length, self.ragged, self.tail)
+        own = int(self.prompt.shape[1])
+        later = max(entries - own, 0)
+        real = (self.prompt[:, :entries] >= 0).sum(dim=1, keepdim=True) if self.ragged else min(entries, own)
+        return replace(
+            self,
+            prompt=self.prompt[:, entries:],
+            length=self.length + later,
+            tail=self.tail - later,
+            gone=self.gone + real + later,
+        )
 
     def selected(self, samples: Tensor) -> Kept:
         """Of these samples: beams are reordered, candidates chosen."""
-        return Kept(self.prompt[samples.to(self.prompt.device)], self.length, self.ragged, self.tail)
+        return self._each(lambda side: side[samples.to(side.device)])
 
     def repeated(self, times: int) -> Kept:
         """Every sample several times, side by side."""
-        return Kept(self.prompt.repeat_interleave(times, dim=0), self.length, self.ragged, self.tail)
+        return self._each(lambda side: side.repeat_interleave(times, dim=0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Kept:
+        gone = change(self.gone) if isinstance(self.gone, Tensor) else self.gone
+        return replace(self, prompt=change(self.prompt), gone=gone)

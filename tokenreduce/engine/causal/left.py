@@ -70,15 +70,15 @@ class Left:
         Args:
             x: (B, p, C) the tokens before it.
             done: units of equal length, their samples (U, 1), their columns (U, n), and what is done to them.
-            ordered: whether a token keeps its column; otherwise they stand as the reducer has put them.
+            ordered: whether a new token stands where the last of its members did; otherwise behind all others.
         """
         full = self.spread(x)
         alive = self._alive()
         size = self.size
         for units, samples, columns, reduction in done:
             kept = kept_columns(columns, reduction)
-            if not ordered:
-                kept = kept.sort(dim=1).values
+            if not ordered and reduction.fresh:
+                kept = new_ones_last(kept, reduction.keep < 0)
             tokens = full[samples, columns]
             if size is None and reduction.source is not None:
                 size = torch.ones(self.batch, self.count, dtype=wide(x.dtype), device=x.device)
@@ -140,3 +140,10 @@ def kept_columns(columns: Tensor, reduction: Reduction) -> Tensor:
     place = torch.arange(1, columns.shape[1] + 1, device=columns.device).expand_as(end)
     last = torch.zeros_like(kept).scatter_reduce(1, end.clamp(min=0), place * (end >= 0), "amax")
     return torch.where(reduction.keep >= 0, kept, columns.gather(1, (last - 1).clamp(min=0)))
+
+
+def new_ones_last(kept: Tensor, new: Tensor) -> Tensor:
+    """The same columns (U, K), dealt out so that new tokens come last in the sequence."""
+    slots = kept.sort(dim=1).values
+    order = torch.where(new, kept + slots[:, -1:] + 1, kept).argsort(dim=1, stable=True)
+    return torch.empty_like(kept).scatter(1, order, slots)

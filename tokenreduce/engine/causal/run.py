@@ -95,10 +95,18 @@ class CausalRun:
             return
         trace = None
         if self.left.ends is not None:
-            trace = PromptTrace(self.left.prompt, self.left.ends, self.left.columns())
+            everything = self._all_columns()
+            layers = [everything if rows is None else rows for rows, _ in self.passed]
+            trace = PromptTrace(self.left.prompt, self.left.ends, self.left.columns(), layers)
         record = self.costs.record(kv_bytes, trace)
         for binding in self.bindings:
             binding.last = record
+
+    def _all_columns(self) -> Tensor:
+        assert self.left is not None
+        numbers, real = self.left.prompt.numbers, self.left.prompt.real
+        columns = torch.arange(self.length, device=numbers.device).expand_as(numbers)
+        return columns if real is None else torch.where(real, columns, -1)
 
     def _physical(self, index: int, x: Tensor, call: LayerCall) -> tuple[LayerCall, Kept | None]:
         """What a layer is given for what is left, and what the entries of its cache are afterwards."""
@@ -111,7 +119,7 @@ class CausalRun:
         after = self._once(("kept", *key), partial(self._after, rows, call))
         mask = self._once(("mask", id(call.mask), *key), partial(self._mask, rows, call, after))
         if self.compact:
-            rotary = self.language.rotary(x, compact_positions(after, x.shape[1]), index)
+            rotary = self.language.rotary(x, after.places(x.shape[1]), index)
         elif rows is None:
             rotary = call.rotary
         else:
@@ -130,15 +138,18 @@ class CausalRun:
             assert kept is not None
             return kept.grown(self.length)
         new = torch.where(rows >= 0, rows + call.past, -1)
+        gone: Tensor | int = 0
         if call.past:
             if kept is None:
                 held = int(call.extra.get("held", call.past))
                 old = torch.arange(call.past - held, call.past, device=rows.device).expand(rows.shape[0], -1)
+                gone = call.past - held
             else:
-                old = kept.columns()
+                old, gone = kept.columns(), kept.gone
             new = torch.cat([old, new], dim=1)
         assert self.left is not None
-        return Kept(new, call.past + self.length, self.left.ragged or (kept is not None and kept.ragged))
+        ragged = self.left.ragged or (kept is not None and kept.ragged)
+        return Kept(new, call.past + self.length, ragged, gone=gone)
 
     def _mask(self, rows: Tensor | None, call: LayerCall, after: Kept) -> Tensor | None:
         if call.mask is None and not after.ragged:
@@ -211,9 +222,3 @@ class CausalRun:
             )
         return reduction
 
-
-def compact_positions(after: Kept, length: int) -> Tensor:
-    """(B or 1, p) number of each of the last entries among those that are tokens."""
-    if not after.ragged:
-        return torch.arange(after.entries - length, after.entries, device=after.prompt.device)[None]
-    return ((after.columns() >= 0).cumsum(dim=1) - 1).clamp(min=0)[:, -length:]

@@ -18,10 +18,11 @@ class PromptTrace(Trace):
     Attributes:
         source: (B, q) which of the tokens that are left each column ended in, -1 where it was dropped (or padding).
         columns: (B, p) column of each token that is left, -1 for padding.
+        layers: the same of the tokens that each layer works on.
     """
 
-    def __init__(self, prompt: Prompt, ends: Tensor, columns: Tensor) -> None:
-        self.columns, self._numbers = columns, prompt.numbers
+    def __init__(self, prompt: Prompt, ends: Tensor, columns: Tensor, layers: Sequence[Tensor]) -> None:
+        self.columns, self.layers, self._numbers = columns, list(layers), prompt.numbers
         self._grids: Sequence[Sequence[tuple[int, ...] | None]] = prompt.grids
         left = torch.full_like(ends[:, :1], -1).expand(-1, ends.shape[1] + 1).clone()
         place = torch.arange(columns.shape[1], device=ends.device).expand_as(columns)

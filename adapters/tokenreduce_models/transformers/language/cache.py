@@ -107,7 +107,7 @@ class ReducedSlidingLayer(ReducedLayer):
 
     def _trim(self) -> None:
         gone = self.kept.entries - (self.sliding_window - 1)
-        if gone > 0 and gone <= self.kept.prompt.shape[1]:
+        if gone > 0:
             self.kept = self.kept.trimmed(gone)
             self.keys, self.values = self.keys[..., gone:, :], self.values[..., gone:, :]
 
