@@ -15,6 +15,7 @@ WRITE = {
     "return_dict_in_generate": True,
     "eos_token_id": None,
     "pad_token_id": 0,
+    "suppress_tokens": [100, 101, 102, 103, 104, 105],  # those that stand for images
 }
 
 
@@ -24,6 +25,12 @@ def write(model, inputs, **options):
         out = model.generate(**inputs, **{**WRITE, **options})
     logits = torch.stack(out.logits, dim=1).to(model.dtype)  # generate() hands them over in float32
     return out.sequences[:, inputs["input_ids"].shape[1] :], logits, out
+
+
+def cache_name(model):
+    """What this version calls the argument for a cache."""
+    parameters = inspect.signature(type(model.model.language_model.layers[0]).forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def cache_of(output):

@@ -37,11 +37,13 @@ class Tiny:
         model: with random weights.
         pixels: inputs for images of the sizes (h, w in tokens) asked for.
         size: the usual one, in tokens.
+        around: tokens before and after each image.
     """
 
     model: nn.Module
     pixels: Callable[..., dict[str, Any]]
     size: tuple[int, int]
+    around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def double(self) -> "Tiny":
         """The same in float64, in which rounding hides nothing."""
@@ -62,7 +64,8 @@ class Tiny:
         for images, tail, own in zip(sizes, tails, seeds, strict=True):
             generator = torch.Generator().manual_seed(own)
             text = torch.randint(5, 90, (head + tail,), generator=generator)
-            marks = [torch.full((h * w,), IMAGE) for h, w in images]
+            before, after = (torch.tensor(one, dtype=torch.long) for one in self.around)
+            marks = [torch.cat([before, torch.full((h * w,), IMAGE), after]) for h, w in images]
             rows.append(torch.cat([text[:head], *marks, text[head:]]))
             pictures += [(size, own * 10 + i) for i, size in enumerate(images)]
         longest = max(map(len, rows))
@@ -118,6 +121,7 @@ def gemma3(seed: int = 0, **text: Any) -> Tiny:
         mm_tokens_per_image=36,
     )
     model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.25)  # the library's are zeros
 
     def pixels(ids: Tensor, pictures: Any) -> dict[str, Any]:
         types = {"token_type_ids": (ids == IMAGE).int()}
@@ -160,7 +164,36 @@ def qwen2_5_vl(seed: int = 0, **text: Any) -> Tiny:
         grids = torch.tensor([[1, 2 * h, 2 * w] for (h, w), _ in pictures])
         return {"pixel_values": torch.cat(patches), "image_grid_thw": grids, **types}
 
-    return Tiny(model, pixels, (4, 6))
+    return Tiny(model, pixels, (4, 6), ((102,), (103,)))
 
 
 ALL: dict[str, Callable[..., Tiny]] = {"llava": llava, "gemma3": gemma3, "qwen2_5_vl": qwen2_5_vl}
+FIXED = (transformers.LlavaConfig, transformers.Gemma3Config)
+"""Configs of models whose images are all of one size."""
+
+
+def video_and_image(tiny: Tiny, only: int | None = None) -> dict[str, Any]:
+    """Qwen: two prompts, one with a video before an image, one the other way round; or one of them."""
+    rows, videos, images = [], [], []
+    for b in range(2) if only is None else [only]:
+        generator = torch.Generator().manual_seed(b)
+        text = torch.randint(5, 90, (9 + b,), generator=generator)
+        parts = [torch.full((16,), VIDEO), torch.full((24,), IMAGE)]
+        first, second = parts if b == 0 else parts[::-1]
+        rows.append(torch.cat([text[:2], first, text[2:4], second, text[4:]]))
+        videos.append(noise(b, 2 * 4 * 8, 96))
+        images.append(noise(b + 5, 8 * 12, 96))
+    longest = max(map(len, rows))
+    pads = [(longest - len(row), 0) for row in rows]
+    ids = torch.stack([nn.functional.pad(row, pad) for row, pad in zip(rows, pads, strict=True)])
+    mask = torch.stack([nn.functional.pad(torch.ones_like(row), pad) for row, pad in zip(rows, pads, strict=True)])
+    dtype = tiny.model.dtype
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int(),
+        "pixel_values": torch.cat(images).to(dtype),
+        "image_grid_thw": torch.tensor([[1, 8, 12]] * len(rows)),
+        "pixel_values_videos": torch.cat(videos).to(dtype),
+        "video_grid_thw": torch.tensor([[2, 4, 8]] * len(rows)),
+    }

@@ -73,6 +73,30 @@ class LastPass:
         trace: Trace | None = self._only("trace")
         return trace
 
+    @property
+    def initial(self) -> dict[str, int]:
+        """Tokens of each stream before the first block."""
+        initial: dict[str, int] = self._only("initial")
+        return dict(initial)
+
+    @property
+    def image_tokens(self) -> list[float]:
+        """Image tokens that each layer of a language model works on, the mean over samples."""
+        tokens: list[float] = self._only("image_tokens")
+        return list(tokens)
+
+    @property
+    def mean_image_tokens(self) -> float:
+        """Their mean over the layers, as papers state a budget."""
+        mean: float = self._only("mean_image_tokens")
+        return mean
+
+    @property
+    def kv_bytes(self) -> tuple[int, int] | None:
+        """Bytes of a language model's keys and values for one sample, with every token and as held; None without a cache."""
+        sizes: tuple[int, int] | None = self._only("kv_bytes")
+        return sizes
+
     def _only(self, name: str) -> Any:
         if len(self.records) > 1:
             raise UnsupportedCallError(

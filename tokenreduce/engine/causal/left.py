@@ -19,6 +19,7 @@ class Left:
         ragged: whether there is padding among them.
         full: (B, q, C) the last value of every token, once there is a cut.
         size: (B, q) tokens that each stands for, None while all are 1.
+        trailing: columns at the end that are text, and real, in every sample.
         ends: (B, q) the column in which each token ended, -1 where it was dropped; None where nobody asks.
     """
 
@@ -35,6 +36,7 @@ class Left:
         images = [sum(one) for one in self.lengths]
         real = [self.count] * self.batch if prompt.real is None else prompt.real.sum(dim=1).tolist()
         self.text = [n - m for n, m in zip(real, images, strict=True)]
+        self.trailing = trailing(prompt)
 
     @property
     def tokens(self) -> list[int]:
@@ -147,3 +149,11 @@ def new_ones_last(kept: Tensor, new: Tensor) -> Tensor:
     slots = kept.sort(dim=1).values
     order = torch.where(new, kept + slots[:, -1:] + 1, kept).argsort(dim=1, stable=True)
     return torch.empty_like(kept).scatter(1, order, slots)
+
+
+def trailing(prompt: Prompt) -> int:
+    """How many columns at the end are text, and real, in every sample."""
+    text = prompt.numbers < 0
+    if prompt.real is not None:
+        text = text & prompt.real
+    return int(text.all(dim=0).flip(0).int().cumprod(dim=0).sum())

@@ -63,6 +63,11 @@ class CausalRun:
         """Run one of ``count`` layers on what is left, with the cuts around it."""
         if index == 0:
             self.length = x.shape[1]
+            if max(self.sites, default=0) >= count:
+                raise UnsupportedCallError(
+                    f"the language model has {count} layers now, and a reducer acts after layer {max(self.sites)}; layers "
+                    "were removed after attach: call handle.detach() and attach again"
+                )
             if HANDOVER in self.sites and self.left is not None:
                 x = self._cut(HANDOVER, x, None)
         call, after = self._physical(index, x, call)
@@ -149,7 +154,8 @@ class CausalRun:
             new = torch.cat([old, new], dim=1)
         assert self.left is not None
         ragged = self.left.ragged or (kept is not None and kept.ragged)
-        return Kept(new, call.past + self.length, ragged, gone=gone)
+        end = min(self.left.trailing, int(rows.shape[1]))  # what comes last can be cropped again
+        return Kept(new[:, : new.shape[1] - end], call.past + self.length - end, ragged, end, gone)
 
     def _mask(self, rows: Tensor | None, call: LayerCall, after: Kept) -> Tensor | None:
         if call.mask is None and not after.ragged:

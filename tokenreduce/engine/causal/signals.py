@@ -73,7 +73,7 @@ class LayerSignals:
         weight = counts.to(attention.dtype)
         share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
         paid = pick(attention[samples[:, 0]], places, 2)
-        return (paid * share.unsqueeze(-1)).sum(dim=1)
+        return torch.where(counts.unsqueeze(-1), paid * share.unsqueeze(-1), 0).sum(dim=1)
 
 
 def tower_sources(encoded: Encoded, units: Sequence[Unit], names: frozenset[str]) -> Sources:

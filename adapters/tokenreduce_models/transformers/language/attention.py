@@ -9,7 +9,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenreduce.backbones import Seen, pick, pick_all
 
@@ -60,8 +60,14 @@ class Catching:
         raise Caught(keys)
 
 
+def unwrapped(layer: nn.Module) -> Any:
+    """The library's layer in a layer that may be wrapped; None where there is none with an attention."""
+    return next((module for module in layer.modules() if hasattr(module, "self_attn")), None)
+
+
 def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> Tensor:
     """(B, r, P) what queries at places ``rows`` (B, r) pay to every key, averaged over heads, by the layer's own code."""
+    layer = unwrapped(layer)
     attention = layer.self_attn
     config = copy.copy(attention.config)
     config._attn_implementation = "eager"
@@ -82,6 +88,7 @@ def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> 
 
 def keys_of(layer: Any, seen: Seen, rotary: Any, cache_name: str) -> Tensor:
     """(B, G, p, d) keys of the tokens of the call, with these positions."""
+    layer = unwrapped(layer)
     attention = layer.self_attn
     try:
         type(attention).forward(

@@ -9,6 +9,7 @@ from torch import nn
 
 from tokenreduce.backbones import Prompt
 
+from .attention import unwrapped
 from .families import LVLM
 from .towers import blocks_of, family_of
 
@@ -20,7 +21,8 @@ def matrices(modules: Iterable[nn.Module]) -> int:
 
 def layer_cost(layer: Any) -> tuple[int, int]:
     """Weights of a decoder layer that multiply each token, and the width of its attention's products."""
-    config, attention = layer.self_attn.config, layer.self_attn
+    attention = unwrapped(layer).self_attn
+    config = attention.config
     return matrices([layer]), config.num_attention_heads * attention.head_dim
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ class LabelledForward:
         outer: Any = self.outer
         names = list(inspect.signature(type(outer).forward).parameters)[1:]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        labels = given.get("labels")
+        labels, asked = given.get("labels"), given.get("logits_to_keep")
         if labels is not None:
             given[SCORED] = before_labels(labels)
+        elif isinstance(asked, int) and asked > 1:
+            given[SCORED] = before_last(given, asked - 1)
         return type(outer).forward(outer, **given)
 
 
@@ -35,6 +38,18 @@ def before_labels(labels: Tensor) -> Tensor:
     counts = labels != IGNORED
     first = counts.int().argmax(dim=1) - 1
     return torch.where(counts.any(dim=1), first.clamp(min=0), labels.shape[1] - 1)
+
+
+def before_last(given: Mapping[str, Any], tokens: int) -> Tensor | None:
+    """(B,) the first column whose logits are asked for, where those of the last ``1 + tokens`` are.
+
+    Assisted decoding puts guesses behind the prompt; what stays must not depend on them.
+    """
+    ids = given.get("input_ids")
+    ids = given.get("inputs_embeds") if ids is None else ids
+    if not isinstance(ids, Tensor):
+        return None
+    return torch.full((ids.shape[0],), max(ids.shape[1] - 1 - tokens, 0), device=ids.device)
 
 
 def check_scored(module: nn.Module, scored: Tensor | None) -> None:

@@ -18,7 +18,7 @@ from tokenreduce.backbones import LayerCall, Seen
 from tokenreduce.errors import UnsupportedModelError
 
 from ..towers import stand_in
-from .attention import attention_rows_of, keys_of
+from .attention import attention_rows_of, keys_of, unwrapped
 
 TOKENS, HEAD, HEADS, GROUPS = 6, 8, 4, 2
 NEEDED = frozenset({"attention_mask", "position_embeddings"})
@@ -40,15 +40,13 @@ def prove(model: Any) -> None:
 
 def library_class(layer: nn.Module) -> type[nn.Module]:
     """The class of a layer; of what a wrapper holds."""
-    while not hasattr(layer, "self_attn"):
-        inner = list(layer.children())
-        if len(inner) != 1:
-            raise UnsupportedModelError(
-                f"decoder layer {type(layer).__name__} has no self_attn (linear attention, or a state that it keeps), so "
-                "leaving out a token is not the same as hiding it; its model cannot be reduced in the language model"
-            )
-        layer = inner[0]
-    return type(layer)
+    inner = unwrapped(layer)
+    if inner is None:
+        raise UnsupportedModelError(
+            f"decoder layer {type(layer).__name__} has no self_attn (linear attention, or a state that it keeps), so "
+            "leaving out a token is not the same as hiding it; its model cannot be reduced in the language model"
+        )
+    return type(inner)
 
 
 class Probe:
