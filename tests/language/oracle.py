@@ -106,7 +106,9 @@ def base_mask(mask, kind, columns, total, config):
         seen[:columns, :columns] = own[0, 0]
     if kind == "sliding_attention":
         place = torch.arange(total)
-        seen &= place[:, None] - place[None] < config.sliding_window
+        seen[columns:] &= (place[:, None] - place[None] < config.sliding_window)[columns:]
+        if own is None:
+            seen &= place[:, None] - place[None] < config.sliding_window
     return seen
 
 

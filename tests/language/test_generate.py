@@ -43,7 +43,9 @@ def test_beams(tiny, plan):
         options = {**WRITE, "num_beams": 3, "num_return_sequences": 3, "output_scores": True}
         out = tiny.model.generate(**given, **options)
         columns = given["input_ids"].shape[1]
-        again = tiny.model.compute_transition_scores(out.sequences, out.scores, out.beam_indices, normalize_logits=False)
+        again = tiny.model.compute_transition_scores(
+            out.sequences, out.scores, out.beam_indices, normalize_logits=False
+        )
         torch.testing.assert_close(again.sum(1) / again.shape[1], out.sequences_scores, atol=1e-4, rtol=1e-4)
         alone = tiny.model.generate(**tiny.batch([[tiny.size]], tails=[4], seeds=[0]), **options)
         torch.testing.assert_close(alone.sequences[:, -6:], out.sequences[:3, columns:], atol=0, rtol=0)
@@ -92,7 +94,7 @@ TURNS.remove(("qwen2_5_vl", 1))  # the library's own generate() takes no second 
 
 @pytest.mark.parametrize(("family", "images"), TURNS)
 def test_a_second_turn_on_a_returned_cache(family, tiny, plan, images):
-    """As a token at a time on one growing cache: first turn, its answer, and more text (and another image) behind it."""
+    """As a token at a time on one growing cache: first turn, its answer, more text (and another image) behind it."""
     tiny.double()
     model, first, name = tiny.model, tiny.inputs(), cache_name(tiny.model)
     more = tiny.batch([[tiny.size] * images], seeds=[9], head=2, tails=[3])
@@ -124,7 +126,9 @@ def test_without_a_cache(tiny):
         torch.testing.assert_close(got[1], want[1], atol=2e-5, rtol=1e-4)
     with tokenreduce.attach(tiny.model, CUT):  # each step chooses anew by its newest token
         first = write(tiny.model, tiny.inputs(), max_new_tokens=1, use_cache=False)
-        torch.testing.assert_close(first[1], write(tiny.model, tiny.inputs(), max_new_tokens=1)[1], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            first[1], write(tiny.model, tiny.inputs(), max_new_tokens=1)[1], atol=2e-5, rtol=1e-4
+        )
 
 
 def test_embeddings_without_ids(tiny, plan):
@@ -135,7 +139,7 @@ def test_embeddings_without_ids(tiny, plan):
         want = tiny.model(input_ids=ids, **given).logits
         if "mm_token_type_ids" not in given:  # Qwen takes its positions from the ids
             torch.testing.assert_close(tiny.model(inputs_embeds=embeds, **given).logits, want)
-        with pytest.raises(UnsupportedCallError, match="inputs_embeds.*pixel_values"):
+        with pytest.raises(UnsupportedCallError, match=r"inputs_embeds.*pixel_values"):
             tiny.model(inputs_embeds=embeds)
 
 
@@ -158,7 +162,10 @@ def test_logits_to_keep(tiny, plan):
         whole = tiny.model(**tiny.inputs()).logits
         torch.testing.assert_close(tiny.model(**tiny.inputs(), logits_to_keep=1).logits, whole[:, -1:])
         two = tiny.model(**tiny.inputs(), logits_to_keep=2).logits
-        shorter = {key: side[:, :-1] if "i" in key and side.ndim == 2 and "pixel" not in key and "grid" not in key else side for key, side in tiny.inputs().items()}
+        shorter = {
+            key: side[:, :-1] if "i" in key and side.ndim == 2 and "pixel" not in key and "grid" not in key else side
+            for key, side in tiny.inputs().items()
+        }
         torch.testing.assert_close(two[:, 0], tiny.model(**shorter).logits[:, -1], atol=1e-5, rtol=1e-4)
 
 

@@ -72,12 +72,12 @@ def test_exchanged_parts_act_or_are_refused(tiny):
         assert torch.equal(tiny.model(**tiny.inputs()).logits, before)
         last = language.layers[2:]
         del language.layers[2:]
-        with pytest.raises(UnsupportedCallError, match="2 layers"):
+        with pytest.raises(UnsupportedCallError, match=r"2 layers"):
             tiny.model(**tiny.inputs())
         language.layers.extend(last)
         assert torch.equal(tiny.model(**tiny.inputs()).logits, before)
         language.forward = lambda *args, **kwargs: None
-        with pytest.raises(UnsupportedCallError, match="replaced on the instance"):
+        with pytest.raises(UnsupportedCallError, match=r"replaced on the instance"):
             tiny.model(**tiny.inputs())
         del language.forward
         tokenreduce.attachment(tiny.model).detach()
@@ -93,5 +93,5 @@ class _Double(nn.Module):
 
 
 def test_data_parallel_replicas_refuse(tiny):
-    with tokenreduce.attach(tiny.model, HANDOVER), pytest.raises(UnsupportedCallError, match="DataParallel"):
+    with tokenreduce.attach(tiny.model, HANDOVER), pytest.raises(UnsupportedCallError, match=r"DataParallel"):
         tiny.model.model._replicate_for_data_parallel()(**tiny.inputs())

@@ -28,7 +28,7 @@ def labelled(tiny, answer=4, seed=0):
 @pytest.mark.parametrize("plan", PLANS)
 def test_loss_and_gradients(family, tiny, plan):
     if family == "qwen2_5_vl" and plan == "tower":
-        with pytest.raises(tokenreduce.errors.UnfitReducerError, match="needs keys"):
+        with pytest.raises(tokenreduce.errors.UnfitReducerError, match=r"needs keys"):
             tokenreduce.attach(tiny.model, PLANS[plan])
         return
     given, labels = labelled(tiny)
@@ -86,7 +86,7 @@ def test_training_without_labels_is_refused_where_the_last_token_scores(tiny):
     given, labels = labelled(tiny)
     tiny.model.train()
     with tokenreduce.attach(tiny.model, PLANS["cuts"]):
-        with pytest.raises(UnsupportedCallError, match="pass labels"):
+        with pytest.raises(UnsupportedCallError, match=r"pass labels"):
             tiny.model(**given)
         tiny.model(**given, labels=labels)
         with torch.no_grad():
@@ -97,16 +97,19 @@ def test_training_without_labels_is_refused_where_the_last_token_scores(tiny):
 
 def test_learnable_reducers_and_gates_are_refused(tiny):
     for stack in ("handover", "language"):
-        with pytest.raises(tokenreduce.errors.UnfitReducerError, match="learns weights|needs|provide"):
+        with pytest.raises(tokenreduce.errors.UnfitReducerError, match=r"learns weights|needs|provide"):
             tokenreduce.attach(tiny.model, {stack: "dynamicvit"})
 
     class Gated(tokenreduce.Reducer):
         def reduce(self, tokens, signals, remove):
             return tokenreduce.methods.Gate(torch.ones(tokens.x.shape[:2]))
 
-    with tokenreduce.attach(tiny.model, {"handover": Gated(keep=0.5)}):
-        with torch.no_grad(), pytest.raises(UnsupportedCallError, match="gates"):
-            tiny.model(**tiny.inputs())
+    with (
+        tokenreduce.attach(tiny.model, {"handover": Gated(keep=0.5)}),
+        torch.no_grad(),
+        pytest.raises(UnsupportedCallError, match=r"gates"),
+    ):
+        tiny.model(**tiny.inputs())
     with tokenreduce.attach(tiny.model, {"language": "tome"}) as handle:
         assert "proportional attention" in " ".join(handle.notes)
 

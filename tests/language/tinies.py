@@ -1,7 +1,8 @@
 """Tiny language models with images and random weights, and inputs made by hand. Axes: B batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import torch
 import transformers

@@ -86,8 +86,9 @@ def bind_language(
         raise UnfitReducerError(f"{error} Reducers that run here: {', '.join(fit) or '(none)'}.") from error
     if isinstance(active, nn.Module):
         raise UnfitReducerError(
-            f"{type(active.reducer).__name__} learns weights inside the layers it acts in, and the layers of a language "
-            "model run whole, as their library wrote them; train it on an encoder, or use a method without weights"
+            f"{type(active.reducer).__name__} learns weights inside the layers it acts in, and the layers of a "
+            "language model run whole, as their library wrote them; train it on an encoder, or use a method without "
+            "weights"
         )
     check_position(active)
     depth = max(stack.depth, 1)
@@ -95,9 +96,7 @@ def bind_language(
         layer if layered else HANDOVER: Site(stack.name, layer, i, len(chosen), depth) for i, layer in enumerate(chosen)
     }
     compact = positions == "compact"
-    binding = CausalBinding(
-        stack, active, reducer, plain, sites, wanted.trace, unit or stack.unit, compact
-    )
+    binding = CausalBinding(stack, active, reducer, plain, sites, wanted.trace, unit or stack.unit, compact)
     return binding, chosen if layered else None
 
 

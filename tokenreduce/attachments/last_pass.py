@@ -52,9 +52,9 @@ class LastPass:
         return sum_by_name(record.losses for record in self.records)
 
     @property
-    def tokens(self) -> dict[str, int]:
-        """Tokens of each stream after the last block."""
-        tokens: dict[str, int] = self._only("tokens")
+    def tokens(self) -> dict[str, Any]:
+        """Tokens of each stream after the last block; in a language model the mean over samples."""
+        tokens: dict[str, Any] = self._only("tokens")
         return dict(tokens)
 
     @property
@@ -74,9 +74,9 @@ class LastPass:
         return trace
 
     @property
-    def initial(self) -> dict[str, int]:
+    def initial(self) -> dict[str, Any]:
         """Tokens of each stream before the first block."""
-        initial: dict[str, int] = self._only("initial")
+        initial: dict[str, Any] = self._only("initial")
         return dict(initial)
 
     @property
@@ -93,7 +93,7 @@ class LastPass:
 
     @property
     def kv_bytes(self) -> tuple[int, int] | None:
-        """Bytes of a language model's keys and values for one sample, with every token and as held; None without a cache."""
+        """Bytes of a language model's keys and values for one sample, with every token and as held; None: no cache."""
         sizes: tuple[int, int] | None = self._only("kv_bytes")
         return sizes
 

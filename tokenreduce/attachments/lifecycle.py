@@ -30,7 +30,7 @@ from .adapter_lookup import find_adapter
 from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
 from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
-from .replacements import check_originals, replacements
+from .replacements import Replacement, check_originals, replacements
 from .resolution import Wanted, bind_stack
 
 
@@ -129,19 +129,20 @@ def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Aske
     adapter, family, stacks = find_adapter(registry, model, asked.adapter)
     refused = family.refusals(model)
     bindings: list[BaseBinding] = []
-    patches, configs = [], {}
+    patches: list[Replacement] = []
+    configs: dict[str | None, dict[str, Any]] = {}
     for named, (reducer, name, layers) in plan.items():
         wanted = Wanted(reducer, name, layers, asked.trace, asked.restore, asked.guide is not None)
         if named is None:
             stack = choose_stack(registry, model, stacks, wanted)
         else:
             stack = _named_stack(model, stacks, refused, named)
-        config: dict[str, Any] = {"reducer": name}
+        own: dict[str, Any] = {"reducer": name}
         if isinstance(stack, CausalStack):
             causal, acting = bind_language(registry, model, stack, wanted, asked.unit, asked.positions)
             bindings.append(causal)
-            config |= {} if acting is None else {"layers": acting}
-            configs[stack.name] = {**config, **causal.active.reducer.options()}
+            own |= {} if acting is None else {"layers": acting}
+            configs[stack.name] = {**own, **causal.active.reducer.options()}
             continue
         check_plain(stack, asked.unit, asked.positions, type(model).__name__)
         binding, chosen = bind_stack(registry, model, stack, wanted)
@@ -152,8 +153,8 @@ def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Aske
         except UnsupportedCallError as error:  # the same words, before anything is touched
             raise UnsupportedModelError(str(error)) from error
         bindings.append(binding)
-        configs[named] = {**config, "layers": chosen, **binding.active.reducer.options()}
-    common = {"adapter": adapter, "trace": asked.trace, "restore": asked.restore}
+        configs[named] = {**own, "layers": chosen, **binding.active.reducer.options()}
+    common: dict[str, Any] = {"adapter": adapter, "trace": asked.trace, "restore": asked.restore}
     causals = [binding for binding in bindings if isinstance(binding, CausalBinding)]
     if causals:
         causals[0].stack.language.prove()

@@ -55,8 +55,9 @@ class ReducedStack:
 
     @property
     def last(self) -> Record | None:
-        """The record of the last pass, None before the first."""
-        return self._binding.last
+        """The record of the last pass, None before the first; a language model's has more to say (``handle.last``)."""
+        record: Record | None = self._binding.last
+        return record
 
     @contextmanager
     def around(self, make: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:

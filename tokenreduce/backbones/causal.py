@@ -97,8 +97,8 @@ class Seen:
 
 
 Compute = Callable[[Tensor, LayerCall, "Kept | None", bool], tuple[Tensor, Any]]
-"""Runs the library's layer: tokens, what else it is given, what its cache entries are afterwards (None: all), and whether
-keys are wanted. Gives the tokens, and the noted keys or None."""
+"""Runs the library's layer: tokens, what else it is given, what its cache entries are afterwards (None: all), and
+whether keys are wanted. Gives the tokens, and the noted keys or None."""
 
 
 class CausalPass(Protocol):

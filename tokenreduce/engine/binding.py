@@ -87,9 +87,7 @@ class Binding(BaseBinding):
         output: str | None,
         trace: bool,
     ) -> None:
-        super().__init__(
-            stack, active, original, backbone, sites, stack.output if output is None else output, trace
-        )
+        super().__init__(stack, active, original, backbone, sites, stack.output if output is None else output, trace)
         self.views, self._follows = views, output is None
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
         self.guard = Guard(stack, views, proofs)

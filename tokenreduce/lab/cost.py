@@ -48,7 +48,7 @@ def _cost(bench: Context, row: Row) -> Cost:
         return Cost(
             macs=macs,
             sites=[(r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out) for r in record.sites],
-            tokens=next(iter(record.stacks.values())).tokens,
+            tokens={name: round(count) for name, count in next(iter(record.stacks.values())).tokens.items()},
             peak=peak_activation_bytes(handle.model, inputs),
             training=peak_activation_bytes(handle.model, inputs, graph=True),
         )

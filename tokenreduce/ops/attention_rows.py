@@ -41,8 +41,8 @@ def received_attention(
         query, key, bias, scale: as :func:`attention_rows` has them, the bias the same for every row.
     """
     total = None
-    for part in query.split(chunk, dim=2):
-        paid = attention_rows(part, key, bias, scale).sum(dim=1)
+    for begin in range(0, query.shape[2], chunk):
+        paid = attention_rows(query[:, :, begin : begin + chunk], key, bias, scale).sum(dim=1)
         total = paid if total is None else total + paid
     assert total is not None
     return total / query.shape[2]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def hash_noise(rows: int | Tensor, columns: int, *, seed: int, layer: int, device: torch.device | None = None) -> Tensor:
+def hash_noise(
+    rows: int | Tensor, columns: int, *, seed: int, layer: int, device: torch.device | None = None
+) -> Tensor:
     """Uniform values in [0, 1), (rows, columns) float32, a function of its arguments alone.
 
     ``rows`` is how many there are, or their numbers (rows,).

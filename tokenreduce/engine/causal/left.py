@@ -105,9 +105,7 @@ class Left:
         columns = torch.where(real, self.rows, self.count)  # padding goes to a column that is cut off again
         return real.new_zeros(self.batch, self.count + 1).scatter(1, columns, real)[:, :-1].clone()
 
-    def _follow(
-        self, units: list[Unit], samples: Tensor, columns: Tensor, kept: Tensor, reduction: Reduction
-    ) -> None:
+    def _follow(self, units: list[Unit], samples: Tensor, columns: Tensor, kept: Tensor, reduction: Reduction) -> None:
         owners: Tensor | None = None
         for place, unit in enumerate(units):
             if len(unit.images) == 1:

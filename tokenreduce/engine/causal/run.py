@@ -65,8 +65,8 @@ class CausalRun:
             self.length = x.shape[1]
             if max(self.sites, default=0) >= count:
                 raise UnsupportedCallError(
-                    f"the language model has {count} layers now, and a reducer acts after layer {max(self.sites)}; layers "
-                    "were removed after attach: call handle.detach() and attach again"
+                    f"the language model has {count} layers now, and a reducer acts after layer {max(self.sites)}; "
+                    "layers were removed after attach: call handle.detach() and attach again"
                 )
             if HANDOVER in self.sites and self.left is not None:
                 x = self._cut(HANDOVER, x, None)
@@ -227,4 +227,3 @@ class CausalRun:
                 "model have no place for; train it on an encoder, or use a method without gates"
             )
         return reduction
-

@@ -47,5 +47,5 @@ class PromptTrace(Trace):
         return self.source[sample, mine]
 
     def grid(self, sample: int, number: int = 0) -> tuple[int, ...] | None:
-        """Rows and columns (frames first, for a video) that the tokens of an image form in the prompt; None for none."""
+        """Rows and columns (frames first, for a video) of the tokens of an image in the prompt; None for no grid."""
         return self._grids[sample][number] if self._grids else None

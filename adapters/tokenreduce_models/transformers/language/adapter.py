@@ -34,8 +34,8 @@ class LargeVisionLanguage(Adapter):
 
     def refusals(self, model: nn.Module) -> dict[str, str]:
         return {
-            "vision": "the language model expects a token for every placeholder in the prompt; reduce at the hand-over, "
-            "or attach to the tower of a model that is used by itself"
+            "vision": "the language model expects a token for every placeholder in the prompt; reduce at the "
+            "hand-over, or attach to the tower of a model that is used by itself"
         }
 
 

@@ -66,7 +66,7 @@ def unwrapped(layer: nn.Module) -> Any:
 
 
 def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> Tensor:
-    """(B, r, P) what queries at places ``rows`` (B, r) pay to every key, averaged over heads, by the layer's own code."""
+    """(B, r, P) what queries at places ``rows`` (B, r) pay to every key averaged over heads."""
     layer = unwrapped(layer)
     attention = layer.self_attn
     config = copy.copy(attention.config)

@@ -21,6 +21,8 @@ class Reduced:
     """
 
     kept: Kept
+    keys: Any
+    values: Any
     _expected: Kept | None = None
 
     def expect(self, after: Kept) -> None:

@@ -49,9 +49,9 @@ def tower_cost(inner: Any, family: LVLM, prompt: Prompt) -> tuple[int, int]:
 def merged_cost(tower: Any, patches: int) -> int:
     """Of a tower with windows, for one image."""
     config = tower.config
-    window = (config.window_size // config.patch_size) ** 2
+    window = int(config.window_size // config.patch_size) ** 2
     total = 0
     for index, block in enumerate(tower.blocks):
         seen = patches if index in config.fullatt_block_indexes else min(window, patches)
         total += patches * (matrices([block]) + 2 * seen * config.hidden_size)
-    return total + patches * sum(p.numel() for p in tower.patch_embed.parameters())
+    return int(total + patches * sum(p.numel() for p in tower.patch_embed.parameters()))

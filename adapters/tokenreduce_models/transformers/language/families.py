@@ -1,6 +1,6 @@
 """The table of language models with images: what differs between the families.
 
-A family is one row: the classes, the names of its parts, how the tower is read, and how image tokens follow from patches.
+A family is one row: the classes, the names of its parts, how the tower is read, what an image token is made of.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tokenreduce.backbones import CausalPass, Kept, LanguageModel, LayerCall, Pr
 from tokenreduce.errors import UnsupportedCallError
 
 from ..towers import stand_in
-from .attention import Noting, attention_rows_of, keys_of, unrotated
+from .attention import Noting, attention_rows_of, keys_of, unrotated, unwrapped
 from .cache import check_cache, kept_of, lengths_of, reduced_layer, size_of
 from .costs import layer_cost, tower_cost
 from .families import LVLM, placeholders
@@ -63,8 +63,13 @@ class TransformersModel(LanguageModel):
     @cached_property
     def cache_name(self) -> str:
         """What this version of the library calls the cache."""
-        parameters = inspect.signature(type(self.layers[0]).forward).parameters
-        return next((name for name in CACHES if name in parameters), CACHES[0])
+        layer = unwrapped(self.layers[0])
+        for part in (layer, layer.self_attn) if layer is not None else ():
+            parameters = inspect.signature(type(part).forward).parameters
+            for name in CACHES:
+                if name in parameters:
+                    return name
+        return CACHES[0]
 
     def forward(self, run: CausalPass, *args: Any, **kwargs: Any) -> Any:
         inner, family = self.module, self.family

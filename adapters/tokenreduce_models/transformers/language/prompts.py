@@ -110,7 +110,7 @@ def originals_of(
 
 def protect_last(numbers: Tensor, lengths: list[list[int]], real: Tensor | None) -> Tensor:
     """The last token is no image's: the head reads it."""
-    last = last_real(real, *numbers.shape, numbers.device)[:, None]
+    last = last_real(real, numbers.shape[0], numbers.shape[1], numbers.device)[:, None]
     ends = numbers.gather(1, last)[:, 0].tolist()
     if max(ends) < 0:
         return numbers

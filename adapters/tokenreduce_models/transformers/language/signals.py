@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .families import TOWER, LVLM
+from .families import LVLM, TOWER
 from .towers import family_of
 
 

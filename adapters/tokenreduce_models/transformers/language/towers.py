@@ -95,8 +95,8 @@ class GridPool:
     def __call__(self, values: Tensor) -> Tensor:
         rows = int(values.shape[1] ** 0.5)
         cell = rows // self.side
-        kept = values.unflatten(1, (rows, rows))[:, : cell * self.side, : cell * self.side]
-        cells = kept.unflatten(2, (self.side, cell)).unflatten(1, (self.side, cell))
+        kept = values.reshape(values.shape[0], rows, rows, *values.shape[2:])[:, : cell * self.side, : cell * self.side]
+        cells = kept.reshape(values.shape[0], self.side, cell, self.side, cell, *values.shape[2:])
         return cells.mean(dim=(2, 4)).flatten(1, 2)
 
 
