@@ -21,6 +21,7 @@ HANDOVER = {"handover": {"reducer": "random", "keep": 8}}
         ({"cache_implementation": "static"}, "StaticCache.*cache_implementation"),
         ({"cache_implementation": "offloaded"}, "offload.*DynamicCache"),
         ({"prefill_chunk_size": 7}, "prefill_chunk_size"),
+        ({"prefill_chunk_size": 3}, "prefill_chunk_size"),
     ],
 )
 def test_caches_and_chunks(tiny, family, plan, options, words):

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from ..attachments.handle import Attachment
 from ..attachments.reduced_stack import ReducedStack
+from ..backbones.causal import CausalStack
+from ..engine.causal.trace import PromptTrace
 from ..errors import NoForwardError, UnsupportedCallError
 
 IMAGE = "image"
@@ -89,6 +91,31 @@ def patch_owners(
     for place, end in zip(places, ends[extras:], strict=False):  # after the real patches there may be padding
         owner[place] = end
     return grid, owner
+
+
+def prompt_owners(handle: Attachment, sample: int = 0) -> tuple[tuple[int, int], list[int]] | None:
+    """Rows and columns of the tokens of a language model's first image; the token each is part of, -1 for none.
+
+    None where no language model is reduced.
+
+    Raises:
+        NoForwardError: no trace is kept, or no forward pass yet.
+        UnsupportedCallError: the tokens form no grid.
+    """
+    if not any(isinstance(one.stack, CausalStack) for one in handle.stacks.values()):
+        return None
+    last = handle.last
+    trace = None if last is None else last.trace
+    if not isinstance(trace, PromptTrace):
+        raise NoForwardError(
+            "no trace is kept, or no pass with an image yet; attach with trace=True, then run the model"
+        )
+    grid, ends = trace.grid(sample), trace.image(sample).tolist()
+    if grid is None or len(grid) != 2 or grid[0] * grid[1] != len(ends):
+        raise UnsupportedCallError(
+            f"the {len(ends)} tokens of the first image of sample {sample} form no grid, so no patch can be named"
+        )
+    return (grid[0], grid[1]), ends
 
 
 def trace_legs(legs: Sequence[Leg]) -> tuple[list[int], int]:

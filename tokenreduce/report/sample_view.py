@@ -19,7 +19,7 @@ from ..lab.result import Picture
 from ..lab.tuned_weights import load_reducer_weights
 from ..tasks.inputs import image_size
 from ..tasks.task import Sample, Task
-from .patch_map import patch_owners
+from .patch_map import patch_owners, prompt_owners
 
 LONG_SIDE = 384  # pixels: smaller pictures are enlarged by a whole number to about this
 
@@ -106,8 +106,12 @@ def pictures(
     mask = inputs.get("pixel_mask") if isinstance(inputs, Mapping) else None
     made = []
     for place, (sample, old, new) in enumerate(zip(samples, before, after, strict=True)):
-        grid, owner = patch_owners(handle, size, patch, place, mask)
-        share = grid[0] * patch[0] / size[0], grid[1] * patch[1] / size[1]
+        prompt = prompt_owners(handle, place)
+        if prompt is not None:
+            (grid, owner), share = prompt, (1.0, 1.0)  # the processor has fitted the picture to the grid
+        else:
+            grid, owner = patch_owners(handle, size, patch, place, mask)
+            share = grid[0] * patch[0] / size[0], grid[1] * patch[1] / size[1]
         made.append(Picture(row, sample.text, sample.answer, old, new, png(sample.image, share), grid, owner))
     return made
 

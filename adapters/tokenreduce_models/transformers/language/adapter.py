@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
-from tokenreduce.backbones import Adapter, HandOver, Language, Stack
+from tokenreduce.backbones import Adapter, Example, HandOver, Language, Stack
 from tokenreduce.errors import UnsupportedModelError
 
+from .examples import EXAMPLES
 from .families import LVLM, family_of
 from .model import TransformersModel
 
@@ -37,6 +40,9 @@ class LargeVisionLanguage(Adapter):
             "vision": "the language model expects a token for every placeholder in the prompt; reduce at the "
             "hand-over, or attach to the tower of a model that is used by itself"
         }
+
+    def examples(self) -> dict[str, Callable[[], Example]]:
+        return dict(EXAMPLES)
 
 
 def inner_models(model: nn.Module) -> list[tuple[nn.Module, LVLM]]:

@@ -24,7 +24,7 @@ from .costs import layer_cost, tower_cost
 from .families import LVLM, placeholders
 from .features import Features, notes_of
 from .labels import SCORED, LabelledForward, check_scored
-from .prompts import check_positions, find_images, protect_last, real_tokens
+from .prompts import check_placeholders, check_positions, find_images, protect_last, real_tokens
 from .proofs import prove
 from .signals import projector_of, tower_signals
 
@@ -115,6 +115,7 @@ class TransformersModel(LanguageModel):
                     "inputs_embeds came without pixel_values, so it cannot be told which of them are of an image; "
                     "pass input_ids (or inputs_embeds) and pixel_values, or run it in handle.paused()"
                 )
+            check_placeholders(given.get("input_ids"), self.module.config)
             return
         check_cache(cache)
         check_positions(given.get("position_ids"), given.get("attention_mask"), given)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokenreduce.backbones import Prompt, last_real
 from tokenreduce.errors import UnsupportedCallError
 
+from .families import placeholders
 from .features import Notes, pooled
 
 Encoders = Mapping[str, Any]
@@ -118,6 +119,17 @@ def protect_last(numbers: Tensor, lengths: list[list[int]], real: Tensor | None)
         if image >= 0:
             images[image] -= 1
     return numbers.scatter(1, last, -1)
+
+
+def check_placeholders(ids: Any, config: Any) -> None:
+    """Raise UnsupportedCallError for placeholders without an image; a single token (decoding) is not looked at."""
+    if not isinstance(ids, Tensor) or ids.shape[1] < 2:
+        return
+    if any(bool((ids == token).any()) for token in placeholders(config).values()):
+        raise UnsupportedCallError(
+            "the prompt has tokens that stand for an image, but no image came with it; pass pixel_values. A prefill in "
+            "chunks does this too: leave prefill_chunk_size out"
+        )
 
 
 def check_positions(positions: Any, mask: Any, given: Mapping[str, Any]) -> None:
