@@ -63,7 +63,7 @@ def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reductio
             folds.append(folded)
         shift_in, shift_out = shift_in + part.length, shift_out + part.count
     if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
-        return Reduction(torch.cat(keeps, 1), length=shift_in)
+        return Reduction(torch.cat(keeps, 1), length=shift_in, valid=_valid(parts), ragged=_ragged(parts))
     return Reduction(
         torch.cat(keeps, 1),
         torch.cat(sources, 1) if sources else None,
@@ -74,6 +74,8 @@ def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reductio
         mean=False,
         fresh=sum(part.fresh for part in parts),
         partial=any(part.partial for part in parts),
+        valid=_valid(parts),
+        ragged=_ragged(parts),
     )
 
 
@@ -86,7 +88,7 @@ def interleave(
 ) -> tuple[Reduction, Layout]:
     """Reductions of streams that alternate in a sequence: what is left stays in sequence order.
 
-    A new token takes the position of the last token of its stream.
+    A new token takes the position of the last token of its stream, and so does what only fills up a sample.
     """
     keeps, owns, sources, targets, folds, kinds, places = [], [], [], [], [], [], []
     shift = 0
@@ -98,7 +100,7 @@ def interleave(
         own, folded = part.coefficients(wide(dtype))
         place = columns.gather(1, part.keep.clamp(min=0))
         keeps.append(torch.where(part.keep >= 0, place, -1))
-        places.append(torch.where(part.keep >= 0, 2 * place, 2 * columns[:, -1:] + 1))
+        places.append(torch.where(part._own(), 2 * place, 2 * columns[:, -1:] + 1))
         owns.append(own)
         kinds.append(torch.full_like(part.keep, number))
         if part.source is not None and part.target is not None and folded is not None:
@@ -113,6 +115,7 @@ def interleave(
         joined = torch.cat(targets, 1)
         target = torch.where(joined >= 0, rank.gather(1, joined.clamp(min=0)), -1)
     selects = not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts.values())
+    valid = _valid(list(parts.values()))
     whole = Reduction(
         torch.cat(keeps, 1).gather(1, order),
         torch.cat(sources, 1) if sources else None,
@@ -123,10 +126,27 @@ def interleave(
         mean=selects,
         fresh=sum(part.fresh for part in parts.values()),
         partial=any(part.partial for part in parts.values()),
+        valid=None if valid is None else valid.gather(1, order),
+        ragged=_ragged(list(parts.values())),
     )
     counts = {name: part.count for name, part in parts.items()}
     segments = [Segment(name, counts[name], layout.prefix(name)) for name in layout.streams]
     return whole, Layout(segments, torch.cat(kinds, 1).gather(1, order), counts)
+
+
+def _valid(parts: list[Reduction]) -> Tensor | None:
+    """(B, K) which positions of several reductions, side by side, stand for a token; None for all."""
+    if all(part.valid is None for part in parts):
+        return None
+    return torch.cat([_all(part) if part.valid is None else part.valid for part in parts], dim=1)
+
+
+def _all(part: Reduction) -> Tensor:
+    return torch.ones_like(part.keep, dtype=torch.bool)
+
+
+def _ragged(parts: list[Reduction]) -> bool:
+    return any(part.ragged for part in parts)
 
 
 def take_columns(side: Tensor, columns: slice | Tensor) -> Tensor:

@@ -19,6 +19,10 @@ class Reduction:
     token ``source[b, r]`` is then folded into output token ``target[b, r]`` (or dropped where that is -1).
     Tokens that appear in neither are dropped. Applying costs O(K + R).
 
+    Samples may keep different numbers of tokens: then K is the most that any of them keeps, and ``valid`` tells which
+    output positions stand for a token. The others only fill up a sample. Their ``keep`` points at any token, their
+    features do not matter, their size is 0, and no ``target`` may point at them.
+
     Args:
         keep: (B, K) input index of each output token, in output order; -1 starts a new token at zero.
         source: (B, R) input index of each folded token, or None.
@@ -29,6 +33,9 @@ class Reduction:
         mean: divide each output by the sum of its weights (weighted mean); otherwise a weighted sum.
         fresh: number of new tokens at most (-1 in a row of ``keep``), known on the host.
         partial: whether ``target`` may hold -1, known on the host.
+        valid: (B, K) bool, False where an output position stands for no token; None where all stand for one.
+        ragged: whether samples may keep different numbers, known on the host; True with ``valid``. A method whose
+            numbers depend on the sample says so also where ``valid`` is None, as they all kept the same this time.
     """
 
     def __init__(
@@ -43,12 +50,15 @@ class Reduction:
         mean: bool = True,
         fresh: int = 0,
         partial: bool = False,
+        valid: Tensor | None = None,
+        ragged: bool = False,
     ) -> None:
         if source is not None and source.shape[1] == 0:
             source = target = weight = None
         self.keep, self.source, self.target, self.length = keep, source, target, length
         self.keep_weight, self.weight, self.mean = keep_weight, weight, mean
         self.fresh, self.partial = fresh, partial
+        self.valid, self.ragged = valid, ragged or valid is not None
 
     @classmethod
     def identity(cls, batch: int, length: int, device: torch.device | None = None) -> Reduction:
@@ -64,15 +74,24 @@ class Reduction:
     def drops(self) -> bool:
         """Whether any token is (or may be) dropped rather than kept or folded; known on the host."""
         folded = 0 if self.source is None else plain_size(self.source.shape[1])
-        return self.partial or self.count - self.fresh + folded < self.length
+        return self.partial or self.valid is not None or self.count - self.fresh + folded < self.length
+
+    def counts(self) -> Tensor:
+        """(B,) number of tokens that each sample has afterwards."""
+        if self.valid is None:
+            return torch.full(self.keep.shape[:1], self.count, device=self.keep.device)
+        return self.valid.sum(dim=1)
 
     def coefficients(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
-        """Share of each kept (B, K) and folded (B, R) token in its output token; folds that drop have 0."""
-        given = self.keep_weight
+        """Share of each kept (B, K) and folded (B, R) token in its output token; folds that drop have 0.
+
+        So does what only fills up a sample.
+        """
+        given, own = self.keep_weight, self._own()
         kept = self.keep.new_ones(self.keep.shape, dtype=dtype) if given is None else given.to(dtype)
-        kept = kept * (self.keep >= 0)
+        kept = kept * own
         if self.source is None or self.target is None:
-            return (torch.ones_like(kept) * (self.keep >= 0) if self.mean else kept), None
+            return (torch.ones_like(kept) * own if self.mean else kept), None
         folded = torch.ones_like(self.source, dtype=dtype) if self.weight is None else self.weight.to(dtype)
         folded = folded * (self.target >= 0)
         if not self.mean:
@@ -108,11 +127,17 @@ class Reduction:
             mean=self.mean,
             fresh=self.fresh,
             partial=self.partial,
+            valid=self.valid,
+            ragged=self.ragged,
         )
 
+    def _own(self) -> Tensor:
+        """(B, K) whether an output position begins as an input token: it is not new, and does not only fill up."""
+        return self.keep >= 0 if self.valid is None else (self.keep >= 0) & self.valid
+
     def add_up(self, size: Tensor) -> Tensor:
-        """Sizes (B, N) to (B, K): each output token has the sum of the sizes of its members."""
-        total = size.gather(1, self.keep.clamp(min=0)) * (self.keep >= 0)
+        """Sizes (B, N) to (B, K): each output token has the sum of the sizes of its members, 0 without any."""
+        total = size.gather(1, self.keep.clamp(min=0)) * self._own()
         if self.source is None or self.target is None:
             return total
         moved = size.gather(1, self.source) * (self.target >= 0)
@@ -124,8 +149,9 @@ class Reduction:
         return side.gather(1, index.view(*index.shape, *[1] * (side.ndim - 2)).expand(-1, -1, *side.shape[2:]))
 
     def side(self, side: Tensor, fresh: float) -> Tensor:
-        """As :meth:`take` for numbers (B, N), with ``fresh`` for new tokens."""
-        return torch.where(self.keep >= 0, self.take(side), fresh) if self.fresh else self.take(side)
+        """As :meth:`take` for numbers (B, N), with ``fresh`` for new tokens, and 0 where there is no token."""
+        taken = torch.where(self.keep >= 0, self.take(side), fresh) if self.fresh else self.take(side)
+        return taken if self.valid is None else taken * self.valid
 
     def average(self, side: Tensor) -> Tensor:
         """A per-token side tensor (B, N, ...) to (B, K, ...): the mean of each output's members, by their weights."""
@@ -133,7 +159,14 @@ class Reduction:
             return self.take(side)
         own, folded = self.coefficients(wide(side.dtype))
         mean = Reduction(
-            self.keep, self.source, self.target, length=self.length, keep_weight=own, weight=folded, fresh=self.fresh
+            self.keep,
+            self.source,
+            self.target,
+            length=self.length,
+            keep_weight=own,
+            weight=folded,
+            fresh=self.fresh,
+            valid=self.valid,
         )
         return mean.apply(side.flatten(2) if side.ndim > 2 else side.unsqueeze(-1)).view(
             side.shape[0], self.count, *side.shape[2:]
@@ -142,9 +175,9 @@ class Reduction:
     def assignment(self) -> Tensor:
         """(B, N): the output position each input token ends in, -1 where it is dropped."""
         batch = self.keep.shape[0]
-        end = self.keep.new_full((batch, self.length + 1), -1)  # the last column swallows new tokens
+        end = self.keep.new_full((batch, self.length + 1), -1)  # the last column swallows what is no input token
         position = torch.arange(self.count, device=self.keep.device).expand(batch, -1)
-        end = end.scatter(1, torch.where(self.keep >= 0, self.keep, self.length), position)
+        end = end.scatter(1, torch.where(self._own(), self.keep, self.length), position)
         if self.source is not None and self.target is not None:
             folds = torch.where(self.target >= 0, self.source, self.length)
             end = end.scatter(1, folds, self.target)
@@ -162,28 +195,33 @@ class Reduction:
         own, folded = self.coefficients(dtype)
         later_own, later_folded = later.coefficients(dtype)
         keep = torch.where(later.keep >= 0, self.keep.gather(1, later.keep.clamp(min=0)), -1)
+        valid, later_target = self._valid_after(later), later.target
+        if self.valid is not None and later.source is not None and later_target is not None:
+            later_target = torch.where(self.valid.gather(1, later.source), later_target, -1)
         if self.source is None and self.mean and self.keep_weight is None and not self.fresh:  # only selects
             source = None if later.source is None else self.keep.gather(1, later.source)
             return Reduction(
                 keep,
                 source,
-                later.target,
+                later_target,
                 length=self.length,
                 keep_weight=later.keep_weight,
                 weight=later.weight,
                 mean=later.mean,
                 fresh=later.fresh,
-                partial=later.partial,
+                partial=later.partial or (self.valid is not None and source is not None),
+                valid=valid,
+                ragged=self.ragged or later.ragged,
             )
         base = own.gather(1, later.keep.clamp(min=0)) * later_own
         sources, targets, weights = [], [], []
         end, share = later.assignment(), torch.zeros_like(own)  # where each middle token ends, with which share
         share = share.scatter_add(1, later.keep.clamp(min=0), later_own.to(share.dtype))
-        if later.source is not None and later.target is not None and later_folded is not None:
+        if later.source is not None and later_target is not None and later_folded is not None:
             share = share.scatter_add(1, later.source, later_folded.to(share.dtype))
             middle = self.keep.gather(1, later.source)
             sources.append(middle.clamp(min=0))
-            targets.append(torch.where(middle >= 0, later.target, -1))
+            targets.append(torch.where(middle >= 0, later_target, -1))
             weights.append(later_folded * own.gather(1, later.source))
         if self.source is not None and self.target is not None and folded is not None:
             middle = self.target.clamp(min=0)
@@ -199,8 +237,17 @@ class Reduction:
             weight=torch.cat(weights, 1) if weights else None,
             mean=False,
             fresh=self.fresh + later.fresh,
-            partial=self.partial or later.partial or self.fresh > 0 or later.drops,
+            partial=self.partial or later.partial or self.fresh > 0 or later.drops or self.valid is not None,
+            valid=valid,
+            ragged=self.ragged or later.ragged,
         )
+
+    def _valid_after(self, later: Reduction) -> Tensor | None:
+        """(B, K) which positions stand for a token after this reduction and a later one; None for all."""
+        if self.valid is None:
+            return later.valid
+        kept = self.valid.gather(1, later.keep.clamp(min=0)) | (later.keep < 0)
+        return kept if later.valid is None else kept & later.valid
 
     def _dtypes(self) -> set[torch.dtype]:
         return {weight.dtype for weight in (self.keep_weight, self.weight) if weight is not None}

@@ -66,6 +66,8 @@ class Tokens:
             size = reduction.add_up(self.sizes())
         if real is not None:
             real = reduction.add_up(real.to(torch.int32)) > 0
+        elif reduction.valid is not None:
+            real = reduction.valid
         return Tokens(reduction.apply(self.x), size, real, self.prefix)
 
     def identity(self) -> Reduction:
