@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tokenreduce
+from tokenreduce.methods import Reduction
 
 from . import tinies
 from .oracle import write
@@ -104,3 +105,43 @@ def test_an_integer_is_per_unit(family, tiny):
             assert handle.last.tokens["image"] == kept
             assert handle.last.initial["image"] == 2 * h * w
             assert handle.config["unit"] == unit
+
+
+class ByNorm(tokenreduce.Reducer):
+    """Keeps the tokens longer than the mean: as many as there are, in each unit by itself."""
+
+    def reduce(self, tokens, signals, remove):
+        norm = tokens.x.norm(dim=-1)
+        long = norm > norm.mean(dim=1, keepdim=True)
+        most = int(long.sum(dim=1).max())
+        order = (~long).int().argsort(dim=1, stable=True)[:, :most]
+        return Reduction(order, length=tokens.count, valid=long.gather(1, order))
+
+
+@pytest.mark.parametrize("unit", ["image", "sample"])
+@pytest.mark.parametrize("stack", ["handover", "language"])
+def test_counts_that_differ(family, tiny, stack, unit):
+    """Each unit keeps its own number of tokens: alone as in a batch, and as the norms say."""
+    sizes, tails = mixed(tiny)
+    tiny.double()
+    place = {} if stack == "handover" else {"layers": [1, 2]}
+    plan = {stack: {"reducer": ByNorm(), **place}}
+    with tokenreduce.attach(tiny.model, plan, unit=unit, trace=True) as handle:
+        together = write(tiny.model, tiny.batch(sizes, tails=tails, seeds=[3, 4, 5]))
+        trace, kept = handle.last.trace, []
+        for b, images in enumerate(sizes):
+            kept += [int((trace.image(b, number) >= 0).sum()) for number in range(len(images))]
+        for b, (images, tail) in enumerate(zip(sizes, tails, strict=True)):
+            alone = write(tiny.model, tiny.batch([images], tails=[tail], seeds=[3 + b]))
+            assert torch.equal(alone[0][0], together[0][b])
+            torch.testing.assert_close(alone[1][0], together[1][b], atol=1e-6, rtol=1e-6)
+    assert len(set(kept)) > 1
+    if unit == "image" and stack == "handover":
+        batch = tiny.batch(sizes, tails=tails, seeds=[3, 4, 5])
+        pixels = {name: side for name, side in batch.items() if "pixel" in name or "grid" in name}
+            k: v for k, v in tiny.batch(sizes, tails=tails, seeds=[3, 4, 5]).items() if "pixel" in k or "grid" in k
+        }
+        with torch.no_grad():
+            features = tiny.model.model.get_image_features(**pixels, return_dict=True).pooler_output
+        norms = [feature.norm(dim=-1) for feature in features]
+        assert kept == [int((norm > norm.mean()).sum()) for norm in norms]

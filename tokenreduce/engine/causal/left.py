@@ -84,11 +84,16 @@ class Left:
             tokens = full[samples, columns]
             if size is None and reduction.source is not None:
                 size = torch.ones(self.batch, self.count, dtype=wide(x.dtype), device=x.device)
+            at, left = (samples.expand_as(kept), kept), reduction.valid
+            if left is not None:  # of units that keep fewer, only what they keep
+                at = at[0][left], at[1][left]
             if size is not None:
-                size = size.index_put((samples, kept), reduction.add_up(size[samples, columns]))
-            full = full.index_put((samples, kept), reduction.apply(tokens))
+                sizes = reduction.add_up(size[samples, columns])
+                size = size.index_put(at, sizes if left is None else sizes[left])
+            made = reduction.apply(tokens)
+            full = full.index_put(at, made if left is None else made[left])
             alive[samples, columns] = False
-            alive[samples, kept] = True
+            alive[at] = True
             self._follow(units, samples, columns, kept, reduction)
         self.full, self.size = full, size
         longest = max(self.tokens)
@@ -106,13 +111,15 @@ class Left:
         return real.new_zeros(self.batch, self.count + 1).scatter(1, columns, real)[:, :-1].clone()
 
     def _follow(self, units: list[Unit], samples: Tensor, columns: Tensor, kept: Tensor, reduction: Reduction) -> None:
+        left = reduction.counts().tolist() if reduction.valid is not None else [reduction.count] * len(units)
         owners: Tensor | None = None
         for place, unit in enumerate(units):
             if len(unit.images) == 1:
-                self.lengths[unit.sample][unit.images[0]] = reduction.count
+                self.lengths[unit.sample][unit.images[0]] = left[place]
                 continue
             owners = self.prompt.numbers[samples, kept] if owners is None else owners
-            counts = torch.bincount(owners[place], minlength=max(unit.images) + 1).tolist()
+            mine = owners[place] if reduction.valid is None else owners[place][reduction.valid[place]]
+            counts = torch.bincount(mine, minlength=max(unit.images) + 1).tolist()
             for image in unit.images:
                 self.lengths[unit.sample][image] = counts[image]
         if self.ends is not None:
