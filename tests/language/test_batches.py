@@ -139,8 +139,6 @@ def test_counts_that_differ(family, tiny, stack, unit):
     if unit == "image" and stack == "handover":
         batch = tiny.batch(sizes, tails=tails, seeds=[3, 4, 5])
         pixels = {name: side for name, side in batch.items() if "pixel" in name or "grid" in name}
-            k: v for k, v in tiny.batch(sizes, tails=tails, seeds=[3, 4, 5]).items() if "pixel" in k or "grid" in k
-        }
         with torch.no_grad():
             features = tiny.model.model.get_image_features(**pixels, return_dict=True).pooler_output
         norms = [feature.norm(dim=-1) for feature in features]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._documents import check
-from .._torch import evaluating
+from .._torch import Inputs, call, evaluating
 from .._version import __version__
 from ..attachments.adapter_lookup import find_adapter
 from ..errors import OptionError, guard
@@ -63,6 +63,7 @@ def ablate(
     reducers: Sequence[str] | Variants,
     *,
     metric: Callable[[Any, Any], Tensor],
+    ask: Callable[[nn.Module, Inputs], Any] = call,
     ratios: float | Sequence[float] = (),
     match_macs: float | Sequence[float] = (),
     seeds: int = 1,
@@ -86,6 +87,7 @@ def ablate(
             label of your own: ``{"both": {"reducer": {"cross": "pumer", "vision": "tome"}}}``.
             A :class:`tokenreduce.Reducer`, or a class of them, does for a name: ``{"mine": {"reducer": Mine()}}``.
         metric: ``metric(output, targets)`` gives a score per sample, (B,), higher is better.
+        ask: ``ask(model, inputs)`` gives that output: the model's forward, or (of a model that writes) ``generate``.
         ratios: shares of image tokens to be gone at the end, a row for each; every method's own knob is solved for.
         match_macs: shares of the baseline's multiply-adds to remain, likewise. Not together with ``ratios``.
         seeds: runs of every reducer that draws at random.
@@ -116,7 +118,7 @@ def ablate(
     }
     request = check(Request, asked, "ablate")
     known = classes, settings or {}, trust
-    return run_request(request, model, data, metric, *known, store=store, about=about, step=step)
+    return run_request(request, model, data, metric, *known, store=store, about=about, step=step, ask=ask)
 
 
 def run_request(
@@ -131,6 +133,7 @@ def run_request(
     store: Store | None = None,
     about: Mapping[str, Any] | None = None,
     step: Step | None = None,
+    ask: Callable[[nn.Module, Inputs], Any] = call,
 ) -> Result:
     """What :func:`ablate` does, for a request that has been checked and names its variants.
 
@@ -142,9 +145,9 @@ def run_request(
     registry = default_registry()
     rows = plan(registry, request.variants, settings, ratios=request.ratios, match_macs=request.match_macs)
     crew, adapter = process_group(), find_adapter(registry, model, None)[0]
-    depends = Dependencies(model, adapter, metric, classes)
+    depends = Dependencies(model, adapter, metric, classes, ask)
     progress = Progress(step if crew.first else None)
-    bench = Context(model, Batches(data), metric, store or Store(), crew, depends, progress, trust)
+    bench = Context(model, Batches(data), metric, store or Store(), crew, depends, progress, trust, ask)
     accelerators = [bench.device] if bench.device.type == "cuda" else []
     with evaluating(model), torch.random.fork_rng(devices=accelerators):
         bench.survey()

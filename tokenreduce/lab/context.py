@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from .._torch import Inputs
+from .._torch import Inputs, call
 from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
 from ..attachments.resizing import resize_model
@@ -44,6 +44,7 @@ class Context:
         first: the first batch, for timing.
         cost_batch: samples of the batch that multiply-adds and memory are counted on.
         trust: whether classes are imported because a folder of fine-tuned weights names them.
+        ask: gives the output that the metric reads.
         drawing: by row, the stacks whose reducer draws and takes a seed.
         tick: called with what has just been done.
     """
@@ -56,6 +57,7 @@ class Context:
     depends: Dependencies
     tick: Tick
     trust: bool = False
+    ask: Callable[[nn.Module, Inputs], Any] = call
     data: str = ""
     prints: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._torch import call
 from .._version import __version__
 from ..errors import TokenReduceError, guard
 from ..methods.factory import plan_reducers
@@ -29,12 +30,19 @@ class Dependencies:
 
     Attributes:
         common: of every cell: the model with its code, its adapter, this package, device and versions.
-        metric: hash of the metric, of what it closes over and is bound to.
+        metric: hash of the metric, of what it closes over and is bound to, and of how the model is asked.
         notes: what is not kept, and why.
         blocked: ``"all"`` and ``"scores"`` where such cells are not kept.
     """
 
-    def __init__(self, model: nn.Module, adapter: str, metric: Callable[..., Any], classes: Classes) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: str,
+        metric: Callable[..., Any],
+        classes: Classes,
+        ask: Callable[..., Any] = call,
+    ) -> None:
         self.classes = classes
         self.notes: list[str] = []
         self.blocked: set[str] = set()
@@ -56,7 +64,8 @@ class Dependencies:
         }
         self.block("all", "nothing is", "the model", of_model.unknown)
         of_metric = Identity()
-        self.metric = digest(of_metric.of(metric), str(source_fingerprints(of_metric.packages)))
+        own = () if ask is call else (of_metric.of(ask),)
+        self.metric = digest(of_metric.of(metric), *own, str(source_fingerprints(of_metric.packages)))
         self.block("scores", "scores are not", "the metric", [*of_metric.unknown, *of_metric.reads])
 
     def block(self, what: str, cells: str, whose: str, reasons: list[str]) -> None:

@@ -12,7 +12,6 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .._torch import call
 from ..attachments.handle import Attachment
 from ..errors import OptionError, UnfitReducerError, guard
 from ..measure.calibration import solve_options
@@ -144,7 +143,7 @@ def _scores(bench: Context, row: Row, seed: int) -> Scores:
         with attach_row(bench, row, **changes) as handle, torch.inference_mode():
             for index, batch in bench.each(row.input_size):
                 torch.manual_seed((seed * 1_000_003 + index) % 2**63)
-                output = call(handle.model, batch.inputs)
+                output = bench.ask(handle.model, batch.inputs)
                 lost += not_finite(output, len(batch))
                 mine[index] = check_scores(bench.metric(output, batch.targets), len(batch), index)
     everywhere = bench.team.gather((mine, lost, reasons))

@@ -73,5 +73,15 @@ def run_task(
     }
     data = task.data(request.samples, min(request.batch, request.samples))
     return run_request(
-        request, task.model, data, task.metric, {}, task.settings, trust, store=store, about=about, step=step
+        request,
+        task.model,
+        data,
+        task.metric,
+        {},
+        task.settings,
+        trust,
+        store=store,
+        about=about,
+        step=step,
+        ask=task.ask,
     )

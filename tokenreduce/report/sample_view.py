@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import Inputs, call
+from .._torch import Inputs
 from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
 from ..attachments.resizing import patch_size
@@ -77,7 +77,7 @@ def answers(task: Task, inputs: Inputs, chosen: Mapping[str, Any] | None = None)
         with attach(task.model, given.pop("reducer"), layers=layers, **given):
             return answers(task, inputs)
     with torch.inference_mode():
-        output = call(task.model, inputs)
+        output = task.ask(task.model, inputs)
     if task.answers is not None:
         return [str(answer) for answer in task.answers(output)]
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
@@ -98,7 +98,8 @@ def pictures(
     """
     after = answers(task, inputs)
     patch, size = patch_size(task.model), image_size(inputs)
-    if patch is None or size is None:
+    language = prompt_owners(handle) is not None
+    if not language and (patch is None or size is None):
         raise UnsupportedCallError(
             f"{type(task.model).__name__} has no layer that cuts pictures into patches, or its inputs hold no picture, "
             "so no patch can be named"
@@ -107,7 +108,8 @@ def pictures(
     made = []
     for place, (sample, old, new) in enumerate(zip(samples, before, after, strict=True)):
         prompt = prompt_owners(handle, place)
-        if prompt is not None:
+        if prompt is not None or patch is None or size is None:
+            assert prompt is not None
             (grid, owner), share = prompt, (1.0, 1.0)  # the processor has fitted the picture to the grid
         else:
             grid, owner = patch_owners(handle, size, patch, place, mask)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .._torch import Inputs
+from .._torch import Inputs, call
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Task:
         validation: ``validation(samples, batch)``, as ``data``: others than those of ``data`` and of ``train``, for
             choosing among checkpoints.
         loss: ``loss(output, targets)`` gives the training loss of a batch, a scalar.
+        ask: ``ask(model, inputs)`` gives the output that metric and answers read: the model's forward, unless it is
+            asked otherwise (a model that writes: by ``generate``). Time and multiply-adds are those of the forward.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Task:
     train: Callable[[int, int, int], Batch] | None = None
     validation: Callable[[int, int], Sequence[Batch]] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
+    ask: Callable[[nn.Module, Inputs], Any] = call
 
 
 def _length(targets: Any) -> int | None:

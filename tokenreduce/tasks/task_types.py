@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .._torch import Inputs, call
 from ..errors import OptionError
 from .batches import Prepare, RecordBatches, Remark, Scale, Target, samples
 from .loader import Record
@@ -57,7 +59,13 @@ class Source:
         inputs = batch.inputs if isinstance(batch.inputs, Mapping) else {self.pixels: batch.inputs[0]}
         return samples(inputs[self.pixels], batch.targets, self.scale)
 
-    def task(self, metric: Callable[[Any, Any], Tensor], answers: Callable[[Any], list[str]], what: str) -> Task:
+    def task(
+        self,
+        metric: Callable[[Any, Any], Tensor],
+        answers: Callable[[Any], list[str]],
+        what: str,
+        ask: Callable[[nn.Module, Inputs], Any] = call,
+    ) -> Task:
         """The task, with the model in evaluation mode."""
         return Task(
             name=self.name,
@@ -68,6 +76,7 @@ class Source:
             prepare=self.prepare,
             samples=self.samples,
             answers=answers,
+            ask=ask,
         )
 
 
@@ -96,6 +105,26 @@ def questions(source: Source, names: Sequence[str]) -> Task:
 
     source = source.with_remark(partial(beyond_answers, {normalize_answer(name) for name in names}))
     return source.task(score, words, f"answers to questions, {len(names)} of them")
+
+
+def written(source: Source, ask: Callable[[nn.Module, Inputs], list[str]]) -> Task:
+    """A model that writes its answers; the score is VQA accuracy of the text, as for :func:`questions`.
+
+    Args:
+        ask: gives the text that the model writes for each sample.
+
+    Raises:
+        OptionError: a record has no answer, or has choices.
+    """
+    check_answers(source.records)
+    for record in source.records:
+        if record.choices:
+            raise OptionError(f"{of(record)} has choices, but the model writes its answer; leave 'choices' out")
+
+    def score(texts: list[str], asked: Sequence[Target]) -> Tensor:
+        return torch.tensor([vqa_accuracy(text, one.answers) for text, one in zip(texts, asked, strict=True)])
+
+    return source.task(score, list, "answers that are written", ask)
 
 
 def classes(source: Source, names: Sequence[str]) -> Task:

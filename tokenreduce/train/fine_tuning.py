@@ -205,7 +205,9 @@ class _Run:
             for index, batch in enumerate(self.validation):
                 torch.manual_seed(index)
                 moved = on_device(batch, self.loop.device)
-                scores += torch.as_tensor(self.task.metric(call(self.model, moved.inputs), moved.targets)).tolist()
+                scores += torch.as_tensor(
+                    self.task.metric(self.task.ask(self.model, moved.inputs), moved.targets)
+                ).tolist()
         return float(sum(scores) / len(scores))
 
     def _stops_early(self) -> bool:

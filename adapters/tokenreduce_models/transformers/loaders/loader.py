@@ -25,13 +25,15 @@ REFUSED = {
     "ViltForImagesAndTextClassification": "compares two pictures, and a record has one",
     "ViltForTokenClassification": "labels words, and has no answers to choose among",
 }
+WRITING = ("LlavaForConditionalGeneration", "Gemma3ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
 TAKEN = (
-    "ViltForQuestionAnswering, ViltForImageAndTextRetrieval, CLIPModel, SiglipModel and every ...ForImageClassification"
+    "ViltForQuestionAnswering, ViltForImageAndTextRetrieval, CLIPModel, SiglipModel, every ...ForImageClassification, "
+    f"{', '.join(WRITING)}"
 )
 
 
 class Transformers(Loader):
-    """Question answering (ViLT), classifiers of pictures, dual encoders and matching of text (zero-shot)."""
+    """Question answering, classifiers of pictures, dual encoders, matching of text (zero-shot), models that write."""
 
     guesses = True  # an owner/name may be any library's
 
@@ -41,12 +43,14 @@ class Transformers(Loader):
         return HUB_ID.fullmatch(name) is not None
 
     def task(self, name: str, records: Sequence[Record]) -> Task:
-        from . import answering, dual, matching, reading
+        from . import answering, dual, matching, reading, writing
 
         config = reading.config_of(name)
         kind = architecture(config, name)
         if kind in ("CLIPModel", "SiglipModel"):
             return dual.task(name, kind, records)
+        if kind in WRITING:
+            return writing.task(name, kind, records)
         if kind == "ViltForQuestionAnswering":
             return answering.questions(name, kind, records)
         if kind == "ViltForImageAndTextRetrieval":
@@ -66,7 +70,8 @@ def architecture(config: Any, name: str) -> str:
             f"the config.json of {name!r} names no architecture; save the model with save_pretrained. Taken: {TAKEN}."
         )
     kind = str(kinds[0])
-    if kind in ("CLIPModel", "SiglipModel", "ViltForQuestionAnswering", "ViltForImageAndTextRetrieval"):
+    known = ("CLIPModel", "SiglipModel", "ViltForQuestionAnswering", "ViltForImageAndTextRetrieval", *WRITING)
+    if kind in known:
         return kind
     if re.search(r"ForImageClassification(WithTeacher)?$", kind):
         return kind

@@ -76,6 +76,24 @@ def vocabulary_files(tokenizer: Any) -> list[str]:
     return [str(named[key]) for key in ("vocab_file", "merges_file") if isinstance(named.get(key), str)]
 
 
+def processor_of(name: str) -> Any:
+    """The processor of pictures and text together, whose tokenizer pads on the left.
+
+    Raises:
+        UnsupportedModelError: its files are not there, or it has no token to pad with.
+    """
+    tokenizer_of(name)  # says what is missing of it
+    with reads(name, "the processor (processor_config.json, preprocessor_config.json and the tokenizer)"):
+        processor = transformers.AutoProcessor.from_pretrained(name, **SAFE)
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise UnsupportedModelError(
+            f"{name!r} has no processor for pictures and text together; save it there too: "
+            "processor.save_pretrained(folder)"
+        )
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
 def image_processor_of(name: str) -> Any:
     """The image processor.
 
