@@ -28,8 +28,7 @@ class LVLM:
         projector: its projector, None where the tower has it inside.
         tokens: what an image token is made of: one ``"patch"``, the mean of a square cell (``"pool"``), or a cell
             concatenated in the tower (``"merge"``).
-        read: ``"config"`` where the config says which hidden state of the tower is read, ``"last"`` for its output;
-            None for a tower whose signals are not known here.
+        read: ``"config"`` where the config says which hidden state of the tower is read, ``"last"`` for its output.
         axes: of its rotary positions: 1, or 3 for mRoPE.
     """
 
@@ -38,7 +37,7 @@ class LVLM:
     tower: str = "vision_tower"
     projector: str | None = "multi_modal_projector"
     tokens: Literal["patch", "pool", "merge"] = "patch"
-    read: Literal["config", "last"] | None = "config"
+    read: Literal["config", "last"] = "config"
     axes: int = 1
     language: str = "language_model"
 
@@ -52,7 +51,7 @@ FAMILIES: Mapping[str, LVLM] = {
         tower="visual",
         projector=None,
         tokens="merge",
-        read=None,
+        read="last",
         axes=3,
     ),
 }

@@ -15,6 +15,7 @@ from tokenreduce.errors import UnsupportedCallError
 
 from ..towers import stand_in
 from .families import LVLM
+from .merged_tower import MergedListener, MergedRead
 from .towers import GridPool, Listener, Read, blocks_of
 from .towers import family_of as tower_family
 
@@ -33,7 +34,7 @@ class Notes:
 
     lengths: list[int]
     grids: list[tuple[int, ...] | None]
-    read: Read | None
+    read: Read | MergedRead | None
 
 
 class Features:
@@ -52,15 +53,19 @@ class Features:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inner, family = self.inner, self.family
         function = getattr(type(inner), f"get_{self.modality}_features")
-        listener = None
+        listener: Listener | MergedListener | None = None
         model: Any = inner
-        if self.asks.wanted and family.read is not None:
-            listener = Listener(getattr(inner, family.tower))
+        if self.asks.wanted:
+            tower = getattr(inner, family.tower)
+            listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
             model = stand_in(inner, **{family.tower: listener})
         output = function(model, *args, **kwargs)
-        features = pooled(output)
-        read = None if listener is None else read_of(inner, family, listener, args, kwargs)
-        lengths = [len(one) for one in features]
+        lengths = [len(one) for one in pooled(output)]
+        read: Read | MergedRead | None = None
+        if isinstance(listener, MergedListener):
+            read = MergedRead(listener, lengths)
+        elif listener is not None:
+            read = read_of(inner, family, listener, args, kwargs)
         grids = grids_of(inner, family, lengths, kwargs.get(f"{self.modality}_grid_thw", _second(args)))
         object.__setattr__(output, NOTES, Notes(lengths, grids, read))
         return output

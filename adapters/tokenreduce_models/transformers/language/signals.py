@@ -7,12 +7,16 @@ from typing import Any
 from torch import nn
 
 from .families import LVLM, TOWER
+from .merged_tower import SIGNALS, gives_signals
 from .towers import family_of
 
 
 def tower_signals(inner: nn.Module, family: LVLM) -> frozenset[str]:
     """The signals of an inner model's vision tower."""
-    kind = family_of(getattr(inner, family.tower)) if family.read is not None else None
+    tower = getattr(inner, family.tower)
+    if family.tokens == "merge":
+        return SIGNALS if gives_signals(tower) else frozenset()
+    kind = family_of(tower)
     if kind is None:
         return frozenset()
     config: Any = inner.config

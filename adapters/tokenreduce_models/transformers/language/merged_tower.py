@@ -1,0 +1,113 @@
+"""What a tower that merges cells of patches gives for the tokens of an image: Qwen2.5-VL's.
+
+Its patches stand window by window, all images in one sequence; tokens come out in raster order.
+
+Axes: P patches of all images, T = P / cells tokens of all images, n tokens of one image, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce.ops import received_attention
+
+from ..towers import stand_in
+
+SIGNALS = frozenset({"keys", "received_attention"})
+
+
+def gives_signals(tower: Any) -> bool:
+    """Whether the last block attends within the whole image, and patches are put in windows as known here."""
+    last = len(tower.blocks) - 1
+    return last in tower.fullatt_block_indexes and hasattr(type(tower), "permute_input_for_window_attn")
+
+
+class MergedListener:
+    """Stands in for the tower in one call: notes what its last block is given, and the order of its patches."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        self.tower: Any = tower
+        self.seen: dict[str, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tower = self.tower
+        *blocks, last = tower.blocks
+        changed = stand_in(
+            tower, blocks=(*blocks, _Noted(last, self.seen)), permute_input_for_window_attn=self._permute
+        )
+        return changed(*args, **kwargs)
+
+    def _permute(self, x: Tensor, order: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.seen["order"] = order
+        permuted: Tensor = type(self.tower).permute_input_for_window_attn(self.tower, x, order, *args, **kwargs)
+        return permuted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tower, name)
+
+
+class _Noted:
+    """The last block, its input noted."""
+
+    def __init__(self, block: nn.Module, seen: dict[str, Any]) -> None:
+        self.block, self.seen = block, seen
+
+    def __call__(self, x: Tensor, **kwargs: Any) -> Any:
+        self.seen.update(x=x, segments=kwargs["cu_seqlens"], rotary=kwargs["position_embeddings"])
+        return self.block(x, **kwargs)
+
+
+@dataclass
+class MergedRead:
+    """One call of the tower.
+
+    Args:
+        listener: that has heard it.
+        lengths: tokens of each image.
+    """
+
+    listener: MergedListener
+    lengths: Sequence[int]
+    _made: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def signal(self, name: str) -> list[Tensor]:
+        """(n, ...) one signal of every image: the mean over a token's patches."""
+        if name not in SIGNALS:
+            raise UnsupportedCallError(f"the vision tower gives no {name}")
+        if name not in self._made:
+            with torch.no_grad():
+                values = self._keys() if name == "keys" else self._received()
+            cells = self.listener.tower.spatial_merge_size**2
+            tokens = values.reshape(-1, cells, *values.shape[1:]).mean(dim=1)
+            tokens = tokens[self.listener.seen["order"].argsort()]
+            self._made[name] = list(torch.split(tokens, list(self.lengths)))
+        return self._made[name]
+
+    def _projected(self) -> Tensor:
+        """(3, P, H, d) query, key and value before positions."""
+        block = self.listener.tower.blocks[-1]
+        made: Tensor = block.attn.qkv(block.norm1(self.listener.seen["x"]))
+        return made.reshape(made.shape[0], 3, block.attn.num_heads, -1).transpose(0, 1)
+
+    def _keys(self) -> Tensor:
+        return self._projected()[1].mean(dim=1)
+
+    def _received(self) -> Tensor:
+        attention, seen = self.listener.tower.blocks[-1].attn, self.listener.seen
+        query, key, _ = self._projected()
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision  # type: ignore[attr-defined]
+        query, key = (side.transpose(0, 1)[None] for side in rotate(query, key, *seen["rotary"]))
+        begins = seen["segments"].tolist()
+        parts = [
+            received_attention(query[:, :, a:b], key[:, :, a:b], None, attention.scaling)[0]
+            for a, b in pairwise(begins)
+        ]
+        return torch.cat(parts)
