@@ -141,7 +141,6 @@ def test_lines_that_people_have_are_refused_with_their_number(line, words, pictu
 
 def test_other_forms_of_data_are_named(tmp_path):
     for name, text, words in (
-        ("a.csv", "image,answer\na.png,yes\n", "is a table"),
         ("a.json", '[\n {"image": "a.png"},\n {"image": "b.png"}\n]', "one JSON document"),
         ("b.json", '{\n "questions": [{"image_id": 1}]\n}', "one JSON document"),
         ("c.json", '{\n "image": "a.png"\n}', "one JSON object over several lines"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -16,13 +16,11 @@ from .loader import Record
 from .pictures import open_image, read_image, size_of
 from .task import NO_GROUP, Batch, Sample
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 __all__ = ["BatchSubset", "RecordBatches", "Remark", "Scale", "Target", "open_image", "samples"]
 
 Remark = Callable[[Sequence[Record]], Iterable[str]]
-Prepare = Callable[[Sequence["Image"], Sequence[str]], Inputs]
+Prepare = Callable[[Sequence[Any], Sequence[str]], Inputs]
+"""Pictures (a list of them for a record with several) and texts to a model's inputs."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,13 @@ class RecordBatches(Sequence[Batch]):
         if batch < 1:
             raise OptionError(f"a batch has one record or more, got {batch}")
         if not records:
-            raise OptionError("there are no records to go through; give a data file (--data FILE.jsonl)")
+            raise OptionError("there are no records to go through; give a data file or folder (--data)")
         self.records, self.batch, self.prepare, self.remarks = tuple(records), batch, prepare, tuple(remarks)
         self._done: dict[str, set[Path]] = {}
 
     def notes(self) -> list[str]:
         """What was done to the pictures that have been opened so far, and what is to be said of the records."""
-        pictures = len({record.image for record in self.records})
+        pictures = len({path for record in self.records for path in (record.image, *record.more)})
         done = [f"{len(paths)} of {pictures} pictures have {what}" for what, paths in sorted(self._done.items())]
         return [*done, *(sentence for remark in self.remarks for sentence in remark(self.records))]
 
@@ -91,12 +89,7 @@ class RecordBatches(Sequence[Batch]):
         Raises:
             OptionError: they cannot be made; the message names the picture, if it is one that is to blame.
         """
-        images = []
-        for record in records:
-            image, done = read_image(record.image)
-            images.append(image)
-            for what in done:
-                self._done.setdefault(what, set()).add(record.image)
+        images = [self._open(record) for record in records]
         try:
             return self.prepare(images, [record.text for record in records])
         except Exception as error:  # a processor may raise anything at a picture that does not suit it
@@ -104,12 +97,23 @@ class RecordBatches(Sequence[Batch]):
                 self._try_alone(image, record)
             raise error
 
-    def _try_alone(self, image: Image, record: Record) -> None:
+    def _open(self, record: Record) -> Any:
+        """The picture of a record; a list where it has several."""
+        images = []
+        for path in (record.image, *record.more):
+            image, done = read_image(path)
+            images.append(image)
+            for what in done:
+                self._done.setdefault(what, set()).add(path)
+        return images if record.more else images[0]
+
+    def _try_alone(self, image: Any, record: Record) -> None:
         try:
             self.prepare([image], [record.text])
         except Exception as error:
+            size = size_of(image[0] if isinstance(image, list) else image)
             raise OptionError(
-                f"the picture at {record.image} ({size_of(image)}) cannot be made an input of this model "
+                f"the picture at {record.image} ({size}) cannot be made an input of this model "
                 f"({reason_of(error)}); replace the file or take its line out"
             ) from error
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a data file (see :func:`tokenreduce.tasks.records.read_records`).
+    """One line of a data file, or one picture of a folder (see :func:`tokenreduce.tasks.records.read_records`).
 
     Args:
         image: the picture's file.
@@ -23,6 +23,7 @@ class Record:
         answers: right answers; several of them are the votes of several people (VQA).
         choices: answers to choose among, for models that score texts; empty for the answers of the whole file.
         group: for a score per group, "" for none.
+        more: further pictures of the same record, for models that compare several.
     """
 
     image: Path
@@ -30,6 +31,7 @@ class Record:
     answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     group: str = ""
+    more: tuple[Path, ...] = ()
 
 
 class Loader:

@@ -1,10 +1,11 @@
-"""Data files: JSON lines, each a picture, what is asked of it, and what is right. Imports no torch."""
+"""Data files and folders: pictures, what is asked of them, and what is right. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,17 +14,22 @@ from annotated_types import MinLen
 
 from .._documents import check_document, read_text, short
 from ..errors import OptionError, nearest
+from .folders import FolderRecords, is_folder, read_folder
 from .loader import Record
+from .tables import TABLES, table_rows
 
-SYNONYMS = {"question": "text", "caption": "text", "label": "answer"}
+SYNONYMS = {"question": "text", "caption": "text", "sentence": "text", "label": "answer"}
 FORMS = {  # what each field holds, in words
     "image": "the path of a picture",
+    "images": "a list of two paths or more",
     "text": "text",
     "answer": "text or a whole number",
     "answers": "a list of one text or more",
     "choices": "a list of one text or more",
     "group": "text or a whole number",
 }
+__all__ = ["FolderRecords", "is_file", "read_records"]
+
 HALF = re.compile("[\ud800-\udfff]")
 Word = str | int
 Words = Annotated[list[Word], MinLen(1)]
@@ -33,7 +39,8 @@ Words = Annotated[list[Word], MinLen(1)]
 class Line:
     """One line of a data file, synonyms resolved and nulls left out."""
 
-    image: Annotated[str, MinLen(1)]
+    image: Annotated[str, MinLen(1)] = ""
+    images: Annotated[list[str], MinLen(2)] | None = None
     text: str = ""
     answer: Word | None = None
     answers: Words | None = None
@@ -42,33 +49,43 @@ class Line:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """The records of a data file, one JSON object per line; blank lines are skipped.
+    """The records of a data file or folder.
 
-    ``image``: the picture's file, relative to the folder of the data file. ``text`` (or ``question``, ``caption``):
-    what is asked or said. ``answer`` (or ``label``): what is right, or ``answers``: a list, the votes of several
-    people. ``choices``: a list of answers to choose among. ``group``: for a score per group. Answers, choices and
-    groups are text or whole numbers, null is as if left out, ``id`` may be there and is not read. Texts are put into
-    Unicode's composed form (NFC).
+    A file of JSON lines has one object per line, blank lines are skipped. A table (.csv, .tsv) has the names of the
+    same fields in its first line, several answers or choices in a cell between ``|``. A folder has one folder of
+    pictures per class (:class:`FolderRecords`).
+
+    ``image``: the picture's file, relative to the folder of the data file, or ``images``: a list, for models that
+    compare several. ``text`` (or ``question``, ``caption``, ``sentence``): what is asked or said. ``answer`` (or
+    ``label``): what is right, or ``answers``: a list, the votes of several people. ``choices``: a list of answers
+    to choose among. ``group``: for a score per group. Answers, choices and groups are text or whole numbers, null
+    is as if left out, ``id`` may be there and is not read. Texts are put into Unicode's composed form (NFC).
 
     Raises:
         OptionError: no such file, nothing in it, or a line that is not of this form (the message has its number).
     """
     path = Path(path)
+    if is_folder(path):
+        return read_folder(path)
     if not is_file(path):
-        raise OptionError(f"expected a file of JSON lines, there is none at {path}; give the path of a .jsonl file")
+        raise OptionError(
+            f"expected a data file, there is none at {path}; give the path of a .jsonl or .csv file, or of a folder "
+            "with one folder of pictures per class"
+        )
+    if path.suffix.lower() in TABLES:
+        return [_record(values, path, where) for values, where in table_rows(path)]
     text = read_text(path, "a data file has one JSON object per line")
     refuse_other_forms(text, path)
-    records = [_record(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(line, f"{path}, line {number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    records = [_record(_json_line(line, where), path, where) for line, where in lines]
     if not records:
         raise OptionError(f'{path} is empty; a line looks like {{"image": "a.jpg", "text": "...", "answer": "yes"}}')
     return records
 
 
 def refuse_other_forms(text: str, path: Path) -> None:
-    """Raise OptionError for a table, or for one JSON document over several lines."""
+    """Raise OptionError for one JSON document over several lines."""
     form = "a data file has one JSON object per line"
-    if path.suffix.lower() in (".csv", ".tsv"):
-        raise OptionError(f'{path} is a table; {form}, so write each row as one, such as {{"image": "a.jpg"}}')
     if text.lstrip().startswith("[") or text.strip().partition("\n")[0].strip() == "{":
         try:
             whole = json.loads(text)
@@ -80,24 +97,32 @@ def refuse_other_forms(text: str, path: Path) -> None:
             raise OptionError(f"{path} holds one JSON document; {form}, so write each of its entries as one")
 
 
-def _record(line: str, path: Path, number: int) -> Record:
-    where = f"{path}, line {number}"
+def _json_line(line: str, where: str) -> dict[str, Any]:
     try:
         given = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{where}: expected one JSON object, got {short(line)} ({error})") from error
     if not isinstance(given, dict):
         raise OptionError(f'{where}: expected a JSON object such as {{"image": "a.jpg"}}, got {short(line)}')
+    return given
+
+
+def _record(given: Mapping[str, Any], path: Path, where: str) -> Record:
     values = _values(given, where)
     if HALF.search(json.dumps(values, ensure_ascii=False)):
         raise OptionError(f"{where}: holds half of a surrogate pair, which is no text; write the whole sign")
-    if not isinstance(values.get("image"), str) or not values["image"]:
-        raise OptionError(f"{where}: expected 'image', the path of a picture, got {short(values.get('image'))}")
+    one, several = values.get("image"), "images" in values
+    if not several and (not isinstance(one, str) or not one):
+        raise OptionError(f"{where}: expected 'image', the path of a picture, got {short(one)}")
     found = check_document(Line, values, where, FORMS)
+    if several and found.image:
+        raise OptionError(f"{where}: expected 'image' or 'images', got both; leave one out")
     if found.answer is not None and found.answers is not None:
         raise OptionError(f"{where}: expected 'answer' or 'answers', got both; leave one out")
+    first, *more = [_image(name, path.parent, where) for name in found.images or [found.image]]
     return Record(
-        image=_image(found.image, path.parent, where),
+        image=first,
+        more=tuple(more),
         text=_text(found.text),
         answers=_texts(found.answers if found.answer is None else [found.answer]),
         choices=_texts(found.choices),
@@ -105,7 +130,7 @@ def _record(line: str, path: Path, number: int) -> Record:
     )
 
 
-def _values(given: dict[str, Any], where: str) -> dict[str, Any]:
+def _values(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Values by field, synonyms resolved, nulls left out."""
     values: dict[str, Any] = {}
     for key, value in given.items():

@@ -46,6 +46,18 @@ class Labels:
             for part in name.split(","):
                 self.parts[_folded(part)].add(index)
 
+    def knows(self, answer: str) -> bool:
+        """Whether an answer stands for a class, by name or number."""
+        key = _folded(answer)
+        return bool(self.whole.get(key) or self.parts.get(key)) or (key.isdecimal() and int(key) < len(self.names))
+
+    def renamed(self, names: Sequence[str]) -> Labels:
+        """The same classes, whose answers go by other names, one per class."""
+        other = Labels(self.names)
+        for index, name in enumerate(names):
+            other.whole[_folded(name)] = {index}
+        return other
+
     def index(self, answer: str, of: str) -> int:
         """The class of an answer; ``of`` says whose answer it is in a message.
 

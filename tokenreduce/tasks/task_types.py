@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .._torch import Inputs, call
 from ..errors import OptionError
 from .batches import Prepare, RecordBatches, Remark, Scale, Target, samples
+from .folders import FolderRecords
 from .loader import Record
 from .scoring import Labels, logits_of, normalize_answer, vqa_accuracy
 from .task import Batch, Sample, Task
@@ -133,7 +134,7 @@ def classes(source: Source, names: Sequence[str]) -> Task:
     Raises:
         OptionError: a record has no answer, one that is not a class, or choices.
     """
-    labels = Labels(names)
+    labels, source = by_folder(Labels(names), source)
     check_answers(source.records)
     for record in source.records:
         if record.choices:
@@ -151,6 +152,27 @@ def classes(source: Source, names: Sequence[str]) -> Task:
         return [NO_ANSWER if index is None else labels.names[index] for index in likeliest(logits_of(output))]
 
     return source.task(score, words, f"pictures of {len(names)} classes")
+
+
+def by_folder(labels: Labels, source: Source) -> tuple[Labels, Source]:
+    """The labels of a data set whose classes are folders: by their names, or by their order where no name is a class's.
+
+    Raises:
+        OptionError: neither fits.
+    """
+    folders = source.records.classes if isinstance(source.records, FolderRecords) else ()
+    known = [name for name in folders if labels.knows(name)]
+    if known or not folders:
+        return labels, source
+    if len(folders) != len(labels.names):
+        raise OptionError(
+            f"the data has {len(folders)} folders of classes ({', '.join(folders[:3])}, ...), none of them named like "
+            f"one of the model's {len(labels.names)} classes ({', '.join(labels.names[:3])}, ...); name the folders as "
+            "the model names its classes, or by their numbers from 0, or give a folder for each of its classes"
+        )
+    order = f"{folders[0]!r} is class 0 ({labels.names[0]!r}), {folders[-1]!r} class {len(folders) - 1}"
+    remark = f"class folders are numbered in sorted order, as their names are none of the model's: {order}"
+    return labels.renamed(folders), source.with_remark(lambda records: [remark])
 
 
 def best_text(source: Source, texts: Sequence[str]) -> Task:
