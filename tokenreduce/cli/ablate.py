@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         "--repeat.",
     )
     what = parser.add_argument_group("what to compare")
-    add_flags(what, "model", "data")
+    add_flags(what, "model", "data", "metric")
     what.add_argument("--reducers", metavar="A,B,...", help="default: every reducer that needs no training")
     what.add_argument(
         "--set",

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ..attachments.handle import Attachment
 from ..errors import OptionError, UnfitReducerError, guard
 from ..measure.calibration import solve_options
+from ..tasks.retrieval import WholeMetric
 from .context import Context, attach_arguments, attach_row
 from .result import Row
 from .statistics import mean_over_seeds
@@ -136,7 +137,8 @@ def _scores(bench: Context, row: Row, seed: int) -> Scores:
     Raises:
         OptionError: what was raised, or not one output is finite.
     """
-    mine: dict[int, list[float]] = {}
+    mine: dict[int, Any] = {}
+    whole = bench.metric if isinstance(bench.metric, WholeMetric) else None
     lost, reasons = 0, list[str]()
     with guard(reasons.append):
         changes = with_seed(bench, row, seed)
@@ -145,12 +147,17 @@ def _scores(bench: Context, row: Row, seed: int) -> Scores:
                 torch.manual_seed((seed * 1_000_003 + index) % 2**63)
                 output = bench.ask(handle.model, batch.inputs)
                 lost += not_finite(output, len(batch))
-                mine[index] = check_scores(bench.metric(output, batch.targets), len(batch), index)
+                if whole is not None:
+                    mine[index] = whole.keep(output, batch.targets)
+                else:
+                    mine[index] = check_scores(bench.metric(output, batch.targets), len(batch), index)
     everywhere = bench.team.gather((mine, lost, reasons))
     reasons = [told for _, _, some in everywhere for told in some]
     if reasons:
         raise OptionError(reasons[0])
     merged = {index: scores for part, _, _ in everywhere for index, scores in part.items()}
+    if whole is not None:
+        merged = {0: check_scores(whole.finish([merged[index] for index in sorted(merged)]), sum(bench.sizes), 0)}
     lost = sum(count for _, count, _ in everywhere)
     if lost == sum(bench.sizes):
         raise OptionError("the model's output is not finite (NaN or infinite) for any of the samples")

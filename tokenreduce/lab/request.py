@@ -31,7 +31,8 @@ class Request:
 
     Attributes:
         model: name of a task, or of a model for a loader; None for the first task, or for one given in Python.
-        data: file of samples, for a loader.
+        data: file or folder of samples, for a loader.
+        metric: one of the task's further metrics by name, None for its own.
         variants: options by name, ``"reducer"`` and ``"layers"`` among them; None for every reducer of the registry
             with the task's own settings.
         ratios, match_macs: levels, see :func:`tokenreduce.ablate`.
@@ -46,7 +47,10 @@ class Request:
         default=None, metadata=_flag("a task, or a hub id, folder or file (default: the first task)", "NAME")
     )
     data: str | None = field(
-        default=None, metadata=_flag("samples for such a model: JSON lines of image, text, answer", "FILE")
+        default=None, metadata=_flag("its samples: JSON lines or a table, or a folder of classes", "PATH")
+    )
+    metric: str | None = field(
+        default=None, metadata=_flag("one of the task's further metrics ('image R@5' of captions)", "NAME")
     )
     variants: dict[str, dict[str, Any]] | None = None
     ratios: Level = field(

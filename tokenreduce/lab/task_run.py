@@ -65,7 +65,7 @@ def run_task(
         command: goes into ``result.setup``.
         store, step, trust: as for :func:`tokenreduce.ablate`.
     """
-    request = replace(request, model=request.model or task.name)
+    request, task = replace(request, model=request.model or task.name), task.with_metric(request.metric)
     about = {
         "model": {"name": task.name},
         "data": {"name": request.data or task.description},

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from .._torch import Inputs, call
-from ..errors import OptionError
+from ..errors import OptionError, UnknownNameError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,6 +85,7 @@ class Task:
         validation: ``validation(samples, batch)``, as ``data``: others than those of ``data`` and of ``train``, for
             choosing among checkpoints.
         loss: ``loss(output, targets)`` gives the training loss of a batch, a scalar.
+        metrics: further metrics by name, which ``ablate --metric NAME`` takes in place of ``metric``.
         ask: ``ask(model, inputs)`` gives the output that metric and answers read: the model's forward, unless it is
             asked otherwise (a model that writes: by ``generate``). Time and multiply-adds are those of the forward.
     """
@@ -102,6 +103,20 @@ class Task:
     validation: Callable[[int, int], Sequence[Batch]] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     ask: Callable[[nn.Module, Inputs], Any] = call
+    metrics: Mapping[str, Callable[[Any, Any], Tensor]] = field(default_factory=dict)
+
+    def with_metric(self, name: str | None) -> Task:
+        """The task judged by one of its further metrics; by its own if None.
+
+        Raises:
+            UnknownNameError: it has none of this name.
+        """
+        if name is None:
+            return self
+        if name not in self.metrics:
+            told = f"; it has {', '.join(map(repr, self.metrics))}" if self.metrics else "; it has only its own"
+            raise UnknownNameError(f"{self.name!r} has no metric {name!r}{told}; leave --metric out for its own")
+        return replace(self, metric=self.metrics[name])
 
 
 def _length(targets: Any) -> int | None:

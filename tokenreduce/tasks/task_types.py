@@ -19,6 +19,7 @@ from ..errors import OptionError
 from .batches import Prepare, RecordBatches, Remark, Scale, Target, samples
 from .folders import FolderRecords
 from .loader import Record
+from .retrieval import recalls
 from .scoring import Labels, logits_of, normalize_answer, vqa_accuracy
 from .task import Batch, Sample, Task
 
@@ -199,7 +200,8 @@ def best_text(source: Source, texts: Sequence[str]) -> Task:
         return [f"score {row[i]:.2f}" if len(row) else "" for i, row in enumerate(logits)]
 
     source = source.with_remark(several_captions)
-    return source.task(score, words, f"the best of {len(texts)} texts" if texts else "scores of texts")
+    task = source.task(score, words, f"the best of {len(texts)} texts" if texts else "scores of texts")
+    return replace(task, metrics=recalls(texts)) if texts else task
 
 
 def likeliest(logits: Tensor) -> list[int | None]:

@@ -119,6 +119,8 @@ def tokenreduce_loaders() -> Iterator[LoaderSpec]:
         "checkpoints of transformers",
         library="transformers",
         models="OWNER/NAME of the hub, or a folder of save_pretrained: ViltForQuestionAnswering, "
-        "ViltForImageAndTextRetrieval, CLIPModel, SiglipModel, every ...ForImageClassification, "
-        "LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, Qwen2_5_VLForConditionalGeneration",
+        "ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval, BlipForImageTextRetrieval, "
+        "BridgeTowerForImageAndTextRetrieval, BridgeTowerForContrastiveLearning, CLIPModel, SiglipModel, "
+        "every ...ForImageClassification, LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, "
+        "Qwen2_5_VLForConditionalGeneration",
     )

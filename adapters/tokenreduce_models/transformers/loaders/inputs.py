@@ -18,10 +18,15 @@ TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Pictures:
-    """A checkpoint's own image processor: it resizes, crops and pads as it was saved."""
+    """A checkpoint's own image processor: it resizes, crops and pads as it was saved.
 
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
+    Args:
+        processor: the library's.
+        masks: whether the model takes a mask of padding.
+    """
+
+    def __init__(self, processor: Any, masks: bool = True) -> None:
+        self.processor, self.masks = processor, masks
 
     def __call__(self, images: Sequence[Image]) -> dict[str, Tensor]:
         """Pixels (B, 3, H, W), and their mask where the images of the batch differ in size.
@@ -43,7 +48,7 @@ class Pictures:
                 "pictures of one size, or save a processor that resizes or pads"
             ) from error
         mask = made.get("pixel_mask")
-        masks = {} if mask is None or bool(mask.all()) else {"pixel_mask": mask}
+        masks = {} if mask is None or bool(mask.all()) or not self.masks else {"pixel_mask": mask}
         return {"pixel_values": made["pixel_values"], **masks}
 
     @property

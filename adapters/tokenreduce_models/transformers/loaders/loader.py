@@ -16,20 +16,22 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 REFUSED = {
-    "BlipForImageTextRetrieval": "scores texts in a way that this loader does not know yet",
-    "BridgeTowerForImageAndTextRetrieval": "scores texts in a way that this loader does not know yet",
-    "BridgeTowerForContrastiveLearning": "scores texts in a way that this loader does not know yet",
     "BlipForQuestionAnswering": "writes its answers word by word, which no score of a class can stand for",
     "BlipForConditionalGeneration": "writes text, and has no answers to choose among",
     "ViltForMaskedLM": "fills in words, and has no answers to choose among",
-    "ViltForImagesAndTextClassification": "compares two pictures, and a record has one",
     "ViltForTokenClassification": "labels words, and has no answers to choose among",
 }
 WRITING = ("LlavaForConditionalGeneration", "Gemma3ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
-TAKEN = (
-    "ViltForQuestionAnswering, ViltForImageAndTextRetrieval, CLIPModel, SiglipModel, every ...ForImageClassification, "
-    f"{', '.join(WRITING)}"
+MATCHING = (
+    "ViltForImageAndTextRetrieval",
+    "BlipForImageTextRetrieval",
+    "BridgeTowerForImageAndTextRetrieval",
+    "BridgeTowerForContrastiveLearning",
 )
+PAIRS = ("ViltForImagesAndTextClassification",)
+DUAL = ("CLIPModel", "SiglipModel")
+KNOWN = ("ViltForQuestionAnswering", *MATCHING, *PAIRS, *DUAL, *WRITING)
+TAKEN = f"{', '.join(KNOWN)}, every ...ForImageClassification"
 
 
 class Transformers(Loader):
@@ -43,18 +45,20 @@ class Transformers(Loader):
         return HUB_ID.fullmatch(name) is not None
 
     def task(self, name: str, records: Sequence[Record]) -> Task:
-        from . import answering, dual, matching, reading, writing
+        from . import answering, dual, matching, pairs, reading, writing
 
         config = reading.config_of(name)
         kind = architecture(config, name)
-        if kind in ("CLIPModel", "SiglipModel"):
+        if kind in DUAL:
             return dual.task(name, kind, records)
         if kind in WRITING:
             return writing.task(name, kind, records)
         if kind == "ViltForQuestionAnswering":
             return answering.questions(name, kind, records)
-        if kind == "ViltForImageAndTextRetrieval":
+        if kind in MATCHING:
             return matching.task(name, kind, records)
+        if kind in PAIRS:
+            return pairs.task(name, kind, records)
         return answering.classes(name, kind, records)
 
 
@@ -70,8 +74,7 @@ def architecture(config: Any, name: str) -> str:
             f"the config.json of {name!r} names no architecture; save the model with save_pretrained. Taken: {TAKEN}."
         )
     kind = str(kinds[0])
-    known = ("CLIPModel", "SiglipModel", "ViltForQuestionAnswering", "ViltForImageAndTextRetrieval", *WRITING)
-    if kind in known:
+    if kind in KNOWN:
         return kind
     if re.search(r"ForImageClassification(WithTeacher)?$", kind):
         return kind
