@@ -41,25 +41,17 @@ def blip():
     return transformers.BlipForImageTextRetrieval(config), transformers.BlipImageProcessor(size=SIZE)
 
 
-def bridgetower(kind):
-    words = {
-        "vocab_size": 99,
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
+def bridgetower():
+    words = {**TEXT, "hidden_size": 64, "num_hidden_layers": 3, "max_position_embeddings": 24, "initializer_factor": 1}
     config = transformers.BridgeTowerConfig(
-        hidden_size=32,
+        hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        contrastive_hidden_size=16,
-        logit_scale_init_value=2.6,
         text_config=words,
         vision_config={"hidden_size": 64, "num_hidden_layers": 3, "patch_size": 8, "image_size": 32},
     )
-    processor = transformers.BridgeTowerImageProcessor(size={"shortest_edge": 32}, size_divisor=8, do_center_crop=False)
-    return getattr(transformers, kind)(config), processor
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SIZE)
+    return transformers.BridgeTowerForImageAndTextRetrieval(config), processor
 
 
 def clip():
@@ -68,12 +60,7 @@ def clip():
     return transformers.CLIPModel(config), transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SIZE)
 
 
-MODELS = {
-    "clip": clip,
-    "blip": blip,
-    "bridgetower": lambda: bridgetower("BridgeTowerForImageAndTextRetrieval"),
-    "bridgetower contrast": lambda: bridgetower("BridgeTowerForContrastiveLearning"),
-}
+MODELS = {"clip": clip, "blip": blip, "bridgetower": bridgetower}
 
 
 def pair_score(kind, out):
@@ -81,9 +68,7 @@ def pair_score(kind, out):
         return float(out.logits_per_image)
     if kind == "blip":
         return float(out.itm_score[0, 1] - out.itm_score[0, 0])
-    if kind == "bridgetower":
-        return float(out.logits[0, 1] - out.logits[0, 0])
-    return float(out.logits[0, 0] @ out.logits[0, 1])
+    return float(out.logits[0, 1] - out.logits[0, 0])
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .hookspecs import INTERFACE, hookimpl
 from .registry import Broken, Entry, Registry, default_registry, rescan, use_registry
-from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, Spec, TaskSpec
+from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, ReproductionSpec, Spec, TaskSpec
 
 __all__ = [
     "INTERFACE",
@@ -15,6 +15,7 @@ __all__ = [
     "PresetSpec",
     "ReducerSpec",
     "Registry",
+    "ReproductionSpec",
     "Spec",
     "TaskSpec",
     "default_registry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, Spec, TaskSpec
+from .spec import AdapterSpec, LoaderSpec, PresetSpec, ReducerSpec, ReproductionSpec, Spec, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ _ALL = (
         'PresetSpec("key-norm-paper", "my_package.presets:paper", "the ablation table of the paper")',
         "",
         "a function that returns the mapping of a request",
+    ),
+    Kind(
+        "reproduction",
+        ReproductionSpec,
+        "Yield published numbers to compare with, for ``tokenreduce reproduce NAME``.",
+        'ReproductionSpec("key-norm-vit", "my_package.tables:vit", "table 2 of the paper, ViT-B/16")',
+        "",
+        "a function that returns the mapping of a publication",
     ),
     Kind(
         "loader",

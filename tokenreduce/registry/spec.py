@@ -142,6 +142,17 @@ class PresetSpec(Spec):
 
 
 @dataclass(frozen=True)
+class ReproductionSpec(Spec):
+    """Published numbers: ``target``, called without arguments, gives a mapping (``tokenreduce.lab.reproduction``).
+
+    Args:
+        source: the paper and the table.
+    """
+
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class LoaderSpec(Spec):
     """A loader of models by name: ``target`` is a subclass of :class:`tokenreduce.tasks.Loader`.
 

@@ -120,7 +120,7 @@ def tokenreduce_loaders() -> Iterator[LoaderSpec]:
         library="transformers",
         models="OWNER/NAME of the hub, or a folder of save_pretrained: ViltForQuestionAnswering, "
         "ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval, BlipForImageTextRetrieval, "
-        "BridgeTowerForImageAndTextRetrieval, BridgeTowerForContrastiveLearning, CLIPModel, SiglipModel, "
+        "BridgeTowerForImageAndTextRetrieval, CLIPModel, SiglipModel, "
         "every ...ForImageClassification, LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, "
         "Qwen2_5_VLForConditionalGeneration",
     )

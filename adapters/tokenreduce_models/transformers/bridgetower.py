@@ -178,12 +178,12 @@ class BridgeTower(Adapter):
         found = [module for module in model.modules() if isinstance(module, BridgeTowerModel)]
         if len(found) > 1:
             raise UnsupportedModelError(f"{type(model).__name__} holds {len(found)} BridgeTowers; attach to one")
-        if isinstance(model, BridgeTowerForContrastiveLearning):
+        if any(isinstance(module, BridgeTowerForContrastiveLearning) for module in model.modules()):
             raise UnsupportedModelError(
                 "BridgeTowerForContrastiveLearning reads the hidden states of both towers, which a reduced pass does "
                 "not collect"
             )
-        return {"cross": BridgeTowerStack(found[0], isinstance(model, POOLED))}
+        return {"cross": BridgeTowerStack(found[0], any(isinstance(module, POOLED) for module in model.modules()))}
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         check_embeddings(_tower(model).vision_model.visual.embeddings, height, width)

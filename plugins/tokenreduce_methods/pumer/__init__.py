@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenreduce.registry import PresetSpec, ReducerSpec, hookimpl
+from tokenreduce.registry import PresetSpec, ReducerSpec, ReproductionSpec, hookimpl
 
 
 @hookimpl
@@ -27,3 +27,14 @@ def tokenreduce_presets() -> Iterator[PresetSpec]:
         "PuMer's own ablations: no text, no merging, mixed modalities, layers early, late and cascaded",
         source="Cao et al., ACL 2023, arXiv 2305.17530, ablation study",
     )
+
+
+@hookimpl
+def tokenreduce_reproductions() -> Iterator[ReproductionSpec]:
+    for name, model in (("vilt", "ViLT"), ("meter", "METER")):
+        yield ReproductionSpec(
+            f"pumer-{name}-vqav2",
+            f"tokenreduce_methods.pumer.published:{name}_vqav2",
+            f"PuMer on {model}, VQAv2",
+            source="Cao et al., ACL 2023, arXiv 2305.17530, main results",
+        )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 REFUSED = {
+    "BridgeTowerForContrastiveLearning": "reads hidden states of both towers, which a reduced pass does not collect",
     "BlipForQuestionAnswering": "writes its answers word by word, which no score of a class can stand for",
     "BlipForConditionalGeneration": "writes text, and has no answers to choose among",
     "ViltForMaskedLM": "fills in words, and has no answers to choose among",
@@ -26,7 +27,6 @@ MATCHING = (
     "ViltForImageAndTextRetrieval",
     "BlipForImageTextRetrieval",
     "BridgeTowerForImageAndTextRetrieval",
-    "BridgeTowerForContrastiveLearning",
 )
 PAIRS = ("ViltForImagesAndTextClassification",)
 DUAL = ("CLIPModel", "SiglipModel")

@@ -39,18 +39,10 @@ def second_score(output: Any) -> Tensor:
     return scores[:, 1] - scores[:, 0]
 
 
-def contrast(output: Any) -> Tensor:
-    """BridgeTower's contrastive model: the likeness of the pair's embeddings, which are of unit length."""
-    text, image = output.logits[:, 0], output.logits[:, 1]
-    likeness: Tensor = (text * image).sum(dim=-1)
-    return likeness
-
-
 SCORES: dict[str, Callable[[Any], Tensor]] = {
     "ViltForImageAndTextRetrieval": first_logit,
     "BlipForImageTextRetrieval": second_score,
     "BridgeTowerForImageAndTextRetrieval": second_logit,
-    "BridgeTowerForContrastiveLearning": contrast,
 }
 """The score of a pair, out of what a model of each class gives for it."""
 
