@@ -109,7 +109,7 @@ class SiteReader:
         size, real = (None if side is None else take_columns(side, columns) for side in (state.size, state.real))
         initial = state.initial.length if whole else state.initial.lengths.get(name)
         return Stream(
-            Tokens(x, size, real, layout.prefix(name)),
+            Tokens(x, size, real, layout.prefix(name), ragged=state.valid is not None),
             Signals(sources, frozenset(self.reducer.needs)),
             self.training,
             layout.all_kinds(x.shape[0], x.device) if whole else None,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from .attention_rows import attention_rows
 from .matching import bipartite
 from .noise import hash_noise
-from .selection import others, top
+from .selection import others, top, top_of_each
 from .similarity import at_least_float, text_similarity
 
-__all__ = ["at_least_float", "attention_rows", "bipartite", "hash_noise", "others", "text_similarity", "top"]
+__all__ = [
+    "at_least_float",
+    "attention_rows",
+    "bipartite",
+    "hash_noise",
+    "others",
+    "text_similarity",
+    "top",
+    "top_of_each",
+]
