@@ -80,7 +80,7 @@ class Stack:
         """The signals that block ``index`` can give for the :attr:`main_stream`."""
         role = self.role(index)
         own = role.own.split("+")
-        names = {"keys"}
+        names = {"keys", "value_norms"}
         if self.readout is not None:
             names.add("readout_attention")
             if own == [self.main_stream]:

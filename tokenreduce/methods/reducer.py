@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
@@ -249,6 +250,27 @@ class BaseReducer(SiteReducer):
         """How many tokens of a stream go at a site; a method that cannot remove as many gives less."""
         return budget.at(site, tokens.removable)
 
+    def kept_counts(self, stream: Stream, site: Site, score: Tensor) -> Tensor:
+        """(B,) how many of the tokens that are not protected each sample keeps by the one budget.
+
+        Args:
+            score: (B, N), higher stays.
+        """
+        tokens, budget = stream.tokens, self.budget
+        real = None if tokens.real is None else tokens.real[:, tokens.prefix :]
+        if budget.rule is None and not tokens.ragged:
+            kept = tokens.removable - self.count(budget, site, tokens)
+            return torch.full(tokens.x.shape[:1], kept, device=tokens.x.device)
+        counts = budget.counts(site, score[:, tokens.prefix :], tokens.x[:, tokens.prefix :], real)
+        return budget.counts_of(site, tokens.own_counts(), tokens.removable) if counts is None else counts
+
+    def removes_nothing(self, site: Site, tokens: Tokens) -> bool:
+        """Whether the one budget says, whatever the tokens hold, that all stay; known on the host."""
+        budget, free = self.budget, tokens.removable
+        if budget.rule is not None:
+            return free <= budget.rule.least or budget.factor == 0
+        return all(budget.at(site, n) == 0 for n in (range(free + 1) if tokens.ragged else (free,)))
+
     def keep_top(
         self, stream: Stream, site: Site, score: Callable[[], Tensor], *, order: str = "original"
     ) -> Reduction | None:
@@ -263,18 +285,14 @@ class BaseReducer(SiteReducer):
             order: as :meth:`Tokens.keep_top` has it.
         """
         tokens, budget = stream.tokens, self.budget
+        if self.removes_nothing(site, tokens):
+            return None
         if budget.rule is None and not tokens.ragged:
             remove = self.count(budget, site, tokens)
             return None if remove <= 0 else tokens.keep_top(score(), remove=remove, order=order)
-        value, free, bucket = score(), tokens.removable, None
-        if budget.rule is None:
-            counts = budget.counts_of(site, tokens.own_counts(), free)
-        else:
-            real = None if tokens.real is None else tokens.real[:, tokens.prefix :]
-            counted = budget.counts(site, value[:, tokens.prefix :], tokens.x[:, tokens.prefix :], real)
-            assert counted is not None
-            counts, bucket = counted, budget.rule.bucket
-        cap = budget.cap(site, free)
+        value = score()
+        counts, cap = self.kept_counts(stream, site, value), budget.cap(site, tokens.removable)
+        bucket = None if budget.rule is None else budget.rule.bucket
         reduction = tokens.keep_top(value, counts=counts, cap=cap, bucket=bucket, order=order)
         return None if reduction.count == tokens.count and reduction.valid is None else reduction
 

@@ -78,7 +78,8 @@ class Draw:
     def _part(self, length: int, generator: torch.Generator) -> dict[str, Tensor]:
         x, keys = torch.randn(2, self.batch, length, WIDTH, generator=generator)
         attention = torch.randn(2, self.batch, length, generator=generator).softmax(dim=-1)
-        parts = {"x": x, "keys": keys, "text_attention": attention[1]}
+        norms = torch.linalg.vector_norm(keys, dim=-1)
+        parts = {"x": x, "keys": keys, "value_norms": norms, "text_attention": attention[1]}
         parts |= {"class_attention": attention[0], "readout_attention": attention[0]}
         return {name: self._few(value.to(self.dtype)) for name, value in parts.items()}
 
