@@ -15,7 +15,20 @@ from rich.text import Text
 
 from ..lab.result import Result, Row
 from ..lab.verdict import break_even_line
-from .formatting import NONE, interval, macs, number, one_line, p_value, percent, plus_minus, points, seconds, size
+from .formatting import (
+    NONE,
+    interval,
+    macs,
+    mean_spread,
+    number,
+    one_line,
+    p_value,
+    percent,
+    plus_minus,
+    points,
+    seconds,
+    size,
+)
 from .formatting import throughput as rate
 from .page_table import group_table
 from .series import measure
@@ -103,8 +116,8 @@ def accuracy(result: Result, title: str, width: int) -> Iterator[Table]:
         Column("95 %", [interval(row.interval) for row in rows]),
         Column("change", [points(row.versus_baseline.difference) if row.versus_baseline else "" for row in rows]),
         Column("p", [_adjusted(row) for row in rows]),
-        Column("tokens", [number(row.tokens) for row in rows]),
-        Column("MACs", [macs(row.macs) for row in rows]),
+        Column("tokens", [mean_spread(number(row.tokens), row.tokens_spread, number) for row in rows]),
+        Column("MACs", [mean_spread(macs(row.macs), row.macs_spread, macs) for row in rows]),
         Column(f"of {baseline}", [percent(row.macs_share, 0) for row in rows]),
     ]
     return tables(title, "reducer", [row.name for row in rows], columns, width)

@@ -38,8 +38,8 @@ class ATS(Reducer):
     saliency in place of the class token's attention.
 
     Args:
-        keep: K at each site, the most that stays: a share of the removable tokens (float, rounded up) or a number (int),
-            or a list per site; or a rule. 0.7 where neither is given.
+        keep: K at each site, the most that stays: a share of the removable tokens (float, rounded up) or a number
+            (int), or a list per site; or a rule. 0.7 where neither is given.
         remove: what goes at least, likewise; or ``(r, inflection)``.
         saliency: ``"class"`` (of the token that the head reads where there is no class token), ``"readout"``,
             ``"text"``, ``"key-norm"`` or ``"random"``.
