@@ -100,10 +100,10 @@ class Tokens:
         most = self.removable if cap is None else min(cap, self.removable)
         counts = counts.clamp(max=self.own_counts()).clamp(min=min(1, most), max=most)
         each, length = batch_length(counts, most, bucket)
-        if each is None:
+        if each is None and self.real is None:
             return self.keep_top(score, remove=self.removable - length, order=order)
-        keep, valid = top_of_each(score, each, length, prefix=self.prefix, real=self.real, order=order)
-        return Reduction(keep, length=self.count, valid=valid)
+        keep, valid = top_of_each(score, counts, length, prefix=self.prefix, real=self.real, order=order)
+        return Reduction(keep, length=self.count, valid=None if each is None else valid)
 
     def own_counts(self) -> Tensor:
         """(B,) number of tokens of each sample that are neither protected nor padding."""

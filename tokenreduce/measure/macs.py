@@ -18,8 +18,8 @@ DEFINITION = (
     "Multiply-adds of one forward pass per sample: half of what torch.utils.flop_counter counts (matrix products, "
     "convolutions, attention; the reducer's own included). Not counted is whatever has no formula there: elementwise "
     "work, norms, softmax outside fused attention, sorting, gathering, scattering. Where samples keep different "
-    "numbers of tokens it is the mean over samples that are run one by one: what fills up the shorter ones of a batch is "
-    "in the times, not in here."
+    "numbers of tokens it is the mean over samples that are run one by one: what fills up the shorter ones of a batch "
+    "is in the times, not in here."
 )
 
 

@@ -91,15 +91,17 @@ class EViT(BaseReducer):
             score = score * tokens.real
         if self.saliency in ("key-norm", "random"):
             score = score / score[:, tokens.prefix :].sum(dim=1, keepdim=True).clamp(min=1e-12)
-        keep, valid = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1), None
-        if kept.valid is None:
+        valid = None
+        if kept.valid is None and not ((self.ragged or tokens.ragged) and tokens.real is not None):
+            keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
             dropped = others(kept.keep, tokens.count)
             target = torch.full_like(dropped, kept.count)
         else:  # how many are dropped differs: any token may be, and those that stay are folded into nothing
+            place, end = torch.arange(kept.count + 1, device=keep.device), kept.counts()[:, None]
+            keep = torch.where(place == end, -1, torch.cat([keep, keep[:, -1:]], dim=1))
+            valid = place < end + (tokens.own_counts()[:, None] > end - tokens.prefix)
             dropped = torch.arange(tokens.prefix, tokens.count, device=keep.device).expand(keep.shape[0], -1)
-            target = torch.where(kept.assignment()[:, tokens.prefix :] < 0, kept.count, -1)
-            fused = tokens.own_counts() > kept.counts() - tokens.prefix
-            valid = torch.cat([kept.valid, fused[:, None]], dim=1)
+            target = torch.where(kept.assignment()[:, tokens.prefix :] < 0, end, -1)
         if tokens.real is not None:  # padding goes for good
             target = torch.where(tokens.real.gather(1, dropped), target, -1)
         return {
