@@ -48,7 +48,7 @@ def top_of_each(
     """As :func:`top` for samples that keep different numbers: indices (B, prefix + length), and which are valid.
 
     Of equal scores the earlier token stays, however long the batch is. The invalid ones come last and point at tokens
-    that are not kept.
+    that are not kept. A sample that keeps all its tokens has them in their original order, as if nothing were done.
 
     Args:
         counts: (B,) number of tokens to keep besides the prefix, at most ``length``.
@@ -65,9 +65,10 @@ def top_of_each(
     index = score[:, prefix:].argsort(dim=1, descending=True, stable=True)[:, :length] + prefix
     place = torch.arange(prefix + length, device=index.device)
     valid = place < counts[:, None] + prefix
-    if order == "original":
-        behind = torch.where(valid[:, prefix:], index, index + score.shape[1])
-        index = index.gather(1, behind.argsort(dim=1))
+    rank, behind = place[prefix:], torch.where(valid[:, prefix:], index, index + score.shape[1])
+    free = score.shape[1] - prefix if real is None else real[:, prefix:].sum(dim=1)
+    key = behind if order == "original" else torch.where((counts >= free)[:, None], behind, rank)
+    index = index.gather(1, key.argsort(dim=1))
     return torch.cat([place[:prefix].expand(index.shape[0], -1), index], dim=1), valid
 
 
