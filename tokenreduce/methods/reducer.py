@@ -175,7 +175,7 @@ class BaseReducer(SiteReducer):
             if budget.rule is not None and not self.by_sample:
                 raise OptionError(
                     f"{name} of {type(self).__name__} is a rule, by which samples keep different numbers of tokens; it "
-                    "takes the same number from all: give a share or a number, or use a method that ranks tokens (evit)"
+                    "takes the same number from all: give a share or a number, or use a method that ranks tokens"
                 )
 
     @property
