@@ -131,7 +131,7 @@ def _to_control(row: Row) -> Cell:
 
 def _tokens(row: Row) -> Cell:
     apart = " + ".join(f"{number(count)} {name}" for name, count in row.tokens_by_stream.items())
-    left = mean_spread(number(row.tokens), row.tokens_spread, number)
+    left = mean_spread(number(row.tokens), row.tokens_spread, partial(number, digits=1))
     return Cell(left, apart if len(row.tokens_by_stream) > 1 else "")
 
 

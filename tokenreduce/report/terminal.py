@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -116,7 +117,9 @@ def accuracy(result: Result, title: str, width: int) -> Iterator[Table]:
         Column("95 %", [interval(row.interval) for row in rows]),
         Column("change", [points(row.versus_baseline.difference) if row.versus_baseline else "" for row in rows]),
         Column("p", [_adjusted(row) for row in rows]),
-        Column("tokens", [mean_spread(number(row.tokens), row.tokens_spread, number) for row in rows]),
+        Column(
+            "tokens", [mean_spread(number(row.tokens), row.tokens_spread, partial(number, digits=1)) for row in rows]
+        ),
         Column("MACs", [mean_spread(macs(row.macs), row.macs_spread, macs) for row in rows]),
         Column(f"of {baseline}", [percent(row.macs_share, 0) for row in rows]),
     ]
