@@ -112,6 +112,7 @@ def tables(title: str, corner: str, names: Sequence[str], columns: Sequence[Colu
 def accuracy(result: Result, title: str, width: int) -> Iterator[Table]:
     """One row per reducer: accuracy against what it leaves of tokens and multiply-adds."""
     rows, baseline = result.rows, one_line(result.setup.get("baseline", "baseline"))
+    tenth = partial(number, digits=1)
     columns = [
         Column("accuracy", ["failed" if row.failed is not None else percent(row.accuracy) for row in rows]),
         Column("95 %", [interval(row.interval) for row in rows]),
