@@ -118,9 +118,7 @@ def accuracy(result: Result, title: str, width: int) -> Iterator[Table]:
         Column("95 %", [interval(row.interval) for row in rows]),
         Column("change", [points(row.versus_baseline.difference) if row.versus_baseline else "" for row in rows]),
         Column("p", [_adjusted(row) for row in rows]),
-        Column(
-            "tokens", [mean_spread(number(row.tokens), row.tokens_spread, partial(number, digits=1)) for row in rows]
-        ),
+        Column("tokens", [mean_spread(number(row.tokens), row.tokens_spread, tenth) for row in rows]),
         Column("MACs", [mean_spread(macs(row.macs), row.macs_spread, macs) for row in rows]),
         Column(f"of {baseline}", [percent(row.macs_share, 0) for row in rows]),
     ]
