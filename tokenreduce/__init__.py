@@ -22,6 +22,7 @@ from .errors import TokenReduceError
 if TYPE_CHECKING:
     from .attachments.handle import Attachment
     from .attachments.lifecycle import attach, attachment, load
+    from .core.budget import Budget
     from .lab.ablation import ablate
     from .lab.result import Result
     from .measure.macs import count_macs
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _LAZY = {  # imported on first use: these need torch
     "Attachment": "attachments.handle",
+    "Budget": "core.budget",
     "Distillation": "train.teacher",
     "Recipe": "train.recipe",
     "Reducer": "methods.reducer",
@@ -57,6 +59,7 @@ _PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
     "Attachment",
+    "Budget",
     "Distillation",
     "Recipe",
     "Reducer",

@@ -87,7 +87,7 @@ def test_ablate_writes_table_and_json(run, tmp_path):
     document = json.loads(out.read_text())
     rows = {row["name"]: row for row in document["rows"]}
     small = next(name for name, row in rows.items() if row["input_size"])
-    methods = ["diffrate", "evit", "pitome", "pumer", "tofu", "tome"]
+    methods = ["ats", "diffrate", "evit", "pitome", "pumer", "tofu", "tome"]
     assert list(rows) == ["none", small, "random", *methods, "pumer tuned"]
     setup = document["setup"]
     assert setup["model"]["name"] == "vilt-digits" and setup["baseline"] == "none"

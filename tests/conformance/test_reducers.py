@@ -13,7 +13,7 @@ from tokenreduce.testing import KINDS, ReducerConformance
 READ = [name for name, (_, read, _) in KINDS.items() if read]  # a token that the head reads tells what matters
 TEXT = [name for name in KINDS if "text" in name]
 FEW = ["image, tokens are pooled", "text and image in one sequence, text is given back"]
-BY_THE_READER = ("evit", "pumer", "diffrate")  # by default; with other options they run elsewhere too
+BY_THE_READER = ("evit", "pumer", "diffrate", "ats")  # by default; with other options they run elsewhere too
 COMPILED = {"compiled": ["image, a class token is read"]}
 NOT_COMPILED = {"test_compiles_without_a_break": None}
 FIRST: dict[str, dict[str, Any]] = {
@@ -24,6 +24,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "dynamicvit": {"keep": 0.6},
     "pitome": {"keep": 0.8},
     "tofu": {"r": 3},
+    "ats": {"keep": 0.8, "saliency": "key-norm"},
     "diffrate": {"prune": 2, "merge": 3, "saliency": "key-norm"},
 }
 
@@ -55,6 +56,27 @@ TestOneSettingOfDiffRate = conformance(
 )
 TestByTheReader = conformance("evit", [{"keep": 0.6}], READ, compiled=True)
 TestDiffRateByTheReader = conformance("diffrate", [{"prune": 1, "merge": [2, 0, 3]}], READ, compiled=True)
+ENERGY = tokenreduce.Budget.energy(0.7, cap=12).to_json()
+TestATSByTheReader = conformance("ats", [{"keep": 0.8}, {"keep": ENERGY}], READ, compiled=True)
+TestEViTByARule = conformance("evit", [{"keep": ENERGY, "saliency": "key-norm"}], list(KINDS), compiled=True)
+TestEViTByAScore = conformance(
+    "evit",
+    [{"keep": tokenreduce.Budget.cumulative(0.6, cap=9, bucket=4).to_json(), "saliency": "key-norm", "fuse": False}],
+    FEW,
+)
+TestRandomByARule = conformance("random", [{"keep": ENERGY}], list(KINDS), compiled=True)
+TestChainByARule = conformance(
+    "tokenreduce.methods.chain:Chain",
+    [
+        {
+            "parts": [
+                {"reducer": "evit", "keep": ENERGY, "saliency": "key-norm"},
+                {"reducer": "ats", "saliency": "key-norm"},
+            ]
+        }
+    ],
+    FEW,
+)
 TestByTheText = conformance("evit", [{"keep": 0.6, "saliency": "text"}], TEXT)
 TestPublished = conformance("pumer", [{}], READ, compiled=True)
 TestAcrossModalities = conformance("pumer", [{"modality_aware": False}], [kind for kind in TEXT if "one" in kind])

@@ -80,7 +80,6 @@ def check_same(reduction, plain, generator):
     batch, length = reduction.keep.shape[0], reduction.length
     x, size = torch.randn(batch, length, 4, generator=generator), torch.rand(batch, length, generator=generator)
     valid, end, wanted = reduction.valid, reduction.assignment(), plain.assignment()
-    assert reduction.ragged
     assert reduction.counts().tolist() == valid.sum(dim=1).tolist() == plain.counts().tolist()
     assert (end < 0).equal(wanted < 0)
     assert valid.gather(1, end.clamp(min=0))[end >= 0].all()
@@ -165,9 +164,8 @@ def test_tokens_know_what_is_no_token(real):
 
 
 def test_without_filling_nothing_is_made():
-    reduction = Reduction(torch.tensor([[0, 2], [1, 2]]), length=3, ragged=True)
+    reduction = Reduction(torch.tensor([[0, 2], [1, 2]]), length=3)
     assert reduction.valid is None
     assert Tokens(torch.randn(2, 3, 3)).after(reduction).real is None
     assert reduction.counts().tolist() == [2, 2]
-    assert reduction.then(Reduction.identity(2, 2)).ragged
-    assert not Reduction.identity(2, 2).ragged
+    assert reduction.then(Reduction.identity(2, 2)).valid is None

@@ -204,5 +204,5 @@ def test_an_unknown_signal_is_named():
         needs = {"keys", "gradients"}
 
     backbone = Backbone("encoder", 4, ("image",), frozenset({"keys"}), False, "Model")
-    with pytest.raises(UnfitReducerError, match=r"gradients: no such signal; valid: keys, class_attention"):
+    with pytest.raises(UnfitReducerError, match=r"gradients: no such signal; valid: keys, value_norms"):
         Eager().bind(backbone)

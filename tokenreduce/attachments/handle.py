@@ -186,11 +186,14 @@ class Attachment:
             return "\n".join([*lines, f"  acts in: {layers}", "  (token counts after the first forward pass)"])
         lines.append(f"  {'stack':<10}{'layer':>6}  {'stream':<12}{'tokens':>14}")
         lines += [
-            f"  {r.stack:<10}{r.layer:>6}  {r.stream:<12}{r.tokens_in:>6} → {r.tokens_out:<5}" for r in last.sites
+            f"  {r.stack:<10}{r.layer:>6}  {r.stream:<12}{r.tokens_in:>6} → {r.tokens_out:<5}"
+            + (f" ± {r.spread:.1f}" if r.spread else "")
+            for r in last.sites
         ]
         before, after = last.macs
         unit, name = (1e9, "GMACs") if before >= 1e8 else (1e6, "MMACs")
-        lines.append(f"  blocks: {before / unit:.2f} → {after / unit:.2f} {name} per sample")
+        spread = f" ± {last.macs_spread / unit:.2f}" if last.macs_spread else ""
+        lines.append(f"  blocks: {before / unit:.2f} → {after / unit:.2f}{spread} {name} per sample")
         for record in last.records:
             lines += record.remarks
         return "\n".join(lines)

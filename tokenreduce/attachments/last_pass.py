@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.trace import Trace
 from ..engine.causal.record import CausalRecord
-from ..engine.record import Record, SiteTokens, sum_by_name
+from ..engine.record import Record, SiteTokens, spread, sum_by_name
 from ..errors import UnsupportedCallError
 
 
@@ -38,9 +38,18 @@ class LastPass:
 
     @property
     def macs(self) -> tuple[int, int]:
-        """Multiply-adds of the blocks for one sample, without and with reduction; the reducer's own work left out."""
+        """Multiply-adds of the blocks for one sample, without and with reduction; the reducer's own work left out.
+
+        The mean over the samples where they keep different numbers of tokens, each counted by its own.
+        """
         pairs = [record.macs for record in self.records]
         return sum(before for before, _ in pairs), sum(after for _, after in pairs)
+
+    @property
+    def macs_spread(self) -> float:
+        """Standard deviation over the samples of the second of :attr:`macs`; 0 where all keep as many tokens."""
+        total = [record.macs_of_samples for record in self.records]
+        return spread(sum(total[1:], start=total[0]))
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -52,10 +61,22 @@ class LastPass:
         return sum_by_name(record.losses for record in self.records)
 
     @property
-    def tokens(self) -> dict[str, Any]:
-        """Tokens of each stream after the last block; in a language model the mean over samples."""
-        tokens: dict[str, Any] = self._only("tokens")
+    def tokens(self) -> dict[str, int | float]:
+        """Tokens of each stream after the last block; the mean over the samples where they keep different numbers."""
+        tokens: dict[str, int | float] = self._only("tokens")
         return dict(tokens)
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Standard deviation over the samples of the tokens of each stream; 0 where all keep the same number."""
+        spread: dict[str, float] = self._only("spread")
+        return dict(spread)
+
+    @property
+    def counts(self) -> dict[str, int | Tensor]:
+        """As :attr:`tokens`, with (B,) the number of each sample where they keep different numbers."""
+        counts: dict[str, int | Tensor] = self._only("counts")
+        return dict(counts)
 
     @property
     def gates(self) -> dict[str, Tensor]:

@@ -80,6 +80,11 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
         check_order(model)
         check_home(stack)
         move_to_block(active, stack.blocks[min(sites)])
+    if active.ragged and wanted.restore is False and (stack.reads_all or stack.output != "reduced"):
+        raise OptionError(
+            f"restore=False: samples keep different numbers of tokens with {name} here, and what follows the stack "
+            f"{stack.name!r} reads all of them and would read what fills up the shorter ones; leave restore out"
+        )
     output = None if wanted.restore is None else "full" if wanted.restore else "reduced"
     return Binding(stack, views, prove(stack), active, reducer, plain, sites, output, wanted.trace), chosen
 

@@ -33,6 +33,8 @@ class Stack:
             ``"repeated"`` (it pools: merged tokens are repeated by their size; where a method merges and drops, every
             token is restored to its position; where it only drops, what is left), ``"text"`` (text tokens are
             restored to their positions), ``"full"`` (every token is).
+        reads_all: whether what follows reads every token of a ``"reduced"`` output, as another tower does, so that
+            samples with different numbers of tokens must be restored.
         padded: whether sequences may hold padding.
         padded_memory: whether memories may, where ``padded``.
         ignored_hooks: names of Python modules whose hooks on parts of a block record only what a reduced pass refuses
@@ -49,6 +51,7 @@ class Stack:
     levels: Sequence[tuple[int, ...]] = ()
     readout: int | None = None
     output: Output = "reduced"
+    reads_all: bool = False
     padded: bool = False
     padded_memory: bool = True
     ignored_hooks: Sequence[str] = ()
@@ -77,7 +80,7 @@ class Stack:
         """The signals that block ``index`` can give for the :attr:`main_stream`."""
         role = self.role(index)
         own = role.own.split("+")
-        names = {"keys"}
+        names = {"keys", "value_norms"}
         if self.readout is not None:
             names.add("readout_attention")
             if own == [self.main_stream]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import OptionError
@@ -32,7 +33,8 @@ class Budget:
         ramp: numbers that go, as ToMe has them: a number, ``(r, inflection)`` or a list per site
             (:func:`constant_or_ramp`).
         total: number that goes in all, shared out evenly over the sites.
-        rule: looks at the tokens: each sample keeps as many as it needs, at most ``rule.cap`` (:class:`Rule`).
+        rule: looks at the tokens: each sample keeps as many as it needs, at most ``rule.cap`` (:class:`Rule`). Shorter
+            samples are filled up, and what fills them up is hidden.
         factor: how many times as much goes, where that cannot be said in the value itself.
         limit: largest share that goes when a share ``remove`` is scaled up.
 
@@ -84,19 +86,19 @@ class Budget:
         return cls(**{form: value})
 
     @classmethod
-    def energy(cls, share: float, *, cap: int, least: int = 1) -> Budget:
+    def energy(cls, share: float, *, cap: int, least: int = 1, bucket: int | None = None) -> Budget:
         """Each sample keeps as many directions as hold this share of its tokens' energy (:meth:`Rule.counts`)."""
-        return cls(rule=Rule("energy", share, cap, least))
+        return cls(rule=Rule("energy", share, cap, least, bucket))
 
     @classmethod
-    def threshold(cls, score: float, *, cap: int, least: int = 1) -> Budget:
+    def threshold(cls, score: float, *, cap: int, least: int = 1, bucket: int | None = None) -> Budget:
         """Each sample keeps the tokens with a score of at least this."""
-        return cls(rule=Rule("threshold", score, cap, least))
+        return cls(rule=Rule("threshold", score, cap, least, bucket))
 
     @classmethod
-    def cumulative(cls, share: float, *, cap: int, least: int = 1) -> Budget:
+    def cumulative(cls, share: float, *, cap: int, least: int = 1, bucket: int | None = None) -> Budget:
         """Each sample keeps the highest-scored tokens that together hold this share of its scores' sum."""
-        return cls(rule=Rule("cumulative", share, cap, least))
+        return cls(rule=Rule("cumulative", share, cap, least, bucket))
 
     @property
     def per_site(self) -> bool:
@@ -133,12 +135,38 @@ class Budget:
     def counts(self, site: Site, score: Tensor, x: Tensor, real: Tensor | None = None) -> Tensor | None:
         """(B,) how many tokens each sample keeps by a rule, None for a budget that does not look at the tokens.
 
+        Of a scaled rule (:meth:`scaled`) that many times as many go from each sample.
+
         Args:
             score: (B, N) of the tokens that may go, higher stays.
             x: (B, N, C) their features.
             real: (B, N) False for padding.
         """
-        return None if self.rule is None else self.rule.counts(score, x, real)
+        if self.rule is None:
+            return None
+        kept = self.rule.counts(score, x, real)
+        if self.factor == 1:
+            return kept
+        there = torch.full_like(kept, score.shape[1]) if real is None else real.sum(dim=1)
+        gone = (self.factor * (there - kept).double()).round().clamp(max=score.shape[1]).to(kept.dtype)
+        return torch.minimum((there - gone).clamp(min=1), there)
+
+    def counts_of(self, site: Site, there: Tensor, most: int) -> Tensor:
+        """(B,) how many of its removable tokens each sample keeps, for samples of different lengths.
+
+        Args:
+            there: (B,) how many each has, at most ``most``.
+        """
+        table = [n - self.at(site, n) for n in range(most + 1)]
+        kept: Tensor = torch.tensor(table, device=there.device)[there]
+        return kept
+
+    def cap(self, site: Site, removable: int) -> int:
+        """Most of ``removable`` tokens that a sample keeps at a site, known on the host."""
+        if self.rule is None:
+            return max(n - self.at(site, n) for n in range(removable + 1))
+        most = min(self.rule.cap, removable)
+        return most if self.factor >= 1 else max(removable - self.at(site, removable), most)
 
     def scaled(self, factor: float, sites: int) -> Budget:
         """The budget that removes ``factor`` times as much, proportions between the sites kept."""

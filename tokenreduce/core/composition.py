@@ -63,7 +63,7 @@ def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reductio
             folds.append(folded)
         shift_in, shift_out = shift_in + part.length, shift_out + part.count
     if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
-        return Reduction(torch.cat(keeps, 1), length=shift_in, valid=_valid(parts), ragged=_ragged(parts))
+        return Reduction(torch.cat(keeps, 1), length=shift_in, valid=_valid(parts))
     return Reduction(
         torch.cat(keeps, 1),
         torch.cat(sources, 1) if sources else None,
@@ -75,7 +75,6 @@ def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reductio
         fresh=sum(part.fresh for part in parts),
         partial=any(part.partial for part in parts),
         valid=_valid(parts),
-        ragged=_ragged(parts),
     )
 
 
@@ -127,7 +126,6 @@ def interleave(
         fresh=sum(part.fresh for part in parts.values()),
         partial=any(part.partial for part in parts.values()),
         valid=None if valid is None else valid.gather(1, order),
-        ragged=_ragged(list(parts.values())),
     )
     counts = {name: part.count for name, part in parts.items()}
     segments = [Segment(name, counts[name], layout.prefix(name)) for name in layout.streams]
@@ -143,10 +141,6 @@ def _valid(parts: list[Reduction]) -> Tensor | None:
 
 def _all(part: Reduction) -> Tensor:
     return torch.ones_like(part.keep, dtype=torch.bool)
-
-
-def _ragged(parts: list[Reduction]) -> bool:
-    return any(part.ragged for part in parts)
 
 
 def take_columns(side: Tensor, columns: slice | Tensor) -> Tensor:

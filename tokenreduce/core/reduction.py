@@ -34,8 +34,6 @@ class Reduction:
         fresh: number of new tokens at most (-1 in a row of ``keep``), known on the host.
         partial: whether ``target`` may hold -1, known on the host.
         valid: (B, K) bool, False where an output position stands for no token; None where all stand for one.
-        ragged: whether samples may keep different numbers, known on the host; True with ``valid``. A method whose
-            numbers depend on the sample says so also where ``valid`` is None, as they all kept the same this time.
     """
 
     def __init__(
@@ -51,14 +49,13 @@ class Reduction:
         fresh: int = 0,
         partial: bool = False,
         valid: Tensor | None = None,
-        ragged: bool = False,
     ) -> None:
         if source is not None and source.shape[1] == 0:
             source = target = weight = None
         self.keep, self.source, self.target, self.length = keep, source, target, length
         self.keep_weight, self.weight, self.mean = keep_weight, weight, mean
         self.fresh, self.partial = fresh, partial
-        self.valid, self.ragged = valid, ragged or valid is not None
+        self.valid = valid
 
     @classmethod
     def identity(cls, batch: int, length: int, device: torch.device | None = None) -> Reduction:
@@ -128,7 +125,6 @@ class Reduction:
             fresh=self.fresh,
             partial=self.partial,
             valid=self.valid,
-            ragged=self.ragged,
         )
 
     def _own(self) -> Tensor:
@@ -211,7 +207,6 @@ class Reduction:
                 fresh=later.fresh,
                 partial=later.partial or (self.valid is not None and source is not None),
                 valid=valid,
-                ragged=self.ragged or later.ragged,
             )
         base = own.gather(1, later.keep.clamp(min=0)) * later_own
         sources, targets, weights = [], [], []
@@ -239,7 +234,6 @@ class Reduction:
             fresh=self.fresh + later.fresh,
             partial=self.partial or later.partial or self.fresh > 0 or later.drops or self.valid is not None,
             valid=valid,
-            ragged=self.ragged or later.ragged,
         )
 
     def _valid_after(self, later: Reduction) -> Tensor | None:

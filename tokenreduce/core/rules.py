@@ -26,15 +26,20 @@ class Rule:
         value: a share in (0, 1], or a score.
         cap: most tokens that a sample keeps; shapes are known on the host from it.
         least: fewest tokens that a sample keeps.
+        bucket: round the length of a batch up to a multiple of this, at most ``cap``, so that there are fewer
+            different shapes; None for the most that a sample of the batch keeps. With ``bucket=cap`` the length is
+            always the cap, and the host waits for nothing (:func:`tokenreduce.core.counts.batch_length`).
 
     Raises:
-        OptionError: another kind, a share outside (0, 1], or a cap below ``least``.
+        OptionError: another kind, a share outside (0, 1], or a cap below ``least``, or a bucket that is no
+            positive integer.
     """
 
     kind: str
     value: float
     cap: int
     least: int = 1
+    bucket: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -48,6 +53,8 @@ class Rule:
                 f"cap and least must be positive integers, least not above cap, got cap={self.cap!r} and "
                 f"least={self.least!r}"
             )
+        if self.bucket is not None and (not is_count(self.bucket) or self.bucket < 1):
+            raise OptionError(f"bucket must be a positive integer or None, got {self.bucket!r}")
 
     @torch.no_grad()
     def counts(self, score: Tensor, x: Tensor, real: Tensor | None = None) -> Tensor:
@@ -76,7 +83,7 @@ class Rule:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "bucket" or value is not None}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Rule:

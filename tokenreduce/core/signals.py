@@ -20,6 +20,7 @@ from .reduction import Reduction
 
 SIGNALS = (
     "keys",
+    "value_norms",
     "class_attention",
     "readout_attention",
     "text_attention",
@@ -29,6 +30,8 @@ SIGNALS = (
     "prompt_embeddings",
     "projector",
 )
+TOWER_FEATURES = ("encoder_features", "class_features", "prompt_embeddings", "projector")
+"""Signals that only the hand-over to a language model gives."""
 WHOLE = ("class_features", "prompt_embeddings", "projector")
 """Signals that are not of single tokens: no reduction changes them."""
 
@@ -38,6 +41,7 @@ class Signals:
 
     Attributes:
         keys: (B, n, d), their keys in this block averaged over heads (in its cross-attention for a memory).
+        value_norms: (B, n), lengths of their values in the same attention, of all heads side by side.
         class_attention: (B, n), attention from the class token in front of their own sequence, averaged over heads.
         readout_attention: (B, n), attention from the token that the head reads, averaged over heads: in a ViT the class
             token, in ViLT the text's [CLS].
@@ -77,6 +81,10 @@ class Signals:
     @property
     def keys(self) -> Tensor:
         return self._read("keys")
+
+    @property
+    def value_norms(self) -> Tensor:
+        return self._read("value_norms")
 
     @property
     def class_attention(self) -> Tensor:
@@ -125,6 +133,7 @@ class SeenAttention:
         has_class_token: whether that token is a class token of the tokens that the keys are of.
         text: (rows that are of the text, (B, rows) which of them count or None for all); None for no text.
         causal: whether a row sees only itself and what is before it; text that sees none of the tokens does not count.
+        value: (B, G, N, d), or None where it is not there.
     """
 
     query: Tensor
@@ -135,10 +144,13 @@ class SeenAttention:
     has_class_token: bool = False
     text: tuple[slice | Tensor, Tensor | None] | None = None
     causal: bool = False
+    value: Tensor | None = None
 
     def sources(self, columns: slice | Tensor) -> dict[str, Callable[[], Tensor]]:
         """The signals that it can give for the tokens whose keys are at ``columns`` (see :meth:`Layout.columns`)."""
         found: dict[str, Callable[[], Tensor]] = {"keys": partial(self._keys, columns)}
+        if self.value is not None:
+            found["value_norms"] = partial(self._value_norms, self.value, columns)
         if self.readout is not None:
             found["readout_attention"] = partial(self._readout, columns)
             if self.has_class_token:
@@ -151,6 +163,11 @@ class SeenAttention:
         if isinstance(columns, slice):
             return self.key[:, :, columns].mean(dim=1)
         return take_columns(self.key.mean(dim=1), columns)
+
+    @staticmethod
+    def _value_norms(value: Tensor, columns: slice | Tensor) -> Tensor:
+        wide = value if value.dtype == torch.float64 else value.float()
+        return take_columns(wide.square().sum(dim=(1, 3)).sqrt(), columns)
 
     def _rows(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         """(B, rows, n)."""

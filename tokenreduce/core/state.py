@@ -28,6 +28,8 @@ class State:
         drops: whether any input token may have been dropped so far.
         gates: (B, n) by stream, how much each token counts; a stream whose tokens all count in full is left out.
         positions: what travels with the tokens.
+        valid: (B, N) False for what only fills up a sample that is shorter than others by a reduction (``real`` is
+            False there too), None for nothing.
     """
 
     layout: Layout
@@ -38,6 +40,7 @@ class State:
     drops: bool = False
     gates: Mapping[str, Tensor] = field(default_factory=dict)
     positions: Positions | None = None
+    valid: Tensor | None = None
 
     def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""
@@ -63,6 +66,20 @@ class State:
     def bias(self, like: Tensor, proportional: bool, gated: bool = True) -> Tensor | None:
         """Additive attention bias (B, 1, 1, N): minus infinity at padding, log gate and log size where asked for."""
         return key_bias(like, self.size if proportional else None, self.gate() if gated else None, self.real)
+
+    def valid_after(self, whole: Reduction) -> Tensor | None:
+        """:attr:`valid` of the tokens that a reduction of the sequence leaves."""
+        if self.valid is None:
+            return whole.valid
+        left = whole.take(self.valid) | (whole.keep < 0)
+        return left if whole.valid is None else left & whole.valid
+
+    def counts(self, stream: str) -> Tensor | None:
+        """(B,) tokens of each sample of a stream, or of the sequence by its name; None where all have as many."""
+        if self.valid is None:
+            return None
+        counts: Tensor = take_columns(self.valid, self.layout.columns(stream, self.valid.device)).sum(dim=1)
+        return counts
 
     def moved(self, whole: Reduction) -> Positions | None:
         """The positions of the tokens that a reduction of the sequence leaves: the kept token's."""

@@ -110,5 +110,6 @@ class Binding(BaseBinding):
             self._expect(self.stack.output)
 
     def _expect(self, output: str) -> None:
-        self.output_name, self.output = output, output_of(output)
+        self.output_name = output
+        self.output = output_of(output, self.active.ragged, self.stack.reads_all)
         self.track = self.trace or self.output.tracks

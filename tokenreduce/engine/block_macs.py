@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
 from ..backbones.block import BlockView
 
 
-def block_macs(view: BlockView, tokens_in: int, tokens_out: int, memory: int = 0) -> int:
+def block_macs(view: BlockView, tokens_in: Any, tokens_out: Any, memory: Any = 0) -> Any:
     """Multiply-adds of one block for one sample: attention on ``tokens_in``, MLP half on ``tokens_out``.
 
     Weight matrices times tokens, plus the two products of each attention (2 * tokens_in * keys * width; the width
     is the input of the output projection, the last linear layer of its part). ``memory`` is the number of
-    tokens that a cross-attention has for keys.
+    tokens that a cross-attention has for keys. Each number may be (B,), one for each sample; so are the multiply-adds
+    then.
     """
     attention = tokens_in * (_weights(view.attention_parts) + 2 * tokens_in * _width(view.attention_parts))
     crossed = tokens_in * (_weights(view.cross_parts) + 2 * memory * _width(view.cross_parts))

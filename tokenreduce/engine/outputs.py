@@ -80,6 +80,24 @@ class Repeated(Full):
         return ending.restore(x) if last.drops else spread(x, last.assignment)
 
 
+class Filled(Repeated):
+    """As :class:`Repeated` where samples keep different numbers of tokens: always of the length at the start.
+
+    What a sample gives then does not depend on who else is in the batch. Where tokens were only dropped, each of them
+    becomes the mean of those that the sample keeps.
+    """
+
+    def __call__(self, x: Tensor, ending: Ending) -> Tensor:
+        last = ending.last
+        if last.size is not None or last.assignment is None or not ending.undo:
+            return super().__call__(x, ending)
+        prefix = last.layout.prefix(last.layout.name)
+        share = torch.ones_like(x[..., :1]) if last.real is None else last.real[..., None].to(x.dtype)
+        share = share[:, prefix:]
+        mean = (x[:, prefix:] * share).sum(dim=1, keepdim=True) / share.sum(dim=1, keepdim=True).clamp(min=1)
+        return spread(x, last.assignment, mean)
+
+
 class StreamRestored(Full):
     """The tokens of one stream in front, at their original positions; what is left of the others follows.
 
@@ -111,7 +129,14 @@ class StreamRestored(Full):
         return torch.cat([ending.restore(x)[:, :count], x[:, rest:]], dim=1)
 
 
-def output_of(name: str) -> Reduced:
-    """What a stack's ``output`` stands for: ``"reduced"``, ``"repeated"``, ``"full"``, or the name of a stream."""
+def output_of(name: str, ragged: bool = False, reads_all: bool = False) -> Reduced:
+    """What a stack's ``output`` stands for: ``"reduced"``, ``"repeated"``, ``"full"``, or the name of a stream.
+
+    Args:
+        ragged: whether samples may keep different numbers of tokens.
+        reads_all: whether what follows reads every token of a ``"reduced"`` output; ragged ones are then restored.
+    """
     plain = {"reduced": Reduced, "repeated": Repeated, "full": Full}
+    if ragged:
+        plain |= {"repeated": Filled, "reduced": Full if reads_all else Reduced}
     return plain[name]() if name in plain else StreamRestored(name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..backbones.block import BlockView, Role
+from ..core.site import Site
 from ..core.state import State
 from ..core.trace import Trace
 from .block_macs import block_macs
@@ -17,22 +18,64 @@ from .block_macs import block_macs
 
 @dataclass(frozen=True)
 class SiteTokens:
-    """Tokens of one stream before and after one site."""
+    """Tokens of one stream before and after one site.
+
+    Where samples keep different numbers, ``tokens_in`` and ``tokens_out`` are means over the samples, rounded, and
+    ``spread`` is the standard deviation of what they keep.
+    """
 
     stack: str
     layer: int
     stream: str
     tokens_in: int
     tokens_out: int
+    spread: float = 0.0
+
+
+class SiteCounts(NamedTuple):
+    """The same as a pass notes it: numbers, or (B,) one for each sample, which nobody has waited for yet."""
+
+    site: Site
+    stream: str
+    before: int | Tensor
+    after: int | Tensor
+
+    @classmethod
+    def of(cls, site: Site, stream: str, before: State, after: State) -> SiteCounts:
+        """Of a stream, or a sequence by its name, in the states before and after."""
+        return cls(site, stream, tokens_of(before, stream), tokens_of(after, stream))
+
+    def tokens(self) -> SiteTokens:
+        """The numbers; waits for them."""
+        means = round(mean(self.before)), round(mean(self.after))
+        return SiteTokens(self.site.stack, self.site.layer, self.stream, *means, spread(self.after))
+
+
+def tokens_of(state: State, stream: str) -> int | Tensor:
+    """Tokens of a stream, or a sequence by its name; (B,) where samples have different numbers."""
+    counts = state.counts(stream)
+    if counts is not None:
+        return counts
+    return state.layout.length if stream == state.layout.name else state.layout.lengths[stream]
+
+
+def mean(count: int | Tensor) -> float:
+    """A number of tokens, or its mean over the samples."""
+    return float(count.double().mean()) if isinstance(count, Tensor) else count
+
+
+def spread(count: int | Tensor) -> float:
+    """Standard deviation over the samples; 0 where all have the same number."""
+    return float(count.double().std(correction=0)) if isinstance(count, Tensor) else 0.0
 
 
 class Record:
-    """What one forward pass through a stack did. Tensors are only kept for a trace.
+    """What one forward pass through a stack did. Tensors of tokens are only kept for a trace.
 
     Attributes:
-        sites: tokens of each stream before and after each site.
-        initial, tokens: tokens of each stream at the start and at the end.
-        between: tokens of each sequence before the first block and after each.
+        initial: tokens of each stream at the start.
+        between: length of each sequence before the first block and after each, with what fills up shorter samples.
+        counts: tokens of each stream at the end, (B,) where samples keep different numbers.
         losses: what the reducer added to the loss, by name, with gradient; a copy has none.
         gates: (B, n) by stream, how much each token counted at the end, without gradient; streams without are left out.
         trace: where each input token went; None where none is kept (``attach(..., trace=True)``).
@@ -40,27 +83,44 @@ class Record:
 
     def __init__(
         self,
-        sites: list[SiteTokens],
-        first: Mapping[str, State],
-        last: Mapping[str, State],
-        between: list[dict[str, int]],
+        sites: list[SiteCounts],
+        states: Sequence[Mapping[str, State]],
         *,
         trace: bool,
         losses: Sequence[Mapping[str, Tensor]],
         blocks: Sequence[tuple[BlockView, Role]],
         early: bool,
     ) -> None:
-        self.sites, self.between = sites, between
+        first, last = states[0], states[-1]
+        self._sites = sites
+        self.between = [{name: state.layout.length for name, state in now.items()} for now in states]
+        self._between = [{name: tokens_of(state, name) for name, state in now.items()} for now in states]
         self.losses = sum_by_name(losses)
         self.initial = {name: n for state in first.values() for name, n in state.layout.lengths.items()}
-        self.tokens = {name: n for state in last.values() for name, n in state.layout.lengths.items()}
+        self.counts = {name: tokens_of(state, name) for state in last.values() for name in state.layout.lengths}
+        self._lengths = {name: n for state in last.values() for name, n in state.layout.lengths.items()}
         self.gates = {name: gate.detach() for state in last.values() for name, gate in state.gates.items()}
         self._blocks, self._early = blocks, early
         self.trace: Trace | None = None
         if trace:
             size = torch.cat([_sizes(state) for state in last.values()], dim=1)
             source = concatenate_assignments(list(last.values()))
-            self.trace = Trace(source, size, self.initial, self.tokens, _scattered(list(first.values())))
+            self.trace = Trace(source, size, self.initial, self._lengths, _scattered(list(first.values())))
+
+    @property
+    def sites(self) -> list[SiteTokens]:
+        """Tokens of each stream before and after each site."""
+        return [site.tokens() for site in self._sites]
+
+    @property
+    def tokens(self) -> dict[str, int | float]:
+        """Tokens of each stream at the end; the mean over the samples where they keep different numbers."""
+        return {name: mean(count) for name, count in self.counts.items()}
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Standard deviation over the samples of the tokens of each stream at the end; 0 where all keep as many."""
+        return {name: spread(count) for name, count in self.counts.items()}
 
     @property
     def remarks(self) -> list[str]:
@@ -72,16 +132,27 @@ class Record:
         """Multiply-adds of the blocks for one sample, without and with reduction.
 
         Linear layers and the two attention products; the reducer's own work is not counted
-        (:func:`tokenreduce.count_macs` counts that too).
+        (:func:`tokenreduce.count_macs` counts that too). Where samples keep different numbers of tokens, each counts by
+        its own, as if it were alone, and this is the mean: what fills up shorter ones costs time but is not in here.
         """
-        before = after = 0
+        before, after = self._macs()
+        return before, round(mean(after))
+
+    @property
+    def macs_of_samples(self) -> int | Tensor:
+        """The second of :attr:`macs`; (B,), one for each sample, where they keep different numbers of tokens."""
+        return self._macs()[1]
+
+    def _macs(self) -> tuple[int, int | Tensor]:
+        before: int = 0
+        after: int | Tensor = 0
         start = self.between[0]
         for index, (view, role) in enumerate(self._blocks):
-            later = self.between[index + 1]
-            now = later if self._early else self.between[index]  # then attention sees what is left too
+            later = self._between[index + 1]
+            now = later if self._early else self._between[index]  # then attention sees what is left too
             memory = role.memory or role.own  # without a memory nothing is counted for it
             before += block_macs(view, start[role.own], start[role.own], start[memory])
-            after += block_macs(view, now[role.own], later[role.own], now[memory])
+            after = after + block_macs(view, now[role.own], later[role.own], now[memory])
         return before, after
 
     def __getstate__(self) -> dict[str, Any]:

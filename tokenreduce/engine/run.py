@@ -30,7 +30,7 @@ from ..methods.contract import check_reductions
 from .attention import attend
 from .binding import Binding
 from .outputs import Ending, Undo
-from .record import Record, SiteTokens
+from .record import Record, SiteCounts
 from .site_io import BlockTokens, SiteReader
 
 States = dict[str, State]
@@ -65,7 +65,7 @@ class Run:
         self.states: list[States | None] = [None] * (len(binding.views) + 1)
         self.undo: dict[tuple[int, str], Undo] = {}
         self.done: dict[tuple[int, str], Reduction] = {}
-        self.counts: dict[int, list[SiteTokens]] = {}
+        self.counts: dict[int, list[SiteCounts]] = {}
         self.memory: dict[int, Tensor] = {}
 
     def start(
@@ -137,9 +137,7 @@ class Run:
         if not self.paused:
             binding.last = Record(
                 [row for index in sorted(self.counts) for row in self.counts[index]],
-                first,
-                last,
-                [{name: s.layout.length for name, s in states.items()} for states in self.states if states],
+                [states for states in self.states if states],
                 trace=binding.trace,
                 losses=list(self.losses.values()),
                 blocks=binding.blocks,
@@ -246,11 +244,9 @@ class Run:
         reductions = {n: value for n, value in chosen.items() if isinstance(value, Reduction) and n in names}
         if not reductions:
             if sequence == binding.roles[index].own or state is not seen.state:  # a memory, where something is done
-                rows += [SiteTokens(site.stack, site.layer, name, n, n) for name, n in layout.lengths.items()]
+                rows += [SiteCounts.of(site, name, state, state) for name in layout.lengths]
             return x, None, state
         whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
-        before = {layout.name: layout.length} if layout.name in reductions else layout.lengths
-        rows += [SiteTokens(site.stack, site.layer, name, n, left.lengths[name]) for name, n in before.items()]
         gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
         tokens = Tokens(x, state.size, state.real).after(whole)
         assignment, kept = state.assignment, None
@@ -269,7 +265,10 @@ class Run:
             drops=state.drops or whole.drops,
             gates={**state.gates, **gates},
             positions=state.moved(whole),
+            valid=state.valid_after(whole),
         )
+        before = [layout.name] if layout.name in reductions else list(layout.lengths)
+        rows += [SiteCounts.of(site, name, state, changed) for name in before]
         return tokens.x, kept, changed
 
 

@@ -95,9 +95,10 @@ class SiteReader:
         if seen.projected is None:
             return None
         has_class_token = is_own and len(seen.state.layout.streams) == 1
-        query, key, readout = seen.projected.query, seen.projected.key, self.stack.readout
+        query, key, value = seen.projected.query, seen.projected.key, seen.projected.value
         causal = is_own and self.view.causal
-        return SeenAttention(query, key, seen.bias, self.view.scale, readout, has_class_token, text, causal)
+        scale, readout = self.view.scale, self.stack.readout
+        return SeenAttention(query, key, seen.bias, scale, readout, has_class_token, text, causal, value)
 
     def _stream(self, seen: BlockTokens, attention: SeenAttention | None, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
@@ -109,7 +110,7 @@ class SiteReader:
         size, real = (None if side is None else take_columns(side, columns) for side in (state.size, state.real))
         initial = state.initial.length if whole else state.initial.lengths.get(name)
         return Stream(
-            Tokens(x, size, real, layout.prefix(name)),
+            Tokens(x, size, real, layout.prefix(name), ragged=state.valid is not None),
             Signals(sources, frozenset(self.reducer.needs)),
             self.training,
             layout.all_kinds(x.shape[0], x.device) if whole else None,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .._torch import call
-from ..measure.macs import count_macs
+from ..engine.record import spread
+from ..measure.macs import sample_macs
 from ..measure.memory import peak_activation_bytes
 from ..measure.overhead import overhead
 from .context import Context, Finite, attach_row
@@ -20,13 +22,18 @@ SHARE_OF_MEMORY = 0.3
 
 @dataclass
 class Cost:
-    """A cell: multiply-adds per sample, tokens site by site and at the end, bytes of activations."""
+    """A cell: multiply-adds per sample, tokens site by site and at the end, bytes of activations.
+
+    Means over the samples, with their spread, where samples keep different numbers of tokens.
+    """
 
     macs: int
     sites: list[tuple[str, int, str, int, int]]
     tokens: dict[str, int]
     peak: int
     training: int
+    tokens_spread: float = 0.0
+    macs_spread: float = 0.0
 
 
 def cost(bench: Context, row: Row) -> None:
@@ -37,20 +44,29 @@ def cost(bench: Context, row: Row) -> None:
     row.tokens = sum(row.tokens_by_stream.values())
     row.sites = [SiteTokens(*site) for site in found.sites]
     row.macs, row.memory_batch = found.macs, bench.cost_batch
+    row.tokens_spread, row.macs_spread = found.tokens_spread or None, found.macs_spread or None
     row.peak_memory_bytes, row.training_memory_bytes = found.peak, found.training
 
 
 def _cost(bench: Context, row: Row) -> Cost:
     inputs = bench.inputs(bench.cost_batch, row.input_size)
     with attach_row(bench, row) as handle:
-        macs, record = count_macs(handle.model, inputs, samples=bench.cost_batch), handle.last
+        macs = sample_macs(handle, inputs, bench.cost_batch)
+        if len(macs) > 1:  # that was one by one
+            with torch.no_grad():
+                call(handle.model, inputs)
+        record = handle.last
         assert record is not None
+        first = next(iter(record.stacks.values()))
+        left = list(first.counts.values())
         return Cost(
-            macs=macs,
+            macs=round(statistics.fmean(macs)),
             sites=[(r.stack, r.layer, r.stream, r.tokens_in, r.tokens_out) for r in record.sites],
-            tokens={name: round(count) for name, count in next(iter(record.stacks.values())).tokens.items()},
+            tokens={name: round(count) for name, count in first.tokens.items()},
             peak=peak_activation_bytes(handle.model, inputs),
             training=peak_activation_bytes(handle.model, inputs, graph=True),
+            tokens_spread=spread(sum(left[1:], start=left[0])),
+            macs_spread=statistics.pstdev(macs),
         )
 
 

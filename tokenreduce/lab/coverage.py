@@ -73,7 +73,7 @@ def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | 
             first = last = 0
             (reduced,) = handle.stacks.values()
             if reduced.last is not None:
-                first, last = sum(reduced.last.initial.values()), sum(reduced.last.tokens.values())
+                first, last = sum(reduced.last.initial.values()), round(sum(reduced.last.tokens.values()))
             signals = tuple(sorted(reduced.reducer.needs))
             return Cell(adapter, label, name, reducer, (first, last), "", tuple(handle.notes), signals)
     except UnsupportedModelError as error:

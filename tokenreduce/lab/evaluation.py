@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ..attachments.handle import Attachment
 from ..errors import OptionError, UnfitReducerError, guard
 from ..measure.calibration import solve_options
+from ..measure.macs import keeps_by_sample
 from ..tasks.retrieval import WholeMetric
 from .context import Context, attach_arguments, attach_row
 from .result import Row
@@ -44,6 +45,7 @@ def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> N
     """Solve for the row's level, if it has one, and put the options in force, its seeds and its notes into it."""
     if row.ratio is not None or row.target_macs is not None:
         level = {"ratio": row.ratio, "macs": row.target_macs, "dense": dense if row.ratio is None else None}
+        level["samples"] = bench.cost_batch
         facts = {**bench.facts(row), **level, **bench.of_first}
         work = partial(bench.team.alone, partial(_solve, bench, row, dense))
         solved: Solved = bench.cell("solve", Solved, facts, work)
@@ -79,8 +81,10 @@ def options_in_force(row: Row, handle: Attachment) -> tuple[Any, dict[str, Any]]
 
 
 def _solve(bench: Context, row: Row, dense: int) -> Solved:
-    samples = 1 if row.target_macs is None else bench.cost_batch
     given = attach_arguments(row)
+    with bench.names_of(row), bench.attach(bench.model, given) as handle:
+        several = row.target_macs is not None or keeps_by_sample(handle)  # then it is a mean
+    samples = bench.cost_batch if several else 1
     inputs = bench.inputs(samples)
     put = partial(bench.attach, bench.model)
     level: dict[str, Any] = {"ratio": row.ratio, "share": row.target_macs, "dense": dense}

@@ -149,6 +149,8 @@ class Row:
         tokens: tokens left at the end of the (first) stack, ``tokens_by_stream`` the same apart.
         sites: tokens site by site.
         macs: multiply-adds per sample, the reducer's own included; ``macs_share`` of the baseline's.
+        tokens_spread, macs_spread: standard deviations over the samples where they keep different numbers of tokens, so
+            that ``tokens`` and ``macs`` are means; else None.
         paces: time at several batch sizes.
         peak_memory_bytes: peak activation memory of one batch (of ``memory_batch`` samples) in inference;
             ``training_memory_bytes`` the same with what a backward pass needs kept.
@@ -179,6 +181,8 @@ class Row:
     sites: list[SiteTokens] = field(default_factory=list)
     macs: Count | None = None
     macs_share: Number | None = None
+    tokens_spread: Number | None = None
+    macs_spread: Number | None = None
     paces: list[BatchTiming] = field(default_factory=list)
     memory_batch: Count | None = None
     peak_memory_bytes: Count | None = None

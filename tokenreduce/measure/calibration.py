@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..attachments.lifecycle import attach
 from ..errors import UnfitReducerError
 from ..tasks.data import on_device
 from ..tasks.task import Task
-from .macs import count_macs
+from .macs import count_macs, sample_macs
 
 STEPS, TOLERANCE, MOST = 16, 0.002, 1e4
 
@@ -80,7 +81,7 @@ def solve_options(
     def measure(factor: float) -> float:
         with put(scaled(factor)) as handle, torch.no_grad():
             if share is not None:
-                return count_macs(model, inputs, samples=samples) / dense
+                return statistics.fmean(sample_macs(handle, inputs, samples)) / dense
             call(model, inputs)
             return tokens_left(handle)
 
@@ -92,6 +93,8 @@ def solve_options(
 
 def tokens_left(handle: Attachment) -> float:
     """Share of the tokens of the main stream that the last forward pass left: at the end of the first stack named.
+
+    The mean over the samples where they keep different numbers.
 
     Where several stacks are reduced one after the other, it is of the most that any of them began with.
     """

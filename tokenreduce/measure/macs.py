@@ -10,12 +10,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .._torch import call
+from .._torch import Inputs, call
+from ..attachments.handle import Attachment
+from ..tasks.data import take
 
 DEFINITION = (
     "Multiply-adds of one forward pass per sample: half of what torch.utils.flop_counter counts (matrix products, "
     "convolutions, attention; the reducer's own included). Not counted is whatever has no formula there: elementwise "
-    "work, norms, softmax outside fused attention, sorting, gathering, scattering."
+    "work, norms, softmax outside fused attention, sorting, gathering, scattering. Where samples keep different "
+    "numbers of tokens it is the mean over samples that are run one by one: what fills up the shorter ones of a batch "
+    "is in the times, not in here."
 )
 
 
@@ -33,6 +37,21 @@ def count_macs(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...], *,
     counter = _run(model, inputs)
     flops: int = counter.get_total_flops()
     return round(flops / 2 / samples)
+
+
+def sample_macs(handle: Attachment, inputs: Inputs, samples: int) -> list[int]:
+    """Multiply-adds of each of so many samples; one number, of all, where all keep the same number of tokens.
+
+    Where they do not, each runs alone, so that what fills up the shorter ones of a batch is not counted.
+    """
+    if not keeps_by_sample(handle):
+        return [count_macs(handle.model, inputs, samples=samples)]
+    return [count_macs(handle.model, take(inputs, samples, [index])) for index in range(samples)]
+
+
+def keeps_by_sample(handle: Attachment) -> bool:
+    """Whether samples may keep different numbers of tokens."""
+    return any(one.reducer.ragged for one in handle.stacks.values())
 
 
 def uncounted_operators(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> list[str]:

@@ -31,7 +31,8 @@ class RandomDrop(Reducer):
     it is fresh each time (torch's generator). Padding goes first; protected tokens stay; order is kept.
 
     Args:
-        keep: share of the removable tokens that stay at each site (float, rounded up) or their number (int), or a list.
+        keep: share of the removable tokens that stay at each site (float, rounded up) or their number (int), or a list;
+            or a rule (``tokenreduce.Budget.energy(0.95, cap=64)``), by which each sample keeps a number of its own.
         remove: number (int) or share (float, rounded) that go at each site, a list, or ``(r, inflection)``.
         seed: of the draws in evaluation.
     """
@@ -39,6 +40,7 @@ class RandomDrop(Reducer):
     seed: int = 0
 
     stochastic = True
+    by_sample = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +48,5 @@ class RandomDrop(Reducer):
 
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams[streams.main]
-        remove = self.count(self.budget, site, stream.tokens)
-        if remove <= 0:
-            return {}
-        return {streams.main: stream.tokens.keep_top(random_score(stream, site, self.seed), remove=remove)}
+        reduction = self.keep_top(stream, site, lambda: random_score(stream, site, self.seed))
+        return {} if reduction is None else {streams.main: reduction}

@@ -14,6 +14,7 @@ from ..core.streams import Streams
 from ..errors import OptionError, UnfitReducerError, UnsupportedCallError
 from ..registry.registry import default_registry
 from .backbone import Backbone
+from .baselines import NoReduction
 from .contract import check_reductions
 from .part import Part
 from .reducer import BaseReducer
@@ -79,8 +80,16 @@ class Chain(WrapperReducer):
         return sorted({layer for part in self.parts for layer in part.placed(backbone)})
 
     def check_sites(self, sites: int) -> None:
+        ragged = None
         for part in self.parts:
             part.reducer.check_sites(sites if part.layers is None else len(part.layers))
+            ragged = ragged or (part.name if part.reducer.ragged else None)
+        for part in self.parts if ragged else ():
+            if not (part.reducer.by_sample or isinstance(part.reducer, NoReduction)):
+                raise OptionError(
+                    f"{ragged} keeps different numbers of tokens in different samples, and {part.name} takes the same "
+                    f"number from all; give {ragged} a share or a number, or chain it with methods that rank tokens"
+                )
 
     def bind(self, backbone: Backbone) -> BoundChain:
         parts, inside = [], []

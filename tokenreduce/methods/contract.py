@@ -34,6 +34,12 @@ def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, r
             if shape != expected:
                 raise UnsupportedCallError(f"{kind}: the gate of {name!r} must be {expected}, got {shape}")
             continue
+        already = any(stream.tokens.ragged for stream in streams.values())
+        if reduction.valid is not None and not (reducer.ragged or already):
+            raise UnsupportedCallError(
+                f"{kind}: the reduction of {name!r} keeps different numbers of tokens in different samples (valid), "
+                f"which {kind} does not say; set ragged = True in the class"
+            )
         if reduction.length != valid[name]:
             raise UnsupportedCallError(
                 f"{kind}: the reduction of {name!r} is for {reduction.length} tokens, the stream has {valid[name]}"

@@ -15,11 +15,12 @@ that model, such as an ``nn.Module`` with weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
 from ..core.budget import Budget
@@ -28,7 +29,7 @@ from ..core.reduction import Reduction
 from ..core.schedules import spaced_layers
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
-from ..core.streams import Streams
+from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
 from ..errors import OptionError, UnfitReducerError
 from ..registry.registry import Registry, default_registry
@@ -78,10 +79,13 @@ class BaseReducer(SiteReducer):
     Attributes:
         version: of the options, saved with them: goes up when options of old files mean something else.
         default_layers: of 12, where it acts when nobody says.
+        by_sample: whether it can keep different numbers of tokens in different samples: its budgets may be rules, and
+            it may follow another method that does so. It chooses by :meth:`keep_top` then, or by counts of its own.
     """
 
     version: ClassVar[int] = 1
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
+    by_sample: ClassVar[bool] = False
     _budgets: ClassVar[Mapping[str, Budget] | None] = None  # of the class none; each reducer has its own
 
     def __post_init__(self) -> None:
@@ -165,14 +169,19 @@ class BaseReducer(SiteReducer):
         return self.layers(Backbone("vision", depth, ("image",), frozenset(SIGNALS), False, "a model"))
 
     def check_sites(self, sites: int) -> None:
-        """Raise :class:`OptionError` when a budget does not fit the acting sites: a list with more entries, a rule."""
+        """Raise OptionError when a budget does not fit the acting sites, or is a rule and the method takes none."""
         for name, budget in self.budgets().items():
             budget.check(sites, name)
-            if budget.rule is not None:
+            if budget.rule is not None and not self.by_sample:
                 raise OptionError(
                     f"{name} of {type(self).__name__} is a rule, by which samples keep different numbers of tokens; it "
-                    "takes the same number from all: give a share or a number"
+                    "takes the same number from all: give a share or a number, or use a method that ranks tokens"
                 )
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples may keep different numbers of tokens: by default, where a budget is a rule."""
+        return any(budget.rule is not None for budget in (self._budgets or self.budgets()).values())
 
     def bind(self, backbone: Backbone) -> SiteReducer:
         """What runs on this backbone: the reducer itself, one with open options resolved, or something made for it.
@@ -240,6 +249,52 @@ class BaseReducer(SiteReducer):
     def count(self, budget: Budget, site: Site, tokens: Tokens) -> int:
         """How many tokens of a stream go at a site; a method that cannot remove as many gives less."""
         return budget.at(site, tokens.removable)
+
+    def kept_counts(self, stream: Stream, site: Site, score: Tensor) -> Tensor:
+        """(B,) how many of the tokens that are not protected each sample keeps by the one budget.
+
+        Args:
+            score: (B, N), higher stays.
+        """
+        tokens, budget = stream.tokens, self.budget
+        real = None if tokens.real is None else tokens.real[:, tokens.prefix :]
+        if budget.rule is None and not tokens.ragged:
+            kept = tokens.removable - self.count(budget, site, tokens)
+            return torch.full(tokens.x.shape[:1], kept, device=tokens.x.device)
+        counts = budget.counts(site, score[:, tokens.prefix :], tokens.x[:, tokens.prefix :], real)
+        return budget.counts_of(site, tokens.own_counts(), tokens.removable) if counts is None else counts
+
+    def removes_nothing(self, site: Site, tokens: Tokens) -> bool:
+        """Whether the one budget says, whatever the tokens hold, that all stay; known on the host."""
+        budget, free = self.budget, tokens.removable
+        if budget.rule is not None:
+            return free <= budget.rule.least or budget.factor == 0
+        return all(budget.at(site, n) == 0 for n in (range(free + 1) if tokens.ragged else (free,)))
+
+    def keep_top(
+        self, stream: Stream, site: Site, score: Callable[[], Tensor], *, order: str = "original"
+    ) -> Reduction | None:
+        """Keep the tokens of a stream with the highest score, as many as the one budget says; None where all stay.
+
+        The budget may be a rule; and samples may have different numbers of tokens already, each then loses by its own.
+        The host waits once in both cases (:meth:`Tokens.keep_top` tells when it does not). Where all samples turn out
+        to keep the same number, it is as with a number.
+
+        Args:
+            score: makes (B, N) when it is needed, higher stays.
+            order: as :meth:`Tokens.keep_top` has it.
+        """
+        tokens, budget = stream.tokens, self.budget
+        if self.removes_nothing(site, tokens):
+            return None
+        if budget.rule is None and not tokens.ragged:
+            remove = self.count(budget, site, tokens)
+            return None if remove <= 0 else tokens.keep_top(score(), remove=remove, order=order)
+        value = score()
+        counts, cap = self.kept_counts(stream, site, value), budget.cap(site, tokens.removable)
+        bucket = None if budget.rule is None else budget.rule.bucket
+        reduction = tokens.keep_top(value, counts=counts, cap=cap, bucket=bucket, order=order)
+        return None if reduction.count == tokens.count and reduction.valid is None else reduction
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction | Gate:
         """Take ``remove`` tokens away from a stream (``remove`` is at least 1).

@@ -56,6 +56,11 @@ class SiteReducer:
         return False
 
     @property
+    def ragged(self) -> bool:
+        """Whether samples may keep different numbers of tokens (:attr:`Reduction.valid`)."""
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user, shown by the handle."""
         return ()
@@ -116,6 +121,10 @@ class BoundReducer(SiteReducer):
     @property
     def stochastic(self) -> bool:
         return bool(self.reducer.stochastic)
+
+    @property
+    def ragged(self) -> bool:
+        return bool(self.reducer.ragged)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -43,6 +43,10 @@ class _Around(SiteReducer):
         return any(other.stochastic for other in self.inside)
 
     @property
+    def ragged(self) -> bool:
+        return any(other.ragged for other in self.inside)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(note for other in self.inside for note in other.notes))
 

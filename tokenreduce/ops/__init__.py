@@ -5,7 +5,7 @@ from __future__ import annotations
 from .attention_rows import attention_rows, received_attention
 from .matching import bipartite
 from .noise import hash_noise
-from .selection import others, top
+from .selection import others, top, top_of_each
 from .similarity import at_least_float, text_similarity
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "received_attention",
     "text_similarity",
     "top",
+    "top_of_each",
 ]

@@ -36,6 +36,43 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
 
 
 @torch.no_grad()
+def top_of_each(
+    score: Tensor,
+    counts: Tensor,
+    length: int,
+    *,
+    prefix: int = 0,
+    real: Tensor | None = None,
+    order: str = "original",
+) -> tuple[Tensor, Tensor]:
+    """As :func:`top` for samples that keep different numbers: indices (B, prefix + length), and which are valid.
+
+    Of equal scores the earlier token stays, however long the batch is. The invalid ones come last and point at tokens
+    that are not kept. A sample that keeps all its tokens has them in their original order, as if nothing were done.
+
+    Args:
+        counts: (B,) number of tokens to keep besides the prefix, at most ``length``.
+        length: of the batch.
+
+    Raises:
+        OptionError: another order.
+    """
+    if order not in ("original", "score"):
+        raise OptionError(f"order must be 'original' or 'score', got {order!r}")
+    score = score.detach() if score.is_floating_point() else score.float()
+    if real is not None:
+        score = score.masked_fill(~real, float("-inf"))
+    index = score[:, prefix:].argsort(dim=1, descending=True, stable=True)[:, :length] + prefix
+    place = torch.arange(prefix + length, device=index.device)
+    valid = place < counts[:, None] + prefix
+    rank, behind = place[prefix:], torch.where(valid[:, prefix:], index, index + score.shape[1])
+    free = score.shape[1] - prefix if real is None else real[:, prefix:].sum(dim=1)
+    key = behind if order == "original" else torch.where((counts >= free)[:, None], behind, rank)
+    index = index.gather(1, key.argsort(dim=1))
+    return torch.cat([place[:prefix].expand(index.shape[0], -1), index], dim=1), valid
+
+
+@torch.no_grad()
 def others(keep: Tensor, length: int) -> Tensor:
     """Indices (B, N - K) that are not in ``keep`` (B, K), ascending."""
     taken = torch.zeros(keep.shape[0], length, dtype=torch.int8, device=keep.device).scatter(1, keep, 1)

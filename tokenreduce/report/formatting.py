@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
@@ -71,6 +72,11 @@ def interval(ends: Any) -> str:
 def plus_minus(value: Any, spread: Any) -> str:
     """``1.83 ± 0.02``."""
     return NONE if finite(value) is None else f"{number(value, 2)} ± {number(spread, 2)}"
+
+
+def mean_spread(text: str, spread: Any, words: Callable[[Any], str]) -> str:
+    """A mean over samples with its standard deviation, ``46 ± 7``; the number alone where there is none."""
+    return f"{text} ± {words(spread)}" if finite(spread) else text
 
 
 def size(value: Any) -> str:

@@ -8,7 +8,20 @@ from functools import partial
 from itertools import groupby
 
 from ..lab.result import Result, Row
-from .formatting import NONE, finite, interval, macs, number, p_value, percent, points, seconds, size, throughput
+from .formatting import (
+    NONE,
+    finite,
+    interval,
+    macs,
+    mean_spread,
+    number,
+    p_value,
+    percent,
+    points,
+    seconds,
+    size,
+    throughput,
+)
 from .series import level, measure
 
 
@@ -118,11 +131,13 @@ def _to_control(row: Row) -> Cell:
 
 def _tokens(row: Row) -> Cell:
     apart = " + ".join(f"{number(count)} {name}" for name, count in row.tokens_by_stream.items())
-    return Cell(number(row.tokens), apart if len(row.tokens_by_stream) > 1 else "")
+    left = mean_spread(number(row.tokens), row.tokens_spread, partial(number, digits=1))
+    return Cell(left, apart if len(row.tokens_by_stream) > 1 else "")
 
 
 def _macs(row: Row) -> Cell:
-    return Cell(macs(row.macs), "" if finite(row.macs_share) is None else percent(row.macs_share, 0))
+    count = mean_spread(macs(row.macs), row.macs_spread, macs)
+    return Cell(count, "" if finite(row.macs_share) is None else percent(row.macs_share, 0))
 
 
 def _speed(row: Row, batch: int) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -15,7 +16,20 @@ from rich.text import Text
 
 from ..lab.result import Result, Row
 from ..lab.verdict import break_even_line
-from .formatting import NONE, interval, macs, number, one_line, p_value, percent, plus_minus, points, seconds, size
+from .formatting import (
+    NONE,
+    interval,
+    macs,
+    mean_spread,
+    number,
+    one_line,
+    p_value,
+    percent,
+    plus_minus,
+    points,
+    seconds,
+    size,
+)
 from .formatting import throughput as rate
 from .page_table import group_table
 from .series import measure
@@ -98,13 +112,14 @@ def tables(title: str, corner: str, names: Sequence[str], columns: Sequence[Colu
 def accuracy(result: Result, title: str, width: int) -> Iterator[Table]:
     """One row per reducer: accuracy against what it leaves of tokens and multiply-adds."""
     rows, baseline = result.rows, one_line(result.setup.get("baseline", "baseline"))
+    tenth = partial(number, digits=1)
     columns = [
         Column("accuracy", ["failed" if row.failed is not None else percent(row.accuracy) for row in rows]),
         Column("95 %", [interval(row.interval) for row in rows]),
         Column("change", [points(row.versus_baseline.difference) if row.versus_baseline else "" for row in rows]),
         Column("p", [_adjusted(row) for row in rows]),
-        Column("tokens", [number(row.tokens) for row in rows]),
-        Column("MACs", [macs(row.macs) for row in rows]),
+        Column("tokens", [mean_spread(number(row.tokens), row.tokens_spread, tenth) for row in rows]),
+        Column("MACs", [mean_spread(macs(row.macs), row.macs_spread, macs) for row in rows]),
         Column(f"of {baseline}", [percent(row.macs_share, 0) for row in rows]),
     ]
     return tables(title, "reducer", [row.name for row in rows], columns, width)

@@ -145,7 +145,7 @@ class AdapterConformance:
                     assert got == shapes, f"stack {stack!r} gives back {got}, the plain model {shapes}"
 
     def test_signals_are_what_is_promised(self, example: Example) -> None:
-        """``provides`` of a layer's blocks can be read: keys are finite, attention is a share of one, and it varies."""
+        """``provides`` of a layer's blocks can be read: each is finite, and attention is a share of one."""
         model = example.model
         for stack in self._stacks(model):
             promised = frozenset[str]().union(*(one for one in self._provided(self._stack(model, stack))))

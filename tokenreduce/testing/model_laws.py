@@ -68,9 +68,10 @@ class ModelLaws(ReducerCase):
                 assert type(row.tokens_in) is int and type(row.tokens_out) is int, "counts are whole numbers"
                 assert 0 < row.tokens_out <= row.tokens_in, row
             assert self.baseline or any(row.tokens_out < row.tokens_in for row in rows), f"nothing went: {rows}"
+            ragged = reduced_stack(handle).reducer.ragged
             for change in (torch.zeros_like, lambda x: 100 * x, torch.ones_like):
                 subject.run(change_inputs(subject.inputs, change))
-                assert last(handle).sites == rows, "other pictures, other numbers of tokens"
+                assert ragged or last(handle).sites == rows, "other pictures, other numbers of tokens"
 
     def test_a_budget_of_zero_changes_nothing(self, subject: Subject) -> None:
         with torch.no_grad():
@@ -86,17 +87,24 @@ class ModelLaws(ReducerCase):
                 assert torch.equal(source, torch.arange(source.shape[1]).expand_as(source)), "a token went elsewhere"
 
     def test_samples_are_reduced_one_by_one(self, subject: Subject) -> None:
-        """In another order, or alone, a sample gives the same."""
+        """In another order, or alone, a sample gives the same.
+
+        Where samples keep different numbers of tokens, what fills up the shorter ones comes last.
+        """
         inputs = cast(batch_of_three(subject.inputs), torch.float64)
         subject.model.double()
         with subject.attach() as handle, torch.no_grad():
             if reduced_stack(handle).reducer.stochastic:
                 return
+            ragged = reduced_stack(handle).reducer.ragged
             whole = comparable_outputs(handle, subject.run(inputs))
             for rows in ([2, 0, 1], [0], [1], [2]):
                 got = comparable_outputs(handle, subject.run(pick_samples(inputs, rows)))
                 for one, every in zip(got, whole, strict=True):
-                    assert_close(one, of_samples(every, rows), 1e-6, what=f"samples {rows} of the batch by themselves")
+                    expected = of_samples(every, rows)
+                    if ragged and one.ndim == 3 and one.shape[1] < expected.shape[1]:
+                        expected = expected[:, : one.shape[1]]
+                    assert_close(one, expected, 1e-6, what=f"samples {rows} of the batch by themselves")
 
     def test_the_same_whatever_the_seed(self, subject: Subject) -> None:
         """Attach draws nothing from torch's generator; an evaluation pass gives the same bits twice."""

@@ -59,13 +59,33 @@ class StreamLaws(ReducerCase):
                     f"stream {name!r}: a protected token was changed; nothing may be folded into one"
                 )
                 if stream.tokens.count > prefix:
-                    assert reduction.count > prefix, f"stream {name!r}: one token that is not protected has to stay"
+                    assert int(reduction.counts().min()) > prefix, (
+                        f"stream {name!r}: one token that is not protected has to stay in each sample"
+                    )
 
         for_all(law)
 
     def test_the_number_of_tokens_follows_from_shapes(self, setting: Setting) -> None:
-        """The same whatever the tokens hold and whatever is padding; of a plain method, what its budget says."""
+        """The same whatever the tokens hold and whatever is padding; of a plain method, what its budget says.
+
+        A method by which samples keep different numbers (``ragged``) keeps at most the cap, known on the host.
+        """
         reducer = self.made(setting)
+
+        def capped(draw: Draw) -> None:
+            for name, stream, reduction in reductions(reducer, draw):
+                free, prefix = stream.tokens.removable, stream.tokens.prefix
+                cap = max(budget.cap(self.site_at(reducer), free) for budget in reducer.reducer.budgets().values())
+                extra = reduction.fresh
+                most = int(reduction.counts().max())
+                assert most <= reduction.count <= prefix + cap + extra, (
+                    f"stream {name!r}: {most} tokens are left, the cap is {cap} besides the {prefix} protected ones"
+                )
+
+        if reducer.ragged and reducer.reducer.budgets():
+            for_all(capped)
+        if reducer.ragged:
+            return
 
         def law(draw: Draw) -> None:
             counts = {name: reduction.count for name, _, reduction in reductions(reducer, draw)}
@@ -116,6 +136,9 @@ class StreamLaws(ReducerCase):
                 real = stream.tokens.real
                 if real is None:
                     continue
+                if reduction.valid is not None:
+                    check_padding_first(name, stream, reduction)
+                    continue
                 gone = reduction.length - (reduction.count - reduction.fresh)
                 for row, kept in zip(real, reduction.keep, strict=True):
                     lost = row.clone()
@@ -156,11 +179,13 @@ class StreamLaws(ReducerCase):
             return
 
         def law(draw: Draw) -> None:
-            whole = {name: reduction.apply(s.tokens.x) for name, s, reduction in reductions(reducer, draw)}
+            whole = {name: tokens_left(s, reduction) for name, s, reduction in reductions(reducer, draw)}
             for rows in ([2, 0, 1], [0], [1], [2]):
                 for name, stream, reduction in reductions(reducer, replace(draw, rows=rows)):
-                    got = reduction.apply(stream.tokens.x)
-                    assert_close(got, whole[name][rows], 1e-5, what=f"stream {name!r} of samples {rows} by themselves")
+                    for row, got in zip(rows, tokens_left(stream, reduction), strict=True):
+                        expected = whole[name][row]
+                        assert len(got) == len(expected), f"stream {name!r} of {rows}: other numbers of tokens"
+                        assert_close(got, expected, 1e-5, what=f"stream {name!r} of samples {rows} by themselves")
 
         for_all(law)
 
@@ -277,6 +302,22 @@ def reductions(
     return found
 
 
+def tokens_left(stream: Stream, reduction: Reduction) -> list[Tensor]:
+    """The tokens (K, C) that a reduction leaves of each sample, without what fills it up."""
+    y = reduction.apply(stream.tokens.x)
+    return list(y) if reduction.valid is None else [one[valid] for one, valid in zip(y, reduction.valid, strict=True)]
+
+
+def check_padding_first(name: str, stream: Stream, reduction: Reduction) -> None:
+    """Raise AssertionError where a sample keeps padding and loses a real token, numbers being different by sample."""
+    real, gone = stream.tokens.real, reduction.assignment() < 0
+    assert real is not None
+    padding_stays = (~real & ~gone)[:, stream.tokens.prefix :].any(dim=1)
+    assert not (padding_stays & (real & gone).any(dim=1)).any(), (
+        f"stream {name!r}: real tokens went while padding stayed; score padding below all else (tokens.keep_top does)"
+    )
+
+
 def check_reduction(name: str, stream: Stream, reduction: Reduction) -> None:
     """Raise AssertionError where a reduction says of itself what is not so."""
     tokens = stream.tokens
@@ -284,16 +325,21 @@ def check_reduction(name: str, stream: Stream, reduction: Reduction) -> None:
     assert reduction.length == count, f"{label}: length is {reduction.length}, the stream has {count} tokens"
     assert reduction.keep.shape[0] == len(tokens.x), f"{label}: keep is {tuple(reduction.keep.shape)}"
     for row in range(len(tokens.x)):
-        every = reduction.keep[row].tolist()
+        every, into = reduction.keep[row].tolist(), [] if reduction.target is None else reduction.target[row].tolist()
+        if reduction.valid is not None:
+            valid = reduction.valid[row].tolist()
+            assert all(valid[end] for end in into if end >= 0), f"{label}: a fold into what is no token"
+            every = [token for token, stands in zip(every, valid, strict=True) if stands]
         kept = [token for token in every if token >= 0]
         fresh = len(every) - len(kept)
         assert fresh <= reduction.fresh, f"{label}: {fresh} new tokens in a row, fresh says {reduction.fresh}"
         folded = [] if reduction.source is None else reduction.source[row].tolist()
+        if reduction.valid is not None:  # how many fold differs, so there may be folds into nothing
+            folded = [token for token, end in zip(folded, into, strict=True) if end >= 0]
         both = kept + folded
         assert len(set(both)) == len(both), f"{label}: a token is kept or folded twice: {sorted(both)}"
         assert all(0 <= token < count for token in both), f"{label}: an index outside 0..{count - 1}: {sorted(both)}"
         if reduction.target is not None:
-            into = reduction.target[row].tolist()
             assert all(-1 <= end < reduction.count for end in into), f"{label}: a fold into {sorted(into)}"
             assert reduction.partial or -1 not in into, f"{label}: folds are dropped (-1) without partial=True"
     size = tokens.sizes()

@@ -11,12 +11,14 @@ from hypothesis import strategies
 from torch import Tensor
 
 from ..backbones.layout import Layout
-from ..core.signals import SIGNALS, Signals
+from ..core.signals import SIGNALS, TOWER_FEATURES, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
 from ..methods.backbone import Backbone
 
+GIVEN = tuple(name for name in SIGNALS if name not in TOWER_FEATURES)
+"""Signals that synthetic streams have: those of a block."""
 WIDTH, KEY, DEPTH, TEXT = 4, 4, 12, 6
 
 
@@ -43,9 +45,7 @@ def synthetic_backbone(
     streams: tuple[str, ...] = ("text", "image"), one_sequence: bool = True, width: int = WIDTH, sites: int = 1
 ) -> Backbone:
     """What a reducer is told of the stack that these streams could come from: every signal is there."""
-    return Backbone(
-        "encoder", DEPTH, streams, frozenset(SIGNALS), one_sequence, "synthetic streams", False, width, sites
-    )
+    return Backbone("encoder", DEPTH, streams, frozenset(GIVEN), one_sequence, "synthetic streams", False, width, sites)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ class Draw:
     def _part(self, length: int, generator: torch.Generator) -> dict[str, Tensor]:
         x, keys = torch.randn(2, self.batch, length, WIDTH, generator=generator)
         attention = torch.randn(2, self.batch, length, generator=generator).softmax(dim=-1)
-        parts = {"x": x, "keys": keys, "text_attention": attention[1]}
+        norms = torch.linalg.vector_norm(keys, dim=-1)
+        parts = {"x": x, "keys": keys, "value_norms": norms, "text_attention": attention[1]}
         parts |= {"class_attention": attention[0], "readout_attention": attention[0]}
+        parts |= {"received_attention": attention[1].flip(-1)}
         return {name: self._few(value.to(self.dtype)) for name, value in parts.items()}
 
     def _few(self, value: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ class Draw:
         real, sizes, parts = self.real(), self.sizes(), {}
         for name, own in values.items():
             tokens = Tokens(own["x"], sizes[name], real[name], self.prefix if name == "image" else 1)
-            sources = {signal: partial(_told, own[signal], signal, read) for signal in SIGNALS}
+            sources = {signal: partial(_told, own[signal], signal, read) for signal in own if signal != "x"}
             parts[name] = Stream(tokens, Signals(sources, needs), training, initial=tokens.count)
         losses: dict[str, Tensor] | None = {} if training else None
         layout = Layout.of({name: part.tokens.count for name, part in parts.items()}, {"text": 1, "image": self.prefix})
@@ -159,7 +161,7 @@ def _whole(
     )
     sources = {
         signal: partial(_told, torch.cat([own[signal] for own in values.values()], dim=1), signal, read)
-        for signal in SIGNALS
+        for signal in GIVEN
     }
     kinds = layout.all_kinds(len(tokens.x))
     return Stream(tokens, Signals(sources, needs), parts["image"].training, kinds, initial=tokens.count)

@@ -23,6 +23,7 @@ class MeterVisionStack(VisionStack):
     def __init__(self, visual: VisionTransformer) -> None:
         super().__init__(visual)
         self.output, self.readout, self.guidable = "reduced", 0, False
+        self.reads_all = True
 
     def forward(self, run: Pass, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         run.start(x, {"image": x.shape[1]})
@@ -47,6 +48,7 @@ class OriginalVisionStack(Stack):
     name = "vision"
     prefix = {"image": 1}
     readout = 0
+    reads_all = True
 
     def __init__(self, visual: nn.Module) -> None:
         transformer: Any = visual.transformer  # of a class of the published code

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tokenreduce.errors import OptionError
 from tokenreduce.methods import (
@@ -20,7 +21,7 @@ from tokenreduce.methods import (
     saliency,
     saliency_on,
 )
-from tokenreduce.ops import others, top
+from tokenreduce.ops import others
 
 
 class EViT(BaseReducer):
@@ -36,7 +37,8 @@ class EViT(BaseReducer):
 
     Args:
         keep: share of the unprotected tokens that stay at each site (float in (0, 1]) or their number (int), or a list
-            with one per site.
+            with one per site; or a rule (``tokenreduce.Budget.energy(0.95, cap=64)``), by which each sample keeps a
+            number of its own.
         fuse: put one token in place of the dropped ones.
         saliency: ``"class"`` (of the token that the head reads where there is no class token), ``"readout"``,
             ``"text"``, ``"key-norm"`` or ``"random"``.
@@ -47,6 +49,8 @@ class EViT(BaseReducer):
     fuse: bool = True
     saliency: str = "class"
     seed: int = 0
+
+    by_sample = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,20 +77,31 @@ class EViT(BaseReducer):
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         stream = streams[streams.main]
         tokens = stream.tokens
-        kept = tokens.removable - self.budget.at(site, tokens.removable)
-        if kept >= tokens.removable:
-            return {}
-        score = saliency(self.saliency, stream, site, seed=self.seed)
-        keep = top(score, tokens.prefix + kept, prefix=tokens.prefix, real=tokens.real, order="score")
-        if not self.fuse:
-            return {streams.main: Reduction(keep, length=tokens.count)}
+        scores: list[Tensor] = []
+
+        def score_once() -> Tensor:
+            scores.append(saliency(self.saliency, stream, site, seed=self.seed))
+            return scores[0]
+
+        kept = self.keep_top(stream, site, score_once, order="score")
+        if kept is None or not self.fuse:
+            return {} if kept is None else {streams.main: kept}
+        score, keep = scores[0], kept.keep
         if tokens.real is not None:
             score = score * tokens.real
         if self.saliency in ("key-norm", "random"):
             score = score / score[:, tokens.prefix :].sum(dim=1, keepdim=True).clamp(min=1e-12)
-        dropped = others(keep, tokens.count)
-        keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
-        target = torch.full_like(dropped, keep.shape[1] - 1)
+        valid = None
+        if kept.valid is None and not ((self.ragged or tokens.ragged) and tokens.real is not None):
+            keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
+            dropped = others(kept.keep, tokens.count)
+            target = torch.full_like(dropped, kept.count)
+        else:  # how many are dropped differs: any token may be, and those that stay are folded into nothing
+            place, end = torch.arange(kept.count + 1, device=keep.device), kept.counts()[:, None]
+            keep = torch.where(place == end, -1, torch.cat([keep, keep[:, -1:]], dim=1))
+            valid = place < end + (tokens.own_counts()[:, None] > end - tokens.prefix)
+            dropped = torch.arange(tokens.prefix, tokens.count, device=keep.device).expand(keep.shape[0], -1)
+            target = torch.where(kept.assignment()[:, tokens.prefix :] < 0, end, -1)
         if tokens.real is not None:  # padding goes for good
             target = torch.where(tokens.real.gather(1, dropped), target, -1)
         return {
@@ -98,6 +113,7 @@ class EViT(BaseReducer):
                 weight=score.gather(1, dropped),
                 mean=False,
                 fresh=1,
-                partial=tokens.real is not None,
+                partial=tokens.real is not None or valid is not None,
+                valid=valid,
             )
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..record import SiteTokens
+from ..record import SiteTokens, mean, spread
 from .trace import PromptTrace
 
 
@@ -19,9 +19,11 @@ class CausalRecord:
 
     Attributes:
         sites: image tokens before and after each site.
-        initial, tokens: tokens of image and text at the start and after the last layer.
+        initial: tokens of image and text at the start.
+        counts: tokens of image and text after the last layer; (B,) where samples have different numbers.
         image_tokens: image tokens that each layer works on.
         macs: multiply-adds of the language model's layers in this pass for one sample, without and with reduction.
+        macs_of_samples: (B,) or (1,) the second of them for each sample.
         tower_macs, projector_macs: of the vision tower and the projector, for one sample.
         kv_bytes: of keys and values of one sample, with every token and as held; None without a cache.
         trace: where each token of the prompt went; None where none is kept.
@@ -29,15 +31,26 @@ class CausalRecord:
 
     sites: list[SiteTokens]
     initial: dict[str, float]
-    tokens: dict[str, float]
+    counts: dict[str, int | Tensor]
     image_tokens: list[float]
     macs: tuple[int, int]
+    macs_of_samples: Tensor
     tower_macs: int = 0
     projector_macs: int = 0
     kv_bytes: tuple[int, int] | None = None
     trace: PromptTrace | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> dict[str, int | float]:
+        """Tokens of image and text after the last layer, the mean over the samples (of images: over those with one)."""
+        return {name: mean(count) for name, count in self.counts.items()}
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Standard deviation over the samples of what is left; 0 where all have the same number."""
+        return {name: spread(count) for name, count in self.counts.items()}
 
     @property
     def mean_image_tokens(self) -> float:
