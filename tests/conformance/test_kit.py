@@ -111,6 +111,47 @@ class CannotScale(Good):
         return replace(self, keep=0.5)
 
 
+class Ragged(Good):
+    """In each sample as many as have a key above a length, at most what the budget leaves."""
+
+    ragged = True
+
+    def limit(self, long):
+        return 1.5
+
+    def reduce(self, tokens, signals, remove):
+        long = self.score(tokens, signals).masked_fill(~self.real(tokens), 0)
+        counts = (long > self.limit(long)).sum(dim=1).clamp(max=tokens.own_counts())
+        return tokens.keep_top(long, counts=counts, cap=self.most(tokens, remove))
+
+    def most(self, tokens, remove):
+        return tokens.removable - remove
+
+    def real(self, tokens):
+        return torch.ones(tokens.x.shape[:2], dtype=torch.bool) if tokens.real is None else tokens.real
+
+
+class RaggedByTheBatch(Ragged):
+    def limit(self, long):
+        return long.mean()
+
+
+class RaggedBeyondTheCap(Ragged):
+    def most(self, tokens, remove):
+        return tokens.removable
+
+
+class FoldsIntoFilling(Ragged):
+    def reduce(self, tokens, signals, remove):
+        made = super().reduce(tokens, signals, remove)
+        if made.valid is None:
+            return made
+        gone = made.assignment()[:, -1:] < 0
+        source = torch.full((len(gone), 1), tokens.count - 1)
+        target = torch.where(gone, made.count - 1, -1)
+        return Reduction(made.keep, source, target, length=tokens.count, partial=True, valid=made.valid)
+
+
 def suite(reducer):
     return type("Suite", (ReducerConformance,), {"reducer": reducer})()
 
@@ -129,6 +170,11 @@ STREAMS = [
     (CutsTheGradient, "test_gradients_reach_what_stays", "gets no gradient"),
     (CannotScale, "test_nothing_goes_at_a_budget_of_zero", "should leave every token"),
 ]
+RAGGED = [
+    (RaggedByTheBatch, "test_a_sample_does_not_depend_on_its_batch", "by themselves|other numbers of tokens"),
+    (RaggedBeyondTheCap, "test_the_number_of_tokens_follows_from_shapes", "the cap is"),
+    (FoldsIntoFilling, "test_every_token_goes_to_one_place", "a fold into what is no token"),
+]
 
 
 @pytest.mark.parametrize(("reducer", "check", "says"), STREAMS, ids=lambda value: getattr(value, "__name__", ""))
@@ -137,6 +183,13 @@ def test_a_fault_is_found_without_a_model(reducer, check, says):
     getattr(suite(Good), check)({}, **more)
     with pytest.raises(AssertionError, match=says):
         getattr(suite(reducer), check)({}, **more)
+
+
+@pytest.mark.parametrize(("reducer", "check", "says"), RAGGED, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_fault_with_counts_by_sample_is_found(reducer, check, says):
+    getattr(suite(Ragged), check)({})
+    with pytest.raises(AssertionError, match=says):
+        getattr(suite(reducer), check)({})
 
 
 @pytest.mark.parametrize(

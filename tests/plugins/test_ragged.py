@@ -1,6 +1,8 @@
 """Rules as budgets: each sample keeps a number of its own. Axes: B batch, N tokens, C width."""
 
 import copy
+from functools import cached_property
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,17 @@ import tokenreduce
 from tokenreduce.core.counts import batch_length
 from tokenreduce.errors import OptionError, UnsupportedCallError
 from tokenreduce.measure.macs import sample_macs
-from tokenreduce.methods import Budget, Reducer, Reduction, Rule, Site, Tokens
+from tokenreduce.methods import (
+    BoundWrapper,
+    Budget,
+    Reducer,
+    Reduction,
+    Rule,
+    Site,
+    Tokens,
+    WrapperReducer,
+    make,
+)
 from tokenreduce.ops import top, top_of_each
 
 ENERGY = Budget.energy(0.8, cap=12)
@@ -273,3 +285,39 @@ def test_calibration_matches_the_mean(vit):
             macs = sample_macs(handle, (x,), 4)
         shares.append(sum(macs) / len(macs) / dense)
     assert shares == pytest.approx([0.7, 0.7], abs=0.05)
+
+
+def test_a_wrapper_refuses_a_rule_for_a_method_that_takes_none(vit):
+    with pytest.raises(OptionError, match="r of ToMe is a rule"):
+        attach(vit[0], Around(inner={"reducer": "tome", "r": ENERGY}))
+
+
+@torch.no_grad()
+def test_a_wrapper_of_a_method_that_takes_one(vit):
+    model, x = vit
+    inner = {"reducer": "evit", "saliency": "key-norm", "keep": ENERGY}
+    with attach(model, "evit", saliency="key-norm", keep=ENERGY):
+        expected = model(x)
+    with attach(model, Around(inner=inner)):
+        assert torch.equal(model(x), expected)
+
+
+class Around(WrapperReducer):
+    """Does what another reducer does."""
+
+    inner: Any = "tome"
+
+    @cached_property
+    def inside(self):
+        return (make(self.inner),)
+
+    def bind(self, backbone):
+        return BoundAround(self, [one.bind(backbone) for one in self.inside])
+
+    def layers(self, backbone):
+        return self.inside[0].layers(backbone)
+
+
+class BoundAround(BoundWrapper):
+    def reduce_streams(self, streams, site):
+        return self.inside[0].reduce_streams(streams, site)

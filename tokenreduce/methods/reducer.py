@@ -172,6 +172,11 @@ class BaseReducer(SiteReducer):
         """Raise OptionError when a budget does not fit the acting sites, or is a rule and the method takes none."""
         for name, budget in self.budgets().items():
             budget.check(sites, name)
+        self.check_rules()
+
+    def check_rules(self) -> None:
+        """Raise OptionError when a budget is a rule and the method takes none."""
+        for name, budget in self.budgets().items():
             if budget.rule is not None and not self.by_sample:
                 raise OptionError(
                     f"{name} of {type(self).__name__} is a rule, by which samples keep different numbers of tokens; it "

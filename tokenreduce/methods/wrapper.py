@@ -65,6 +65,11 @@ class WrapperReducer(_Around, BaseReducer):
             return BoundWrapper(self, [one.bind(backbone) for one in self.inside])
     """
 
+    def check_rules(self) -> None:
+        super().check_rules()
+        for other in self.inside:
+            other.reducer.check_rules()
+
 
 class BoundWrapper(_Around, BoundReducer):
     """What a :class:`WrapperReducer` binds to; by default it does what the first one inside does.
