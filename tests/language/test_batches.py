@@ -110,6 +110,8 @@ def test_an_integer_is_per_unit(family, tiny):
 class ByNorm(tokenreduce.Reducer):
     """Keeps the tokens longer than the mean: as many as there are, in each unit by itself."""
 
+    ragged = True
+
     def reduce(self, tokens, signals, remove):
         norm = tokens.x.norm(dim=-1)
         long = norm > norm.mean(dim=1, keepdim=True)
@@ -143,3 +145,24 @@ def test_counts_that_differ(family, tiny, stack, unit):
             features = tiny.model.model.get_image_features(**pixels, return_dict=True).pooler_output
         norms = [feature.norm(dim=-1) for feature in features]
         assert kept == [int((norm > norm.mean()).sum()) for norm in norms]
+
+
+def test_a_rule_gives_each_image_its_own_number(family, tiny):
+    """``keep=Budget.energy(...)``: as many tokens as the directions that hold the share of an image's energy."""
+    given = tiny.batch([[tiny.size], [tiny.size] * 2], tails=[4, 7], seeds=[3, 4])
+    rule = tokenreduce.Budget.energy(0.9, cap=18)
+    with tokenreduce.attach(tiny.model, "random", keep=rule, trace=True) as handle, torch.no_grad():
+        tiny.model(**given)
+        trace, last = handle.last.trace, handle.last
+        kept = [int((trace.image(b, i) >= 0).sum()) for b, i in ((0, 0), (1, 0), (1, 1))]
+        per_sample = [kept[0], kept[1] + kept[2]]
+        assert last.counts["image"].tolist() == per_sample
+        assert last.tokens["image"] == sum(per_sample) / 2 and last.spread["image"] > 0
+        assert "±" in str(handle)
+    pixels = {name: side for name, side in given.items() if "pixel" in name or "grid" in name}
+    with torch.no_grad():
+        features = tiny.model.model.get_image_features(**pixels, return_dict=True).pooler_output
+    for count, feature in zip(kept, features, strict=True):
+        energy = torch.linalg.svdvals(feature.double()).square()
+        share = energy.cumsum(0) / energy.sum()
+        assert count == min(int((share < 0.9 - 1e-6).sum()) + 1, 18)
