@@ -16,7 +16,7 @@ from tokenreduce.errors import AlreadyAttachedError, OptionError, UnsupportedCal
 from tokenreduce.tasks.inputs import image_size, resize_inputs
 
 SQUARE = ("ViTForMaskedImageModeling", "DeiTForMaskedImageModeling")
-ELSEWHERE = {"hf-siglip2", "hf-videomae", "hf-vitmae"}  # no pictures, or tokens that are not all patches of one
+ELSEWHERE = {"hf-siglip2", "hf-videomae", "hf-vitmae", "hf-lvlm"}  # no pictures, or tokens that are not all its patches
 
 
 def examples():
@@ -346,3 +346,10 @@ def test_an_attached_model_is_not_resized(tiny_vit):
 def test_patches_of_models_that_no_adapter_takes():
     assert patch_size(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(1, 8, (4, 6), (4, 6)))) == (4, 6)
     assert patch_size(nn.Linear(2, 2)) is None
+
+
+def test_a_language_model_is_not_resized():
+    """Its prompt has a placeholder for every token, which the processor counts."""
+    model = example_of("hf-lvlm", "LlavaForConditionalGeneration").model
+    with pytest.raises(UnsupportedModelError, match="cannot change the input size of LlavaForConditionalGeneration"):
+        resize_model(model, 24, 24)

@@ -174,7 +174,8 @@ def test_a_report_is_written(run, tmp_path):
     for word in ("vilt-digits", "pumer", "data:image/png;base64", "<svg", "not counted"):
         assert word in text
     assert not re.search(r"""(src|href)=["']?https?:""", text)
-    assert done.stderr == ""
+    own = [line for line in done.stderr.splitlines() if "torch/utils/_pytree.py" not in line]  # torch's log of torchao
+    assert not own
 
 
 ONE = (*QUICK, "--model", "clip-digits", "--reducers", "tome")

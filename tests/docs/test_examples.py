@@ -1,10 +1,12 @@
 """The scripts of examples/ run as they stand, on the embedded models and on checkpoints in a folder."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +100,69 @@ def test_every_example_is_short_described_and_tested():
     for path in SCRIPTS:
         assert len(path.read_text().splitlines()) < 80, path.name
         assert f"python examples/{path.name}" in page and f'"{path.name}"' in tests
+
+
+@pytest.fixture
+def coco_pictures(tmp_path):
+    """Three of four pictures of COCO's validation set, by their names."""
+    folder = tmp_path / "val2014"
+    folder.mkdir()
+    for number in (42, 73, 74):
+        Image.effect_noise((40, 32), 90).convert("RGB").save(folder / f"COCO_val2014_{number:012d}.jpg")
+    return folder
+
+
+def test_vqav2_becomes_a_data_file_that_an_ablation_takes(script, coco_pictures, tmp_path, bert_words, python):
+    questions = [{"image_id": n, "question": f"is it {n}?", "question_id": n * 1000} for n in (42, 73, 74, 99)]
+    votes = ["yes"] * 7 + ["no"] * 3
+    answers = [{"answer": vote, "answer_confidence": "yes", "answer_id": i + 1} for i, vote in enumerate(votes)]
+    annotations = [
+        {"question_id": one["question_id"], "image_id": one["image_id"], "answer_type": "yes/no", "answers": answers}
+        for one in questions
+    ]
+    (tmp_path / "q.json").write_text(json.dumps({"info": {}, "task_type": "Open-Ended", "questions": questions}))
+    (tmp_path / "a.json").write_text(json.dumps({"info": {}, "annotations": annotations}))
+    printed = script("convert_data.py", "vqa", "q.json", "a.json", "--images", "val2014", "--out", "vqa.jsonl")
+    assert "vqa.jsonl: 3 lines" in printed
+    first, *_ = (json.loads(line) for line in (tmp_path / "vqa.jsonl").read_text().splitlines())
+    assert first == {
+        "image": "val2014/COCO_val2014_000000000042.jpg",
+        "question": "is it 42?",
+        "answers": votes,
+        "group": "yes/no",
+    }
+    config = transformers.ViltConfig(
+        **{**TEXT, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
+        modality_type_vocab_size=3,
+        id2label={0: "yes", 1: "no"},
+        label2id={"yes": 0, "no": 1},
+    )
+    folder = tmp_path / "vilt"
+    transformers.ViltForQuestionAnswering(config).save_pretrained(folder)
+    bert_words.save_pretrained(folder)
+    transformers.ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8).save_pretrained(folder)
+    given = ("ablate", "--model", folder, "--data", tmp_path / "vqa.jsonl", "--reducers", "tome", "--samples", 3)
+    done = python("-m", "tokenreduce", *map(str, given), "--batch", "3", "--rounds", "1", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    scores = {row["name"]: row["accuracy"] for row in json.loads(done.stdout)["rows"]}
+    assert set(scores) >= {"none", "random", "tome"}
+
+
+def test_coco_captions_become_one_line_per_picture(script, coco_pictures, tmp_path):
+    images = [{"id": n, "file_name": f"COCO_val2014_{n:012d}.jpg"} for n in (42, 73, 74, 99)]
+    texts = [
+        {"image_id": n, "id": 10 * n + i, "caption": f"caption {i}\n of {n} "} for n in (42, 73, 99) for i in range(5)
+    ]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": texts}))
+    printed = script(
+        "convert_data.py", "coco", "c.json", "--images", "val2014", "--out", "captions.jsonl", "--first", 9
+    )
+    assert "captions.jsonl: 2 lines" in printed
+    rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    assert rows[0]["answers"] == [f"caption {i} of 42" for i in range(5)]
+
+
+def test_what_cannot_be_converted_is_said(script, tmp_path):
+    (tmp_path / "c.json").write_text('{"images": []}')
+    told = script("convert_data.py", "coco", "c.json", "--images", ".", "--out", "o.jsonl", code=1)
+    assert "expected JSON with a list 'annotations'" in told

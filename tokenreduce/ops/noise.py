@@ -18,7 +18,8 @@ def hash_noise(
     """
     mask = 0xFFFFFFFF
     key = (seed * 0x9E3779B1 + layer * 0x85EBCA77 + 0x165667B1) & mask
-    numbers = rows if isinstance(rows, Tensor) else torch.arange(rows, device=device)
+    numbered = isinstance(rows, Tensor) and rows.ndim == 1  # in a trace a plain number is a tensor, too
+    numbers = rows if numbered else torch.arange(rows, device=device)
     row = numbers.unsqueeze(1)
     column = torch.arange(columns, device=device).unsqueeze(0)
     cell = _mix(_mix((row + key) & mask) + column)

@@ -10,7 +10,7 @@ from ..errors import OptionError
 from .loader import Record
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Ends of picture files, as torchvision's ImageFolder has them."""
+"""Ends of the names of picture files."""
 
 
 class FolderRecords(list[Record]):
