@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import timm.layers
 import torch
+import transformers
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
@@ -347,3 +349,33 @@ def test_replicas_of_models_of_transformers_are_refused(setting):
         inputs = example(*next(pair for pair in MODELS.values() if pair[1] == type(model).__name__))[1]
         with pytest.raises(UnsupportedCallError, match="DistributedDataParallel"):
             forwards(replica, **inputs) if "forward" not in vars(replica) else replica(**inputs)
+
+
+def test_a_tower_that_is_exchanged_takes_the_attachment_along_and_the_handle_says_so():
+    """Nothing of the attachment runs in such a pass, so it cannot speak up there."""
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8
+    )
+    model = transformers.ViTForImageClassification(config).eval()
+    other, x = copy.deepcopy(model), torch.randn(1, 3, 32, 32)
+    handle = tokenreduce.attach(model, "tome", r=2)
+    with torch.no_grad():
+        model(x)
+    assert handle.last is not None
+    old = model.vit
+    model.vit = other.vit
+    for look in (lambda: handle.last, lambda: str(handle)):
+        with pytest.raises(UnsupportedCallError, match="no part of the ViTForImageClassification any more"):
+            look()
+    model.vit = old
+    assert handle.last is not None
+    handle.detach()
+
+
+def test_scripting_is_refused_in_words():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2).eval()
+    with tokenreduce.attach(model, "tome", r=2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates scripting
+        with pytest.raises(UnsupportedCallError, match=r"torch\.export\.export\(model, inputs\)"):
+            torch.jit.script(model)
+    assert "__prepare_scriptable__" not in vars(model)

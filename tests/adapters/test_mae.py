@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 import tokenreduce
@@ -106,3 +107,42 @@ def test_what_the_video_classifier_reads():
     assert VideoMAE().stacks(model)["vision"].output == "repeated"
     model.config.use_mean_pooling = False
     assert VideoMAE().stacks(model)["vision"].output == "full"
+
+
+class MAE(VisionTransformer):
+    """As MAE's fine-tuning code subclasses timm: the loop over the blocks and the pooling are its own."""
+
+    def __init__(self, mean, **options):
+        super().__init__(**options)
+        self.mean = mean
+        if mean:
+            self.fc_norm = torch.nn.LayerNorm(self.embed_dim)
+            del self.norm
+
+    def forward_features(self, x):
+        x = self.patch_embed(x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = self.pos_drop(x + self.pos_embed)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc_norm(x[:, 1:].mean(dim=1)) if self.mean else self.norm(x)[:, 0]
+
+    def forward(self, x):
+        return self.head(self.forward_features(x))
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@torch.no_grad()
+def test_maes_own_subclass_of_timm(mean, assert_close):
+    torch.manual_seed(0)
+    model = MAE(mean, img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=4, num_classes=7).eval()
+    x = torch.randn(2, 3, 32, 32)
+    plain = model(x)
+    with tokenreduce.attach(model, "none"):
+        assert_close(model(x), plain)
+    with tokenreduce.attach(model, "tome", r=3) as handle:
+        reduced = model(x)
+        assert next(iter(handle.stacks.values())).output == "full" and handle.last.tokens["image"] == 17 - 12
+        with tokenreduce.attach(model, "tome", r=3, restore=True, replace=True):
+            assert_close(model(x), reduced)
+    assert torch.equal(model(x), plain)

@@ -62,6 +62,7 @@ def set_active(binding: BaseBinding, active: SiteReducer) -> None:
     """Have the stack use another reducer from the next pass on; one with weights takes over its options alone."""
     if isinstance(binding.active, nn.Module):
         binding.active.take_options(active.reducer)
+        binding.acting.take_options(active.reducer)
     else:
         binding.active = active
 

@@ -56,7 +56,12 @@ class Attachment:
         """The record of the last forward pass: sites, tokens, multiply-adds, losses, gates, trace.
 
         None before the first one through every reduced stack.
+
+        Raises:
+            UnsupportedCallError: a module that the attachment is on is no part of the model any more, so that passes
+                since then went past it.
         """
+        self._check_reached()
         records = {binding.stack.name: binding.last for binding in self._bindings}
         done = {name: record for name, record in records.items() if record is not None}
         return LastPass(done) if len(done) == len(records) else None
@@ -154,8 +159,28 @@ class Attachment:
         Raises:
             OptionError: an option is not JSON, or the reducer's class cannot be imported again.
         """
+        for binding in self._bindings:
+            if isinstance(binding.active, nn.Module) and not isinstance(binding.acting, type(binding.active)):
+                raise UnsupportedCallError(
+                    f"the weights of {type(binding.active.reducer).__name__} are inside a "
+                    f"{type(binding.acting).__name__} now; save them with the library that put it there "
+                    "(model.save_pretrained), or unload that first (model.merge_and_unload())"
+                )
         factors = {binding.stack.name: binding.factor for binding in self._bindings if binding.factor != 1}
         save(self.config, factors, {name: one.reducer for name, one in self.stacks.items()}, Path(folder))
+
+    def _check_reached(self) -> None:
+        """Raise UnsupportedCallError where what is attached to has been exchanged in the model."""
+        if not self.attached:
+            return
+        parts = {id(module) for module in self.model.modules()}
+        for module, attribute, _ in self._patches:
+            if id(module) not in parts:
+                raise UnsupportedCallError(
+                    f"the {type(module).__name__} whose {attribute} was replaced by attach is no part of the "
+                    f"{type(self.model).__name__} any more: passes since it was exchanged have not been reduced. Put "
+                    "it back, or detach() and attach again"
+                )
 
     def _binding(self, stack: str | None) -> BaseBinding:
         names = list(self.stacks)

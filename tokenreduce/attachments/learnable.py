@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..backbones.stack import Stack
+from ..engine.binding import SUBMODULE
 from ..errors import UnsupportedModelError
-
-SUBMODULE = "tokenreduce"
-"""Name under which a learnable reducer is a part of the model."""
 
 TAKES_STOCK = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 """Classes of torch, by name: not every build of torch has them all."""

@@ -31,7 +31,7 @@ class ReducedStack:
     @property
     def reducer(self) -> SiteReducer:
         """What acts there now: the reducer, or what it was bound to, weights included; ``.reducer`` has its options."""
-        return self._binding.active
+        return self._binding.acting
 
     @property
     def sites(self) -> list[Site]:

@@ -8,10 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..backbones.stack import Stack
-from ..engine.binding import Binding
-from ..engine.wrappers import BlockForward, Replicate, StackForward, StandIn
+from ..engine.binding import SUBMODULE, Binding
+from ..engine.wrappers import BlockForward, Replicate, StackForward, StandIn, refuse_script
 from ..errors import UnsupportedModelError
-from .learnable import SUBMODULE
 
 Replacement = tuple[nn.Module, str, Callable[..., Any]]
 """A module, an attribute of it, and what it is to be."""
@@ -56,12 +55,16 @@ def replacements(binding: Binding) -> list[Replacement]:
 
 
 def replicas(patches: Sequence[Replacement]) -> list[Replacement]:
-    """What keeps replicas of the modules (``torch.nn.DataParallel``) from running the originals."""
+    """What keeps replicas (``torch.nn.DataParallel``) from running the originals, and scripts from being made."""
     replaced: dict[nn.Module, list[str]] = {}
     for module, attribute, function in patches:
         if not isinstance(function, nn.Module):
             replaced.setdefault(module, []).append(attribute)
-    return [(module, "_replicate_for_data_parallel", Replicate(module, names)) for module, names in replaced.items()]
+    found: list[Replacement] = []
+    for module, names in replaced.items():
+        found.append((module, "_replicate_for_data_parallel", Replicate(module, names)))
+        found.append((module, "__prepare_scriptable__", refuse_script))
+    return found
 
 
 def standing(module: nn.Module, attribute: str) -> Any:

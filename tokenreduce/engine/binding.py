@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.block import BlockView, Role
 from ..backbones.stack import Stack
 from ..core.site import Site
+from ..errors import UnsupportedCallError
 from ..methods.backbone import Backbone
 from ..methods.reducer import BaseReducer
 from ..methods.site_reducer import SiteReducer
@@ -19,6 +20,9 @@ from .equivalence import Proof
 from .guard import Guard
 from .outputs import output_of
 from .record import Record
+
+SUBMODULE = "tokenreduce"
+"""Name under which a learnable reducer is a part of the model."""
 
 
 class BaseBinding:
@@ -56,6 +60,31 @@ class BaseBinding:
         self.pauses = 0
         self.last: Any = None
         self.around: Callable[[], AbstractContextManager[None]] | None = None
+
+    @property
+    def acting(self) -> SiteReducer:
+        """What acts in a pass: :attr:`active`, or what a library has put in its place in the model.
+
+        A learnable reducer is a part of the model, so PEFT (``modules_to_save``) may wrap or copy it.
+        """
+        standing: Any = self.stack.home._modules.get(SUBMODULE) if isinstance(self.active, nn.Module) else None
+        if standing is not None and hasattr(standing, "reduce_streams"):
+            acting: SiteReducer = standing
+            return acting
+        return self.active
+
+    def check_acting(self) -> None:
+        """Raise UnsupportedCallError where a learnable reducer that was a part of the model is none any more."""
+        if not isinstance(self.active, nn.Module):
+            return
+        standing = self.stack.home._modules.get(SUBMODULE)
+        if standing is self.active or hasattr(standing, "reduce_streams"):
+            return
+        what = "removed" if standing is None else f"exchanged for a {type(standing).__name__}"
+        raise UnsupportedCallError(
+            f"{SUBMODULE!r} of {type(self.stack.home).__name__}, the learnable reducer, was {what} after attach; put "
+            "it back, or call handle.detach() and attach again"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy

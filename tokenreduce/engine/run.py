@@ -56,7 +56,8 @@ class Run:
 
     def __init__(self, binding: Binding) -> None:
         binding.look()
-        self.binding, self.reducer, self.guide = binding, binding.active, binding.guide
+        binding.check_acting()
+        self.binding, self.reducer, self.guide = binding, binding.acting, binding.guide
         self.blocks, self.output = binding.guard.blocks(), binding.output
         self.paused = binding.pauses > 0
         self.sites: Mapping[int, Site] = {} if self.paused else binding.sites

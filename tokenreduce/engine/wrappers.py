@@ -107,6 +107,14 @@ class Replicate:
         return replica
 
 
+def refuse_script(*args: Any, **kwargs: Any) -> Any:
+    """What ``torch.jit.script`` meets in a module of an attached model."""
+    raise UnsupportedCallError(
+        "torch.jit.script compiles a model's source, which has no reducer in it; use torch.export.export(model, "
+        "inputs) or torch.jit.trace(model, inputs) while a reducer is attached, or detach() first"
+    )
+
+
 def refuse_replica(*args: Any, **kwargs: Any) -> Any:
     """What a replica made by ``torch.nn.DataParallel`` does while a reducer is attached."""
     raise UnsupportedCallError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,9 @@ def hash_noise(
     """
     mask = 0xFFFFFFFF
     key = (seed * 0x9E3779B1 + layer * 0x85EBCA77 + 0x165667B1) & mask
-    numbered = isinstance(rows, Tensor) and rows.ndim == 1  # in a trace a plain number is a tensor, too
-    numbers = rows if numbered else torch.arange(rows, device=device)
+    # in a trace a plain number is a tensor, too, one without dimensions
+    counted: Any = rows
+    numbers = counted if isinstance(rows, Tensor) and rows.ndim else torch.arange(counted, device=device)
     row = numbers.unsqueeze(1)
     column = torch.arange(columns, device=device).unsqueeze(0)
     cell = _mix(_mix((row + key) & mask) + column)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..attachments.learnable import SUBMODULE
+from ..engine.binding import SUBMODULE
 from ..errors import OptionError
 from .recipe import LoopSettings
 

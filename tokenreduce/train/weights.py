@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..attachments.learnable import SUBMODULE
+from ..engine.binding import SUBMODULE
 from ..errors import OptionError, UnfitReducerError
 from .checkpoint import write_atomically
 

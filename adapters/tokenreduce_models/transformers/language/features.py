@@ -60,6 +60,8 @@ class Features:
             listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
             model = stand_in(inner, **{family.tower: listener})
         output = function(model, *args, **kwargs)
+        if isinstance(output, tuple):  # asked for with return_dict=False, which no pass of the model does
+            return output
         lengths = [len(one) for one in pooled(output)]
         read: Read | MergedRead | None = None
         if isinstance(listener, MergedListener):
