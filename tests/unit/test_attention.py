@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenreduce.backbones import Projected
-from tokenreduce.engine.attention import fused_attention
+from tokenreduce.engine.attention import dot_product_attention
 from tokenreduce.ops import attention_rows
 
 BATCH, WIDTH = 2, 4
@@ -37,9 +37,10 @@ def plain(query, key, value, bias, scale, causal):
     st.booleans(),
     st.booleans(),
     st.sampled_from([None, 0.3]),
+    st.booleans(),
     st.integers(0, 1000),
 )
-def test_it_is_the_plain_formula(heads, rows, cached, causal, biased, scale, seed):
+def test_it_is_the_plain_formula(heads, rows, cached, causal, biased, scale, fused, seed):
     generator = torch.Generator().manual_seed(seed)
     total = rows + cached
     query = torch.randn(BATCH, heads[0], rows, WIDTH, generator=generator).double()
@@ -51,7 +52,7 @@ def test_it_is_the_plain_formula(heads, rows, cached, causal, biased, scale, see
         hidden[..., 0] = False  # every query sees at least one key
         bias = bias.masked_fill(hidden, float("-inf"))
     context, attention = plain(query, key, value, bias, scale, causal)
-    got = fused_attention(Projected(query, key, value), bias, scale, causal)
+    got = dot_product_attention(Projected(query, key, value), bias, scale, causal, fused=fused)
     torch.testing.assert_close(got, context, rtol=1e-9, atol=1e-9)
     if not causal:
         rows_of = attention_rows(query, key, bias, scale)
@@ -72,5 +73,5 @@ def test_gradients_reach_queries_keys_and_values(heads):
         torch.randn(1, heads, 3, WIDTH, requires_grad=True),
         torch.randn(1, heads, 3, WIDTH, requires_grad=True),
     )
-    fused_attention(Projected(query, key, value), None, None, causal=True).square().sum().backward()
+    dot_product_attention(Projected(query, key, value), None, None, causal=True).square().sum().backward()
     assert all(side.grad.abs().sum() > 0 for side in (query, key, value))

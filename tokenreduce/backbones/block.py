@@ -65,6 +65,7 @@ class BlockView:
         scale: factor on query-key products, None for 1/sqrt(d).
         dropout: attention dropout in training.
         causal: whether a token sees only itself and those before it.
+        fused: whether torch's fused attention is wanted; without it derivatives of any order can be taken.
         attention_parts, cross_parts, memory_parts, mlp_parts: modules, for counting multiply-adds: of the
             self-attention, of the cross-attention on the own tokens and on the memory's, of the MLP half.
         memory_width: width of the memory's tokens, None for that of the block's own.
@@ -73,6 +74,7 @@ class BlockView:
     scale: float | None = None
     dropout: float = 0.0
     causal: bool = False
+    fused: bool = True
     attention_parts: Sequence[nn.Module] = ()
     cross_parts: Sequence[nn.Module] = ()
     memory_parts: Sequence[nn.Module] = ()

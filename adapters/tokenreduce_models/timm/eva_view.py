@@ -13,10 +13,11 @@ from timm.models import eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenreduce.backbones import BlockView, Positions, Projected
+from tokenreduce.backbones import BlockView, Positions, Projected, current
 from tokenreduce.errors import UnsupportedModelError
 
 ATTENTIONS = tuple(kind for name in ("EvaAttention", "AttentionRope") if (kind := getattr(eva, name, None)))
+LINEARS = ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
 
 
 class EvaView(BlockView):
@@ -27,13 +28,15 @@ class EvaView(BlockView):
         index: which of the angles are its own, where every block has other ones.
     """
 
+    scale = current(lambda view: None if view.attn.fused_attn else view.attn.scale)  # fused, timm passes none
+    dropout = current(lambda view: view.attn.attn_drop.p)
+    fused = current(lambda view: view.attn.fused_attn)
+    attention_parts = current(lambda view: [part for name in LINEARS if (part := getattr(view.attn, name, None))])
+    mlp_parts = current(lambda view: [view.block.mlp])
+
     def __init__(self, block: nn.Module, index: int) -> None:
         layer: Any = block
         self.block, self.index = layer, index
-        self.scale, self.dropout = self.attn.scale, self.attn.attn_drop.p
-        names = ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
-        self.attention_parts = [part for name in names if (part := getattr(self.attn, name, None)) is not None]
-        self.mlp_parts = [layer.mlp]
 
     @property
     def attn(self) -> Any:

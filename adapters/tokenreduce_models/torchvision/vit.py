@@ -24,6 +24,7 @@ from tokenreduce.backbones import (
     Size,
     Stack,
     check_size,
+    current,
     pair,
     resize_grid,
 )
@@ -35,10 +36,12 @@ from .windows import reason, windowed
 class EncoderBlockView(BlockView):
     """``EncoderBlock``: norm, torch's ``MultiheadAttention``, dropout, residual; the same for the MLP."""
 
+    dropout = current(lambda view: view.attn.dropout)
+    attention_parts = current(lambda view: [view.attn])
+    mlp_parts = current(lambda view: [view.block.mlp])
+
     def __init__(self, block: EncoderBlock) -> None:
         self.block = block
-        self.dropout = self.attn.dropout
-        self.attention_parts, self.mlp_parts = [self.attn], [block.mlp]
 
     @property
     def attn(self) -> nn.MultiheadAttention:

@@ -29,7 +29,17 @@ from .prenorm import Parts
 from .tiny import TEXT, VISION, pixels, tiny, words
 from .towers import Family, Head, Part, TowerAdapter
 
-PARTS = Parts("self_attn", "layer_norm1", "layer_norm2", "projection", "num_heads", "scale", "dropout", qkv=("qkv",))
+PARTS = Parts(
+    "self_attn",
+    "layer_norm1",
+    "layer_norm2",
+    "projection",
+    "num_heads",
+    "scale",
+    "dropout",
+    qkv=("qkv",),
+    chooses=False,
+)
 HEADS = {
     BlipVisionModel: Head("full"),
     BlipModel: Head("repeated"),  # pooled, but get_multimodal_features lets text attend

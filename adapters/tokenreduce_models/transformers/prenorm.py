@@ -22,6 +22,7 @@ class Parts:
         attention, norm1, norm2: attributes of the block; its MLP is ``mlp``.
         out, heads, scale, dropout, qkv: attributes of its attention; one name in ``qkv`` is a fused projection.
         after1, after2: attributes of the block, in the order in which they follow attention and MLP.
+        chooses: whether the library's attention goes by ``attn_implementation``; where it does not, it is always eager.
     """
 
     attention: str
@@ -34,6 +35,7 @@ class Parts:
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     after1: tuple[str, ...] = ()
     after2: tuple[str, ...] = ()
+    chooses: bool = True
 
 
 class PreNormView(BlockView):
@@ -41,6 +43,7 @@ class PreNormView(BlockView):
 
     scale = current(lambda view: getattr(view.attn, view.parts.scale))
     dropout = current(lambda view: rate(getattr(view.attn, view.parts.dropout)))
+    fused = current(lambda view: not (view.parts.chooses and eager(view.attn)))
     attention_parts = current(lambda view: [*view.linears(), getattr(view.attn, view.parts.out)])
     mlp_parts = current(lambda view: [view.block.mlp])
 
@@ -79,6 +82,11 @@ class PreNormView(BlockView):
 def rate(dropout: Any) -> float:
     """A dropout rate: a module's, or the number itself."""
     return float(getattr(dropout, "p", dropout))
+
+
+def eager(attention: Any) -> bool:
+    """Whether ``attn_implementation="eager"`` was asked for."""
+    return bool(attention.config._attn_implementation == "eager")
 
 
 def through(steps: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

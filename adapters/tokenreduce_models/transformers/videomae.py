@@ -21,10 +21,10 @@ from transformers.models.videomae.modeling_videomae import (
     VideoMAEModel,
 )
 
-from tokenreduce.backbones import BlockView, Example, Projected, Size, pair
+from tokenreduce.backbones import BlockView, Example, Projected, Size, current, pair
 from tokenreduce.errors import UnsupportedModelError
 
-from .prenorm import Parts
+from .prenorm import Parts, eager
 from .tiny import LABELS, VISION, tiny
 from .towers import Family, Head, TowerAdapter, TowerStack
 
@@ -40,10 +40,14 @@ HEADS = {
 class VideoMAEView(BlockView):
     """``VideoMAELayer``: pre-norm attention and MLP."""
 
+    scale = current(lambda view: view.attn.scaling)
+    dropout = current(lambda view: view.attn.dropout_prob)
+    fused = current(lambda view: not eager(view.attn))
+    attention_parts = current(lambda view: [view.layer.attention])
+    mlp_parts = current(lambda view: [view.layer.intermediate, view.layer.output])
+
     def __init__(self, layer: VideoMAELayer) -> None:
         self.layer = layer
-        self.scale, self.dropout = self.attn.scaling, self.attn.dropout_prob
-        self.attention_parts, self.mlp_parts = [layer.attention], [layer.intermediate, layer.output]
 
     @property
     def attn(self) -> Any:
