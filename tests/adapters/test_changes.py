@@ -14,7 +14,18 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 
 import tokenreduce
 from tokenreduce.errors import TokenReduceError, UnsupportedCallError, UnsupportedModelError
-from tokenreduce_models.transformers import blip, clip, dinov2, siglip, vilt, vit
+from tokenreduce_models.timm.eva import TimmEva
+from tokenreduce_models.torchvision.vit import TorchvisionViT
+from tokenreduce_models.transformers.blip import Blip
+from tokenreduce_models.transformers.clip import Clip
+from tokenreduce_models.transformers.dinov2 import Dinov2
+from tokenreduce_models.transformers.dinov3 import Dinov3
+from tokenreduce_models.transformers.siglip import Siglip
+from tokenreduce_models.transformers.siglip2 import Siglip2
+from tokenreduce_models.transformers.videomae import VideoMAE
+from tokenreduce_models.transformers.vilt import Vilt
+from tokenreduce_models.transformers.vit import ViT
+from tokenreduce_models.transformers.vit_mae import ViTMAE
 
 
 class LowRank(nn.Module):
@@ -41,33 +52,47 @@ class LowRank(nn.Module):
         return self.base_layer(x) + self.high(self.low(x))
 
 
-def example(family, kind):
-    made = getattr(family, family.__all__[0] if hasattr(family, "__all__") else ADAPTERS[family])().examples()[kind]()
+def example(adapter, label):
+    made = adapter().examples()[label]()
     return made.model, made.inputs
 
 
-ADAPTERS = {blip: "Blip", clip: "Clip", dinov2: "Dinov2", siglip: "Siglip", vilt: "Vilt", vit: "ViT"}
-MODELS = {
-    "ViT": (vit, "ViTForImageClassification"),
-    "DeiT": (vit, "DeiTForImageClassification"),
-    "CLIP": (clip, "CLIPVisionModelWithProjection"),
-    "SigLIP": (siglip, "SiglipForImageClassification"),
-    "DINOv2": (dinov2, "Dinov2ForImageClassification"),
-    "BLIP": (blip, "BlipVisionModel"),
-    "ViLT": (vilt, "ViltForQuestionAnswering"),
+OTHERS = {
+    "Eva": (TimmEva, "Eva, EVA-02"),
+    "torchvision": (TorchvisionViT, "VisionTransformer"),
 }
+TRANSFORMERS = {
+    "ViT": (ViT, "ViTForImageClassification"),
+    "DeiT": (ViT, "DeiTForImageClassification"),
+    "CLIP": (Clip, "CLIPVisionModelWithProjection"),
+    "SigLIP": (Siglip, "SiglipForImageClassification"),
+    "SigLIP 2": (Siglip2, "Siglip2VisionModel"),
+    "DINOv2": (Dinov2, "Dinov2ForImageClassification"),
+    "DINOv3": (Dinov3, "DINOv3ViTModel"),
+    "ViTMAE": (ViTMAE, "ViTMAEModel"),
+    "VideoMAE": (VideoMAE, "VideoMAEForVideoClassification"),
+    "BLIP": (Blip, "BlipVisionModel"),
+    "ViLT": (Vilt, "ViltForQuestionAnswering"),
+}
+MODELS = {**TRANSFORMERS, **OTHERS}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture
 def setting(request, tensors_of):
-    """A model, and what it gives."""
+    """A model, and what it, or another one, gives."""
     model, inputs = example(*MODELS[request.param])
-    return model, lambda: tensors_of(model(**inputs))[0]
+    return model, lambda other=model: tensors_of(other(**inputs))[0]
+
+
+def pytest_generate_tests(metafunc):
+    if "setting" in metafunc.fixturenames:
+        only = metafunc.function in (test_hidden_states_recorded_before_attach_do_not_count_as_hooks,)
+        metafunc.parametrize("setting", TRANSFORMERS if only else MODELS, indirect=True)
 
 
 def tower(model):
     """What holds the blocks of a model, and the blocks."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == 4]
+    lists = [m for m in model.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)) and len(m) == 4]
     return lists[0]
 
 
@@ -126,7 +151,7 @@ def test_another_list_of_blocks_is_refused(change, setting):
         blocks[1] = copy.deepcopy(blocks[2])
     else:
         holder, name = next((m, key) for m in model.modules() for key, child in m.named_children() if child is blocks)
-        setattr(holder, name, nn.ModuleList(list(blocks)[:3]))
+        setattr(holder, name, blocks[:3])
     with torch.no_grad(), pytest.raises(TokenReduceError, match="detach"):
         run()
 
@@ -340,15 +365,38 @@ def test_replicas_of_data_parallel_are_refused(tiny_vit, images):
         assert replicated(model, 0.0)(images()).abs().max() == 0
 
 
-def test_replicas_of_models_of_transformers_are_refused(setting):
+def test_replicas_of_every_kind_of_model_are_refused(setting):
     model, run = setting
-    forwards = type(model).forward
     with tokenreduce.attach(model, "none"), torch.no_grad():
         run()
-        replica = replicated(model, 1.0)
-        inputs = example(*next(pair for pair in MODELS.values() if pair[1] == type(model).__name__))[1]
         with pytest.raises(UnsupportedCallError, match="DistributedDataParallel"):
-            forwards(replica, **inputs) if "forward" not in vars(replica) else replica(**inputs)
+            run(replicated(model, 1.0))
+
+
+RATES = {
+    "DINOv3": lambda block: setattr(block.attention, "dropout", 1.0),
+    "ViTMAE": lambda block: setattr(block.attention, "attention_dropout", 1.0),
+    "VideoMAE": lambda block: setattr(block.attention.attention, "dropout_prob", 1.0),
+    "SigLIP 2": lambda block: setattr(block.self_attn, "dropout", 1.0),
+    "Eva": lambda block: setattr(block.attn.attn_drop, "p", 1.0),
+    "torchvision": lambda block: setattr(block.self_attention, "dropout", 1.0),
+}
+"""With attention dropout of one nothing of it is left, which needs no random numbers to compare."""
+
+
+@pytest.mark.parametrize("label", RATES)
+def test_a_rate_of_attention_dropout_that_is_set_after_attach_acts(label, tensors_of, assert_close):
+    model, inputs = example(*MODELS[label])
+    with torch.no_grad():
+        handle = tokenreduce.attach(model, "none")
+        before = tensors_of(model(**inputs))[0]
+        block = tower(model)[1]
+        RATES[label](block)
+        block.train()
+        got = tensors_of(model(**inputs))[0]
+        handle.detach()
+        assert_close(got, tensors_of(model(**inputs))[0])
+        assert not torch.equal(got, before)
 
 
 def test_a_tower_that_is_exchanged_takes_the_attachment_along_and_the_handle_says_so():
