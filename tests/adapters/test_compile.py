@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
+import timm.layers
 import torch
+from torch import nn
 from torch._dynamo import config as dynamo
 from torch._dynamo.utils import counters
 
 import tokenreduce
+from tokenreduce.errors import UnsupportedCallError
 
 REDUCERS = {
     "random": ("random", {"keep": 0.6}),
@@ -137,3 +141,73 @@ def test_attaching_to_the_compiled_wrapper_says_what_to_do(tiny_vit):
     else:
         assert handle.sites
         handle.detach()
+
+
+class Halved(timm.layers.Attention):
+    """A class with a forward of its own."""
+
+    def forward(self, x, *args, **kwargs):
+        return super().forward(x, *args, **kwargs) / 2
+
+
+class Beside(nn.Module):
+    """Adds to what a linear layer gives, as adapter libraries do."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.more = base, nn.Linear(base.in_features, base.out_features)
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    def forward(self, x):
+        return self.base(x) + self.more(x)
+
+
+ACTS = {
+    "adapter": lambda block: setattr(block.attn, "qkv", Beside(block.attn.qkv)),
+    "linear": lambda block: setattr(block.attn, "qkv", nn.Linear(32, 96)),
+    "attention": lambda block: setattr(block, "attn", timm.layers.Attention(32, num_heads=8).eval()),
+    "norm": lambda block: setattr(block, "norm1", nn.Identity()),
+    "mlp": lambda block: setattr(block.mlp, "fc1", Beside(block.mlp.fc1)),
+}
+REFUSED = {
+    "hook": lambda block: block.attn.register_forward_hook(lambda module, args, output: output * 0),
+    "forward": lambda block: setattr(block.attn, "forward", lambda x, **_: x),
+    "class": lambda block: setattr(block.attn, "__class__", Halved),
+}
+
+
+@pytest.mark.parametrize("when", ["before the first pass", "after it"])
+@pytest.mark.parametrize("change", ACTS)
+def test_what_is_exchanged_in_a_compiled_model_acts(change, when, tiny_vit, images, assert_close):
+    model, x = tiny_vit(), images()
+    with torch.no_grad():
+        handle = tokenreduce.attach(model, "none")
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        before = compiled(x) if when == "after it" else model(x)
+        ACTS[change](model.blocks[1])
+        got = compiled(x)
+        handle.detach()
+        assert_close(got, model(x))
+        assert (got - before).abs().max() > 1e-3 * before.abs().max()
+
+
+@pytest.mark.parametrize("when", ["before the first pass", "after it"])
+@pytest.mark.parametrize("change", [*REFUSED, "shorter", "swapped"])
+def test_what_cannot_act_in_a_compiled_model_is_refused(change, when, tiny_vit, images):
+    model, x = tiny_vit(), images()
+    tokenreduce.attach(model, "none")
+    for fullgraph, error in ((False, UnsupportedCallError), (True, torch._dynamo.exc.Unsupported)):
+        torch._dynamo.reset()  # else the frame that gave up before runs uncompiled
+        changed = copy.deepcopy(model)
+        compiled = torch.compile(changed, fullgraph=fullgraph, backend="eager")
+        with torch.no_grad():
+            if when == "after it":
+                compiled(x)
+            if change == "shorter":
+                del changed.blocks[-1]
+            elif change == "swapped":
+                changed.blocks[1] = copy.deepcopy(tiny_vit().blocks[1])
+            else:
+                REFUSED[change](changed.blocks[1])
+            with pytest.raises(error, match="Observed exception" if fullgraph else "detach"):
+                compiled(x)

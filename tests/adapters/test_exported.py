@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from torch import nn
 
 import tokenreduce
+from tokenreduce.errors import UnsupportedCallError
+from tokenreduce_models.timm.eva import TimmEva
+from tokenreduce_models.torchvision.vit import TorchvisionViT
 from tokenreduce_models.transformers.blip import Blip
+from tokenreduce_models.transformers.dinov3 import Dinov3
+from tokenreduce_models.transformers.siglip2 import Siglip2
+from tokenreduce_models.transformers.videomae import VideoMAE
+from tokenreduce_models.transformers.vit import ViT
+from tokenreduce_models.transformers.vit_mae import ViTMAE
 
 REDUCERS = [
     ("random", {"keep": 0.6}),
@@ -35,6 +44,75 @@ def test_an_exported_model_takes_another_batch(reducer, options, tiny_vit, image
         batch = torch.export.Dim("batch", min=2, max=64)
         exported = torch.export.export(model, (images(2),), dynamic_shapes=({0: batch},))
         assert_close(exported.module()(images(5)), model(images(5)))
+
+
+NEWER = {
+    "ViT": (ViT, "ViTModel"),
+    "ViTMAE": (ViTMAE, "ViTMAEModel"),
+    "VideoMAE": (VideoMAE, "VideoMAEForVideoClassification"),
+    "SigLIP 2": (Siglip2, "Siglip2VisionModel"),
+    "DINOv3": (Dinov3, "DINOv3ViTModel"),
+    "Eva": (TimmEva, "Eva, EVA-02"),
+    "torchvision": (TorchvisionViT, "VisionTransformer"),
+}
+ALL = [pair for pair in REDUCERS if pair[0] != "dynamicvit"] + [("pitome", {}), ("tofu", {}), ("diffrate", {})]
+
+
+class Positional(nn.Module):
+    """A model of keywords, called with positional arguments; it gives one tensor."""
+
+    def __init__(self, model, names):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *given):
+        output = self.model(**dict(zip(self.names, given, strict=True)))
+        return output if isinstance(output, torch.Tensor) else output[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about tracing
+@pytest.mark.parametrize("how", ["export", "trace"])
+@pytest.mark.parametrize(("reducer", "options"), ALL, ids=[name for name, _ in ALL])
+@pytest.mark.parametrize("label", NEWER)
+def test_every_adapter_takes_another_batch(label, reducer, options, how, assert_close):
+    adapter, name = NEWER[label]
+    example = adapter().examples()[name]()
+    small = dict(example.inputs)
+    large = {key: torch.cat([value, value, value[:1]]) for key, value in small.items()}
+    if label in ("VideoMAE", "SigLIP 2") and reducer in ("evit", "pumer", "diffrate"):
+        options = {**options, "saliency": "key-norm"}  # no class token
+    model = Positional(example.model, list(small)).eval()
+    with torch.no_grad(), tokenreduce.attach(example.model, reducer, layers=[0, 2], **options):
+        if how == "export":
+            sizes = tuple({0: torch.export.Dim("batch", min=2, max=64)} for _ in small)
+            made = torch.export.export(model, tuple(small.values()), dynamic_shapes=(sizes,)).module()
+        else:
+            made = torch.jit.trace(model, tuple(small.values()), check_trace=False)
+        assert_close(made(*large.values()), model(*large.values()))
+
+
+def test_a_tower_is_exported_by_itself(assert_close):
+    """Its own forward is replaced, which export asks for its names and its code."""
+    example = ViT().examples()["ViTModel"]()
+    small = example.inputs["pixel_values"]
+    large = torch.cat([small, small, small[:1]])
+    with torch.no_grad(), tokenreduce.attach(example.model, "tome", r=2):
+        shapes = {"pixel_values": {0: torch.export.Dim("batch", min=2, max=64)}}
+        made = torch.export.export(example.model, (), {"pixel_values": small}, dynamic_shapes=shapes).module()
+        expected = example.model(large).last_hidden_state
+        assert_close(made(pixel_values=large).last_hidden_state, expected)
+
+
+def test_a_mask_of_your_own_is_refused_in_export_too():
+    example = ViTMAE().examples()["ViTMAEModel"]()
+    mask = torch.ones(2, 26, dtype=torch.long)
+    mask[0, 4:] = 0
+    with tokenreduce.attach(example.model, "tome", r=1):
+        for given in ({"attention_mask": mask}, (None, mask)):
+            args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
+            values = (example.inputs["pixel_values"], example.inputs["noise"], *args)
+            with pytest.raises(UnsupportedCallError, match="attention_mask was given"):
+                torch.export.export(example.model, values, kwargs)
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import tokenreduce
-from tokenreduce.errors import TokenReduceError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.errors import OptionError, TokenReduceError, UnsupportedCallError, UnsupportedModelError
 from tokenreduce_models.transformers.tiny import VISION, pixels
 
 
@@ -145,3 +145,39 @@ def test_timm_models_in_transformers_give_every_token():
             assert handle.last.tokens == {"image": 9}
             with pytest.raises(TokenReduceError):
                 model(x, output_hidden_states=True)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Eva"])
+def test_a_trace_under_patch_dropout_is_refused(kind, tiny_vit, images):
+    """It would number the tokens that are left, not the patches."""
+    from timm.models.eva import Eva
+
+    model = tiny_vit({"ViT": VisionTransformer, "Eva": Eva}[kind], patch_drop_rate=0.5)
+    with torch.no_grad():
+        with tokenreduce.attach(model.train(), "tome", r=1, trace=True) as handle:
+            with pytest.raises(UnsupportedCallError, match="patch_drop_rate"):
+                model(images())
+            model.eval()(images())
+            assert handle.last.trace.source.shape[1] == 17
+        with tokenreduce.attach(model.train(), "tome", r=1) as handle:
+            model(images())
+            assert handle.last.tokens == {"image": 9 - 4}
+
+
+def test_a_head_that_needs_every_token_refuses_to_leave_them_out():
+    from tokenreduce_models.transformers.siglip2 import Siglip2
+    from tokenreduce_models.transformers.videomae import VideoMAE
+    from tokenreduce_models.transformers.vit import ViT
+    from tokenreduce_models.transformers.vit_mae import ViTMAE
+
+    labels = {
+        Siglip2: ["Siglip2ForImageClassification"],
+        ViT: ["ViTForMaskedImageModeling", "DeiTForMaskedImageModeling"],
+        ViTMAE: ["ViTMAEForPreTraining"],
+        VideoMAE: ["VideoMAEForPreTraining"],
+    }
+    for adapter, names in labels.items():
+        for name in names:
+            model = adapter().examples()[name]().model
+            with pytest.raises(OptionError, match=f"restore=False: {name} needs every token"):
+                tokenreduce.attach(model, "tome", r=1, restore=False)

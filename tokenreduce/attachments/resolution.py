@@ -85,6 +85,10 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
             f"restore=False: samples keep different numbers of tokens with {name} here, and what follows the stack "
             f"{stack.name!r} reads all of them and would read what fills up the shorter ones; leave restore out"
         )
+    if wanted.restore is False and stack.whole:
+        raise OptionError(
+            f"restore=False: {kind} needs every token of the stack {stack.name!r} at its place; leave restore out"
+        )
     output = None if wanted.restore is None else "full" if wanted.restore else "reduced"
     return Binding(stack, views, prove(stack), active, reducer, plain, sites, output, wanted.trace), chosen
 

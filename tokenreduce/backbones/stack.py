@@ -39,6 +39,9 @@ class Stack:
         padded_memory: whether memories may, where ``padded``.
         ignored_hooks: names of Python modules whose hooks on parts of a block record only what a reduced pass refuses
             to give; other hooks on parts that a view goes round are refused.
+        whole: whether what follows fails without every token at its place, so that ``restore=False`` is refused.
+        drops_patches: whether patches are taken away at random before the first block now (patch dropout in training),
+            so that a trace could not say which patch a token was.
         guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
     """
 
@@ -55,6 +58,8 @@ class Stack:
     padded: bool = False
     padded_memory: bool = True
     ignored_hooks: Sequence[str] = ()
+    whole: bool = False
+    drops_patches: bool = False
     guidable: bool = False
 
     @property

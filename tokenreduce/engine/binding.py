@@ -133,8 +133,9 @@ class Binding(BaseBinding):
         Raises:
             UnsupportedCallError: a change that cannot act.
         """
-        if not torch.compiler.is_compiling():  # compiled code has guards of its own
-            self.guard.check()
+        if torch.compiler.is_compiling():
+            self.guard.settle()
+        self.guard.check()  # compiled code notes what is looked at here, and is compiled again once it differs
         if self._follows and self.stack.output != self.output_name:
             self._expect(self.stack.output)
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..backbones.block import BlockView
 from ..backbones.stack import Stack
@@ -126,9 +128,18 @@ class Guard:
                 if one.name:  # the block itself is called, so that its hooks act
                     self._check_hooks(index, one)
 
+    @torch.compiler.assume_constant_result
+    def settle(self) -> bool:
+        """Take in by a proof what has changed, while a pass is compiled; what cannot act is left to :meth:`check`."""
+        with _disable_current_modes():
+            for index, entered in enumerate(self.entered):
+                if any(tuple(one.module._modules.values()) != one.children for one in entered):
+                    self._renew(index)
+        return True
+
     def _check_hooks(self, index: int, one: Entered) -> None:
         state = vars(one.module)
-        if "forward" in state:
+        if "forward" in state or not inspect.ismethod(one.module.forward):
             raise self._refusal(index, one, "its forward was replaced on the instance")
         for kind in HOOKS:
             if state[kind] and any(not self._ignored(hook) for hook in state[kind].values()):

@@ -85,6 +85,12 @@ class Run:
             positions: per-token tensors (B or 1, N, ...) that ``BlockView.project_at`` is given, reduced with the
                 tokens.
         """
+        if self.binding.trace and not self.paused and self.binding.stack.drops_patches:
+            raise UnsupportedCallError(
+                "patch dropout takes patches away at random before the first block while training, so a trace could "
+                "not say which patch a token was; call model.eval(), set the rate to 0 (patch_drop_rate in timm), or "
+                "attach without trace=True"
+            )
         assignment = None
         if self.binding.track and not self.paused:
             assignment = torch.arange(plain_size(x.shape[1]), device=x.device).expand(x.shape[0], -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,7 +43,25 @@ class BlockForward:
         return run.step(self.index, x, memory, self.block.training)
 
 
-class StackForward:
+class Likeness:
+    """What stands in for a method looks like it to libraries that ask what a model takes, or where its code is."""
+
+    module: nn.Module
+    attribute: str
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(getattr(type(self.module), self.attribute))
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    @property
+    def __code__(self) -> CodeType:
+        method: Any = inspect.unwrap(getattr(type(self.module), self.attribute))
+        code: CodeType = method.__code__
+        return code
+
+
+class StackForward(Likeness):
     """Stands in for the stack's ``forward``: every call is a fresh :class:`Run`.
 
     Attributes:
@@ -51,6 +70,7 @@ class StackForward:
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
+        self.module, self.attribute = binding.stack.module, binding.stack.entry
         self.owner: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +80,7 @@ class StackForward:
         return stack.forward(Run(self.binding), *args, **kwargs)
 
 
-class StandIn:
+class StandIn(Likeness):
     """What attach puts in a method's place on one module.
 
     A plain object on the instance gets no ``self``. Libraries that wrap ``model.forward`` (accelerate's mixed
@@ -74,12 +94,6 @@ class StandIn:
 
     def __init__(self, module: nn.Module, attribute: str, function: Callable[..., Any]) -> None:
         self.module, self.attribute, self.function = module, attribute, function
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """That of the method, which libraries look at to see what a model takes."""
-        signature = inspect.signature(getattr(type(self.module), self.attribute))
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and args[0] is self.module:

@@ -15,8 +15,9 @@ from open_clip.transformer import LayerNormFp32, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tokenreduce.backbones import BlockView, Output, Pass, Stack
+from tokenreduce.backbones import BlockView, Output, Pass, Stack, current
 from tokenreduce.errors import UnsupportedCallError
+from tokenreduce_models.patch_dropout import drops
 
 from .blocks import view_of
 
@@ -39,6 +40,7 @@ class VisionStack(Stack):
 
     name = "vision"
     prefix = {"image": 1}
+    drops_patches = current(lambda stack: drops(stack.visual.patch_dropout))
 
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual, self.module = visual, visual.transformer

@@ -16,8 +16,9 @@ import torch
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Positions, Size, Stack, pair
+from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Positions, Size, Stack, current, pair
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+from tokenreduce_models.patch_dropout import drops
 
 from .eva_view import tokens_first, view_of
 from .vit import check_tower
@@ -28,6 +29,7 @@ class EvaStack(Stack):
 
     name = "vision"
     entry = "forward_features"
+    drops_patches = current(lambda stack: drops(stack.model.patch_drop))
 
     def __init__(self, model: Eva) -> None:
         self.model, self.module = model, model

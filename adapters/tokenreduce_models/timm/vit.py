@@ -35,6 +35,7 @@ from tokenreduce.backbones import (
     pair,
 )
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
+from tokenreduce_models.patch_dropout import drops
 
 from .reader import Loop, output_of, runs_in_a_loop, stand_in
 from .windows import grid_bound, reason
@@ -122,6 +123,7 @@ class TimmStack(Stack):
     name = "vision"
 
     output = current(lambda stack: output_of(stack.model, stack.by_head))
+    drops_patches = current(lambda stack: drops(getattr(stack.model, "patch_drop", None)))
 
     def __init__(self, model: VisionTransformer, by_head: bool = True, loops: bool = False) -> None:
         self.model, self.by_head, self.loops = model, by_head, loops

@@ -33,7 +33,7 @@ from .towers import UNKNOWN, Family, Head, Part, TowerAdapter
 
 HEADS = {
     Siglip2Model: Head("repeated"),
-    Siglip2ForImageClassification: Head("full"),
+    Siglip2ForImageClassification: Head("full", whole=True),
     Siglip2VisionModel: Head("repeated"),
 }
 

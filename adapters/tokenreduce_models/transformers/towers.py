@@ -11,6 +11,7 @@ Axes: B batch, N tokens, C width.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,10 +30,15 @@ from .sizes import check_embeddings, resize_embeddings
 
 @dataclass(frozen=True)
 class Head:
-    """How a model reads its tower: what the tokens must be at the end, and whether it reads the class token."""
+    """How a model reads its tower: what the tokens must be at the end, and whether it reads the class token.
+
+    Args:
+        whole: whether it fails without every token.
+    """
 
     output: Output
     class_token: bool = True
+    whole: bool = False
 
 
 UNKNOWN = Head("full")
@@ -111,8 +117,11 @@ class TowerStack(LayerStack):
         self.module = tower if family.encoder is family.tower else getattr(tower, family.holder)
         self.blocks = list(getattr(self.module, family.blocks))
         self.prefix, self.output = {"image": prefix}, head.output
+        self.whole = head.whole
         self.readout = 0 if prefix and head.class_token else None
         self.guidable = bool(projection)
+        names = list(inspect.signature(type(self.module).forward).parameters)[1:]
+        self.mask_place = names.index("attention_mask") if "attention_mask" in names else None
 
     def view(self, block: nn.Module) -> BlockView:
         if not isinstance(block, self.family.block):
@@ -139,8 +148,15 @@ class TowerStack(LayerStack):
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
         self.capture(kwargs)
-        changed = stand_in(self.module, **{self.family.blocks: (Whole(self, run),)})
-        return type(self.module).forward(changed, *args, **kwargs)
+        whole = Whole(self, run, self.masked(*args, **kwargs))
+        return type(self.module).forward(stand_in(self.module, **{self.family.blocks: (whole,)}), *args, **kwargs)
+
+    def masked(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether the module's caller gave a mask; without one the library makes one of ones under ``torch.export``."""
+        place = self.mask_place
+        return (
+            kwargs.get("attention_mask", args[place] if place is not None and place < len(args) else None) is not None
+        )
 
     def capture(self, given: Mapping[str, Any]) -> None:
         """Let the library note hidden states where it is asked to: on the module, else it would on each stand-in."""
@@ -168,10 +184,14 @@ class TowerStack(LayerStack):
 
 
 class Whole:
-    """All blocks as the one block of a stand-in."""
+    """All blocks as the one block of a stand-in.
 
-    def __init__(self, stack: TowerStack, run: Pass) -> None:
-        self.stack, self.run = stack, run
+    Args:
+        masked: whether a mask that the block gets is anybody's but the library's own, of ones.
+    """
+
+    def __init__(self, stack: TowerStack, run: Pass, masked: bool = True) -> None:
+        self.stack, self.run, self.masked = stack, run, masked
 
     def __call__(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         if kwargs.get("output_attentions", getattr(self.stack.module.config, "output_attentions", False)):
@@ -181,7 +201,7 @@ class Whole:
             )
         check_no_mask(kwargs.get("head_mask"), "head_mask")
         check_no_mask(kwargs.get("is_causal") or None, "is_causal")
-        self.stack.start(self.run, x, attention_mask, kwargs)
+        self.stack.start(self.run, x, attention_mask if self.masked else None, kwargs)
         return self.run(x)
 
 

@@ -33,7 +33,7 @@ MEAN = Head("repeated", class_token=False)
 HEADS = {
     VideoMAEModel: Head("full", class_token=False),
     VideoMAEForVideoClassification: MEAN,
-    VideoMAEForPreTraining: Head("full", class_token=False),
+    VideoMAEForPreTraining: Head("full", class_token=False, whole=True),
 }
 
 

@@ -47,13 +47,13 @@ PARTS = Parts(
 VIT = {
     ViTModel: Head("full"),
     ViTForImageClassification: Head("reduced"),
-    ViTForMaskedImageModeling: Head("full", class_token=False),
+    ViTForMaskedImageModeling: Head("full", class_token=False, whole=True),
 }
 DEIT = {
     DeiTModel: Head("full"),
     DeiTForImageClassification: Head("reduced"),
     DeiTForImageClassificationWithTeacher: Head("reduced"),
-    DeiTForMaskedImageModeling: Head("full", class_token=False),
+    DeiTForMaskedImageModeling: Head("full", class_token=False, whole=True),
 }
 
 MASKED = (ViTForMaskedImageModeling, DeiTForMaskedImageModeling)

@@ -22,7 +22,7 @@ from .tiny import VISION, pixels, tiny
 from .towers import Family, Head, TowerAdapter
 from .vit import PARTS
 
-HEADS = {ViTMAEModel: Head("full"), ViTMAEForPreTraining: Head("full")}
+HEADS = {ViTMAEModel: Head("full"), ViTMAEForPreTraining: Head("full", whole=True)}
 DECODER: dict[str, Any] = {
     "decoder_hidden_size": 32,
     "decoder_num_hidden_layers": 1,

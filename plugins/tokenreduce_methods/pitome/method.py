@@ -75,7 +75,7 @@ class PiToMe(BaseReducer):
         cosine = cosines(stream.signals.keys[:, prefix:])
         ranked = energy(cosine, self.margin_at(site), self.alpha, real)
         keep, source, target = match_by_energy(ranked, cosine, remove, real)
-        front = torch.arange(prefix, device=keep.device).expand(len(keep), -1)
+        front = torch.arange(prefix, device=keep.device).expand(keep.shape[0], -1)
         keep, source, size = torch.cat([front, keep + prefix], dim=1), source + prefix, tokens.sizes()
         return {
             streams.main: Reduction(
