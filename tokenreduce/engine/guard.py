@@ -113,12 +113,7 @@ class Guard:
                     f"but stack {self.stack.name!r} was attached with {len(self.stack.blocks)} blocks that were there "
                     "then; call handle.detach() and attach again"
                 )
-        for index, entered in enumerate(self.entered):
-            for one in entered:
-                module = one.module
-                if tuple(module._modules.values()) != one.children:
-                    self._renew(index)
-                    break
+        self._take_in()
         for index, entered in enumerate(self.entered):
             for one in entered:
                 if not one.same_class():
@@ -128,14 +123,17 @@ class Guard:
                 if one.name:  # the block itself is called, so that its hooks act
                     self._check_hooks(index, one)
 
-    @torch.compiler.assume_constant_result
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def settle(self) -> bool:
         """Take in by a proof what has changed, while a pass is compiled; what cannot act is left to :meth:`check`."""
         with _disable_current_modes():
-            for index, entered in enumerate(self.entered):
-                if any(tuple(one.module._modules.values()) != one.children for one in entered):
-                    self._renew(index)
+            self._take_in()
         return True
+
+    def _take_in(self) -> None:
+        for index, entered in enumerate(self.entered):
+            if any(tuple(one.module._modules.values()) != one.children for one in entered):
+                self._renew(index)
 
     def _check_hooks(self, index: int, one: Entered) -> None:
         state = vars(one.module)

@@ -88,8 +88,8 @@ class Run:
         if self.binding.trace and not self.paused and self.binding.stack.drops_patches:
             raise UnsupportedCallError(
                 "patch dropout takes patches away at random before the first block while training, so a trace could "
-                "not say which patch a token was; call model.eval(), set the rate to 0 (patch_drop_rate in timm), or "
-                "attach without trace=True"
+                "not say which patch a token was; call model.eval(), set the rate to 0, or attach without "
+                "trace=True"
             )
         assignment = None
         if self.binding.track and not self.paused:
