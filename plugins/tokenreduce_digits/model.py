@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ WEIGHTS = Path(__file__).parent / "vilt.safetensors"
 WIDTH = 128
 
 
-def build() -> ViltForQuestionAnswering:
+def build(vocabulary: Sequence[str] = VOCABULARY, length: int = TEXT_LENGTH) -> ViltForQuestionAnswering:
     """The model with random weights; position embeddings start as two-dimensional sines."""
     from transformers import ViltConfig, ViltForQuestionAnswering
 
@@ -26,8 +27,8 @@ def build() -> ViltForQuestionAnswering:
         num_hidden_layers=12,
         num_attention_heads=4,
         intermediate_size=3 * WIDTH,
-        vocab_size=len(VOCABULARY),
-        max_position_embeddings=TEXT_LENGTH,
+        vocab_size=len(vocabulary),
+        max_position_embeddings=length,
         image_size=PIXELS,
         patch_size=PATCH,
         layer_norm_eps=1e-6,

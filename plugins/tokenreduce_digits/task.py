@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -26,7 +25,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"keep": 0.6, "layers": [2, 5, 8]},
     "evit": {"keep": 0.6, "layers": [2, 5, 8]},
     "tome": {"r": 12},
-    "pumer tuned": {"weights": str(Path(__file__).parent / "tuned" / "pumer")},
 }
 
 

@@ -59,6 +59,7 @@ def recipe(args: argparse.Namespace) -> ScriptRecipe:
         lambda scenes, step, near: losses(model, heads, scenes, windows(scenes, WINDOW, step) if near else None),
         ("caption", "part", "digit", "colour"),
         lambda samples: accuracy(model, samples=samples),
+        half=True,
     )
 
 

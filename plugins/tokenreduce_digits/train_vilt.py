@@ -45,6 +45,7 @@ def recipe(args: argparse.Namespace) -> ScriptRecipe:
         lambda scenes, step, near: losses(model, heads, scenes, args.device),
         ("answer", "patches"),
         lambda samples: accuracy_by_kind(model, samples=samples),
+        half=True,
     )
 
 

@@ -87,16 +87,15 @@ def test_ablate_writes_table_and_json(run, tmp_path):
     document = json.loads(out.read_text())
     rows = {row["name"]: row for row in document["rows"]}
     small = next(name for name, row in rows.items() if row["input_size"])
-    methods = ["ats", "diffrate", "evit", "pitome", "pumer", "tofu", "tome"]
-    assert list(rows) == ["none", small, "random", *methods, "pumer tuned"]
+    assert list(rows) == ["none", small, "random", "tome", "pumer", "random tuned", "pumer tuned"]
     setup = document["setup"]
-    assert setup["model"]["name"] == "vilt-digits" and setup["baseline"] == "none"
+    assert setup["model"]["name"] == "vilt-scenes" and setup["baseline"] == "none"
     assert setup["request"]["seed"] == 0 and setup["versions"]["torch"] and setup["data"]["samples"] == 20
     for row in document["rows"]:
         assert row["failed"] is None
         assert 0 <= row["accuracy"] <= 1 and row["macs"] > 0 and row["paces"][0]["seconds"][0] > 0
         assert row["macs"] <= rows["none"]["macs"] and row["peak_memory_bytes"] > 0
-        assert set(row["groups"]) <= {"digit-of-colour", "colour-of-digit", "is-there", "how-many"}
+        assert set(row["groups"]) <= {"digit-of-colour", "colour-of-digit", "is-there", "how-many", "digit-at-place"}
         assert [pace["batch"] for pace in row["paces"]] == [1, 8, 10]
     assert rows["none"]["tokens"] == 153 and rows["pumer"]["tokens_by_stream"] == {"text": 4, "image": 31}
     assert rows["pumer"]["options"]["prune"] == 0.1 and rows["pumer"]["options"]["layers"] == [2, 5, 8]
@@ -171,7 +170,7 @@ def test_a_report_is_written(run, tmp_path):
     done = run("ablate", *QUICK, "--report", str(page), "--pictures", "2", "--store", str(tmp_path / "store"))
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")
-    for word in ("vilt-digits", "pumer", "data:image/png;base64", "<svg", "not counted"):
+    for word in ("vilt-scenes", "pumer", "data:image/png;base64", "<svg", "not counted"):
         assert word in text
     assert not re.search(r"""(src|href)=["']?https?:""", text)
     own = [line for line in done.stderr.splitlines() if "torch/utils/_pytree.py" not in line]  # torch's log of torchao

@@ -36,7 +36,11 @@ def add_parser(commands: Any) -> None:
     )
     what = parser.add_argument_group("what to compare")
     add_flags(what, "model", "data", "metric")
-    what.add_argument("--reducers", metavar="A,B,...", help="default: every reducer that needs no training")
+    what.add_argument(
+        "--reducers",
+        metavar="A,B,...",
+        help="default: those of the task; all: every one that needs no training",
+    )
     what.add_argument(
         "--set",
         metavar="REDUCER.OPTION=VALUE",
@@ -117,17 +121,17 @@ def evaluate(
     from ..lab.distributed import process_group
     from ..lab.preflight import check_variants
     from ..lab.store import Store, default_folder
-    from ..lab.task_run import full_request, ready_reducers, run_task, with_tuned
+    from ..lab.task_run import ALL, full_request, ready_reducers, run_task, with_tuned
     from ..tasks.loading import load_task
 
     crew = process_group()
     device = device_of(arguments.device, crew.device)
     own = own_variants(registry, request.model)  # all that can be refused is refused before anything is loaded
-    if request.variants is not None:
+    if request.variants is not None and ALL not in request.variants:
         check_overrides(overrides, list(request.variants))
     elif own is not None:
         check_overrides(overrides, [*ready_reducers(registry), *own])
-    asked = request.variants or {}
+    asked = {name: options for name, options in (request.variants or {}).items() if name != ALL}
     check_variants(registry, {n: {**asked.get(n, {}), **overrides.get(n, {})} for n in {**asked, **overrides}}, own)
     for folder in arguments.tuned:
         check_variants(registry, {folder: {"weights": folder}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..errors import OptionError
 from ..registry.registry import Registry
 from ..tasks.task import Task
 from .ablation import Step, run_request
@@ -13,6 +14,9 @@ from .request import Request
 from .result import Result
 from .store import Store
 from .tuned_weights import full_options, label_of
+
+ALL = "all"
+"""In place of names: every reducer that needs no training, and every variant of the task."""
 
 
 def full_request(registry: Registry, request: Request, task: Task, overrides: dict[str, dict[str, object]]) -> Request:
@@ -25,15 +29,24 @@ def full_request(registry: Registry, request: Request, task: Task, overrides: di
         UnknownNameError, OptionError, UnknownOptionError: a name or an option that there is not.
     """
     import_named(task.settings)
-    if request.variants is None:
-        own = [name for name, options in task.settings.items() if "reducer" in options or "weights" in options]
-        names = [*ready_reducers(registry), *own]
-    else:
-        names = list(request.variants)
-    given = request.variants or {}
+    own = [name for name, options in task.settings.items() if "reducer" in options or "weights" in options]
+    every = [*ready_reducers(registry), *own]
+    given = dict(request.variants or {})
+    if ALL in given:
+        options = given.pop(ALL)
+        if options:
+            raise OptionError(f"{ALL!r} stands for every reducer and takes no options, got {options}")
+        given = {**{name: {} for name in every}, **given}
+    names = list(given) if request.variants is not None else list(standard_rows(registry, task.name) or every)
     variants = {n: {**(given.get(n) or task.settings.get(n, {})), **overrides.get(n, {})} for n in names}
     check_variants(registry, variants)
     return replace(request, variants=variants)
+
+
+def standard_rows(registry: Registry, task: str) -> tuple[str, ...] | None:
+    """The rows that a plugin's task has when none are named; None for everything there is."""
+    entry = registry.tasks.get(task)
+    return None if entry is None else getattr(entry.spec, "rows", None)
 
 
 def ready_reducers(registry: Registry) -> list[str]:

@@ -71,7 +71,7 @@ def check_fields(spec: Spec) -> None:
     for entry in fields(spec):
         value, default = getattr(spec, entry.name), entry.default
         wanted: type | tuple[type, ...] = bool if isinstance(default, bool) else str
-        if entry.name in ("needs", "variants"):
+        if entry.name in ("needs", "variants", "rows"):
             wanted = (tuple, list) if entry.name == "needs" or value is not None else type(None)
             if value is not None and not all(isinstance(one, str) for one in value):
                 wanted = ()
@@ -125,9 +125,12 @@ class TaskSpec(Spec):
     Args:
         variants: names in the task's settings that are rows of their own, so that a name that is neither one of them
             nor a reducer's is refused before the model is read; None where the settings themselves must say.
+        rows: reducers and variants of an ablation in which none are named; None for every reducer that needs no
+            training and every variant, which ``--reducers all`` asks for.
     """
 
     variants: tuple[str, ...] | None = None
+    rows: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
