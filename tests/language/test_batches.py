@@ -16,6 +16,14 @@ PLANS = {
     "readout": {"language": {"reducer": "evit", "layers": [1, 2], "keep": 0.5, "fuse": False}},
     "text": {"language": {"reducer": "evit", "layers": [1], "keep": 0.4, "saliency": "text"}},
     "images one by one": {"language": {"reducer": "evit", "layers": [1], "keep": 0.5}, "unit": "image"},
+    "fastv": {"language": {"reducer": "fastv", "layers": [1]}},
+    "dart": {"language": {"reducer": "dart", "keep": 0.4}},
+    "pyramiddrop": {"language": "pyramiddrop"},
+    "pyramiddrop, images one by one": {"language": "pyramiddrop", "unit": "image"},
+    "sparsevlm": {"language": "sparsevlm"},
+    "sparsevlm by rank": {"language": {"reducer": "sparsevlm", "scale": 1.0, "bias": 6.0}},
+    "sparsevlm, images one by one": {"language": {"reducer": "sparsevlm", "heads": 0.5}, "unit": "image"},
+    "random, then fastv": {"handover": {"reducer": "random", "keep": 12}, "language": "fastv"},
 }
 
 

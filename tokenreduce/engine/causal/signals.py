@@ -128,7 +128,7 @@ class LayerSignals:
         return (~text).int().argsort(dim=1, stable=True)[:, :most]
 
     def _paid(self, heads: bool, samples: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention from the text to each unit's tokens, (U, H, t, n) or the heads' mean (U, t, n); which text counts."""
+        """What text pays to each unit's tokens, (U, H, t, n) or the heads' mean (U, t, n), and which text counts."""
         counts, rows = self._text(samples, places)[1], self._made["rows"]
         if heads:
             paid = self._once("heads", lambda: self._rows(self.seen, rows))

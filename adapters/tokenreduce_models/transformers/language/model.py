@@ -248,7 +248,7 @@ class Layer:
             cache is not None,
             {
                 "held": held,
-                "keys": cache.layers[self.index].keys if held else None,
+                "keys": cache.layers[self.index].keys if cache is not None and held else None,
                 "flat": "flash" in str(self.model.language.config._attn_implementation),
             },
         )
