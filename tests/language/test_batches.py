@@ -65,6 +65,8 @@ def test_logits_of_a_padded_batch_equal_each_alone(family, plan, side, tiny):
     sizes, tails = mixed(tiny)
     tiny.double()
     given = tiny.batch(sizes, tails=tails, seeds=[3, 4, 5], side=side)
+    if plan == "dart" and side == "left" and family != "qwen2_5_vl":  # as generate() does: its keys know positions
+        given["position_ids"] = (given["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     with attach(tiny.model, PLANS[plan]), torch.no_grad():
         logits = tiny.model(**given).logits
         for b, (images, tail) in enumerate(zip(sizes, tails, strict=True)):
