@@ -15,11 +15,11 @@ from .oracle import base_mask, cache_name, entry, form, rotary
 
 @dataclass
 class Look:
-    """What a chooser sees of one layer: its matrix (H, n, n), rotated keys (G, n, d), output and final norm."""
+    """What a chooser sees of one layer: its matrix (H, n, n), keys (G, n, d) with and without positions, final norm."""
 
     weights: torch.Tensor
     keys: torch.Tensor
-    x: torch.Tensor
+    plain: torch.Tensor
     normed: torch.Tensor
 
 
@@ -27,7 +27,8 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
     """Logits of the new tokens, and what each layer works on: the choice is made anew from full matrices.
 
     Args:
-        chooser: of a look, the image columns left and a stage: columns that stay, and new tokens by column.
+        chooser: of a look, the image columns left and a stage: columns that stay, and the members of new tokens; a new
+            token that stands for one that stays begins with it.
         layers: after which it acts.
         ahead: whether it looks at the layer to come.
         compact: positions are counted anew in every layer, new tokens come last.
@@ -58,14 +59,18 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 visible[:, column], visible[column, column] = False, True
             layer, turned = language.layers[index], rotary(language, x, at, kinds[index])
             before = language.config._attn_implementation
-            cache = DynamicCache()
             language.config._attn_implementation = "eager"
-            weights = layer.self_attn(
-                hidden_states=layer.input_layernorm(x),
-                position_embeddings=turned,
-                attention_mask=form(visible, language.config, x.dtype),
-                **{cache_name(model): cache},
-            )[1]
+            found = []
+            for positions_ in (turned, (torch.ones_like(turned[0]), torch.zeros_like(turned[1]))):
+                cache = DynamicCache()
+                weights = layer.self_attn(
+                    hidden_states=layer.input_layernorm(x),
+                    position_embeddings=positions_,
+                    attention_mask=form(visible, language.config, x.dtype),
+                    **{cache_name(model): cache},
+                )[1]
+                held = next(one for one in cache.layers if one.is_initialized).keys
+                found.append((weights[0, :, :columns, :columns], held[0, :, :columns]))
             language.config._attn_implementation = before
             out = layer(
                 x,
@@ -73,13 +78,15 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 position_embeddings=turned,
                 position_ids=None,
             )
-            held = next(one for one in cache.layers if one.is_initialized).keys
-            return out, Look(weights[0, :, :columns, :columns], held[0, :, :columns], out[0], language.norm(out)[0])
+            (weights, keys), (_, plain) = found
+            return out, Look(weights, keys, plain, language.norm(out)[0])
 
         def cut(look, x, alive, stage):
             kept, made = chooser(look, alive, stage, {**state, "x": x[0]})
+            own = {members[0]: members for members in made if members[0] in kept}
+            made = [members for members in made if members[0] not in kept]
             slots = sorted([*kept, *(max(members) for members in made)])
-            values = {column: x[0, column] for column in kept}
+            values = {column: x[0, own.get(column, [column])].mean(dim=0) for column in kept}
             fresh = [x[0, members].mean(dim=0) for members in made]
             if compact:
                 order = [*(values[column] for column in sorted(kept)), *fresh]
@@ -165,6 +172,26 @@ def sparsevlm(shares, recycle=0.3, heads=None, scale=None, bias=0.0):
             return kept, []
         recycled = best({column: score[column] for column in gone}, int(recycle * len(gone)) + 1)
         return kept, density_peaks(state["x"][recycled], recycled, int(len(recycled) / 10) + 1)
+
+    return choose
+
+
+def pumer(prune, merge):
+    def choose(look, alive, stage, state):
+        row = look.weights.mean(dim=0)[state["text"]][:, alive].mean(dim=0)
+        score = dict(zip(alive, row.tolist(), strict=True))
+        left = sorted(alive, key=lambda column: -score[column])[: len(alive) - round(prune * len(alive))]
+        keys = look.plain.mean(dim=0)
+        pairs = []
+        for source in left[2::2]:  # the highest-scored never goes
+            cosine = {to: float(torch.cosine_similarity(keys[source], keys[to], dim=0)) for to in left[1::2]}
+            to = max(cosine, key=cosine.get)
+            pairs.append((cosine[to], source, to))
+        pairs = sorted(pairs, reverse=True)[: min(round(merge * len(alive)), (len(left) - 1) // 2)]
+        members = {}
+        for _, source, to in pairs:
+            members.setdefault(to, [to]).append(source)
+        return [column for column in left if column not in {source for _, source, _ in pairs}], list(members.values())
 
     return choose
 

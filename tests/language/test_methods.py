@@ -35,6 +35,13 @@ METHODS = {
         [0, 2],
         False,
     ),
+    "pumer": ({"reducer": "pumer", "layers": [0, 1, 2]}, oracle.pumer(0.1, 0.3), [0, 1, 2], False),
+    "pumer, the ratios of METER": (
+        {"reducer": "pumer", "prune": 0.2, "merge": 0.2, "layers": [1, 2]},
+        oracle.pumer(0.2, 0.2),
+        [1, 2],
+        False,
+    ),
     "sparsevlm by rank": (
         {"reducer": "sparsevlm", "scale": 2.0, "bias": 10.0, "layers": [1]},
         oracle.sparsevlm(None, scale=2.0, bias=10.0),
@@ -44,7 +51,7 @@ METHODS = {
 }
 
 
-SLIDING = ("fastv as published", "pyramiddrop")
+SLIDING = ("fastv as published", "pyramiddrop", "pumer", "pumer, the ratios of METER")
 """They read a sliding layer of Gemma3, where a token behind the window has no attention and no rank."""
 CASES = [
     (family, method, positions)
