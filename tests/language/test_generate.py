@@ -18,7 +18,9 @@ from .oracle import WRITE, cache_name, cache_of, write
 HANDOVER = {"handover": {"reducer": "random", "keep": 8}}
 CUT = {"language": {"reducer": "evit", "layers": [1, 2], "keep": 0.5, "fuse": False}}
 MERGE = {"language": {"reducer": "tome", "layers": [0, 1], "r": 6}}
-PLANS = {"hand-over": HANDOVER, "cuts": CUT, "merges": MERGE}
+STAGES = {"language": "pyramiddrop"}
+RECYCLED = {"language": {"reducer": "sparsevlm", "layers": [0, 2], "keep": [0.5, 0.3]}}
+PLANS = {"hand-over": HANDOVER, "cuts": CUT, "merges": MERGE, "stages": STAGES, "recycled": RECYCLED}
 
 
 @pytest.fixture(params=list(PLANS))

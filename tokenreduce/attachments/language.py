@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones.causal import CausalStack
+from ..backbones.causal import TEXT_BEHIND, CausalStack
 from ..backbones.stack import Stack
 from ..core.site import Site
 from ..engine.causal.binding import POSITIONS, CausalBinding
 from ..engine.causal.forward import CausalForward
-from ..engine.causal.run import HANDOVER, TOWER
+from ..engine.causal.run import HANDOVER, NEXT, TOWER
 from ..engine.causal.units import UNITS
 from ..engine.wrappers import StandIn
 from ..errors import LayerError, OptionError, UnfitReducerError, UnsupportedModelError
@@ -24,7 +24,7 @@ from ..registry.registry import Registry
 from .replacements import Replacement, replicas
 from .resolution import Wanted, check_layers, runs_on
 
-ROWS = frozenset({"readout_attention", "text_attention"})
+ROWS = TEXT_BEHIND | {"readout_attention", "text_attention", *NEXT}
 
 
 def check_placing(unit: Any, positions: Any) -> None:
@@ -91,6 +91,11 @@ def bind_language(
             "weights"
         )
     check_position(active)
+    if layered and NEXT & frozenset(active.needs) and stack.depth - 1 in chosen:
+        raise LayerError(
+            f"{name} reads what the next layer would attend to, and none comes after layer {stack.depth - 1}, the "
+            f"last of stack {stack.name!r}; name layers up to {stack.depth - 2}"
+        )
     depth = max(stack.depth, 1)
     sites = {
         layer if layered else HANDOVER: Site(stack.name, layer, i, len(chosen), depth) for i, layer in enumerate(chosen)

@@ -20,6 +20,17 @@ from ..errors import UnsupportedModelError
 from .kv_cache import Kept
 from .stack import Stack
 
+TEXT_BEHIND = frozenset({"text_rows", "text_columns", "text_embeddings", "text_keys", "text_states"})
+"""Signals of the text behind an image, up to the token that is read."""
+BETWEEN_LAYERS = TEXT_BEHIND | {
+    "next_readout_attention",
+    "rotated_keys",
+    "normed_states",
+    "columns",
+    "image_embeddings",
+}
+"""Signals that only the layers of a language model give."""
+
 
 class Encoded(Protocol):
     """What the vision tower has made of the images of one call, in the order of the prompt."""
@@ -88,12 +99,14 @@ class Seen:
         x: (B, p, C) its input.
         call: as it was called, physical.
         keys: (B, G, P, d) keys as its attention had them, None where they were not noted.
+        out: (B, p, C) its output; None for a layer that is still to come.
     """
 
     index: int
     x: Tensor
     call: LayerCall
     keys: Any = None
+    out: Tensor | None = None
 
 
 Compute = Callable[[Tensor, LayerCall, "Kept | None", bool], tuple[Tensor, Any]]
@@ -150,13 +163,25 @@ class LanguageModel:
         """What the replaced ``forward`` does: the library's own, with ``run`` between the layers."""
         raise UnsupportedModelError(f"{type(self).__name__} does not define forward(run, ...)")
 
+    def head_rows(self, seen: Seen, rows: Tensor) -> Tensor:
+        """Attention (B, H, r, P) that queries at physical places ``rows`` (B, r) pay in a layer."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define head_rows(seen, rows)")
+
     def rows(self, seen: Seen, rows: Tensor) -> Tensor:
-        """Attention (B, r, P) that queries at physical places ``rows`` (B, r) pay in a layer, averaged over heads."""
-        raise UnsupportedModelError(f"{type(self).__name__} does not define rows(seen, rows)")
+        """The same (B, r, P) averaged over heads."""
+        return self.head_rows(seen, rows).mean(dim=1)
 
     def keys(self, seen: Seen) -> Tensor:
         """Head-mean keys (B, p, d) of a layer before positions are put in."""
         raise UnsupportedModelError(f"{type(self).__name__} does not define keys(seen)")
+
+    def rotated_keys(self, seen: Seen) -> Tensor:
+        """Keys (B, G, p, d) of a layer with positions."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define rotated_keys(seen)")
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Tokens (B, p, C) after the norm that follows the last layer."""
+        raise UnsupportedModelError(f"{type(self).__name__} does not define normed(x)")
 
     def rotary(self, x: Tensor, positions: Tensor, index: int) -> Any:
         """Positions (B, p) as a layer takes them."""
@@ -231,7 +256,7 @@ class Language(CausalStack):
         return self.language.layers
 
     def provides(self, index: int) -> frozenset[str]:
-        return frozenset({"keys", "readout_attention", "text_attention"})
+        return BETWEEN_LAYERS | {"keys", "readout_attention", "text_attention"}
 
 
 def pick(side: Tensor, rows: Tensor, dim: int) -> Tensor:

@@ -67,6 +67,20 @@ def per_site(value: Any, sites: int, name: str, fill: Any) -> list[Any]:
     return [value] * sites
 
 
+def layers_after(done: Sequence[int], depth: int, *, base: int = 32) -> list[int]:
+    """Layers after which that many of ``base`` layers have run, carried over to ``depth`` layers.
+
+    Rounded to whole layers, one after the other, and none the last of the stack: ``layers_after([8, 16, 24], 28)`` is
+    ``[6, 13, 20]``. On a shallow stack there may be fewer than asked for; there is always one.
+    """
+    layers: list[int] = []
+    for number in done:
+        layer = max(round(number * depth / base) - 1, layers[-1] + 1 if layers else 0)
+        if layer < depth - 1:
+            layers.append(layer)
+    return layers or [0]
+
+
 def spaced_layers(positions: Sequence[int], depth: int, *, base: int = 12, last: bool = False) -> list[int]:
     """Layers published for ``base`` blocks, carried over to ``depth`` blocks; ``last`` counts them from 1."""
     if last:

@@ -29,10 +29,29 @@ SIGNALS = (
     "class_features",
     "prompt_embeddings",
     "projector",
+    "next_readout_attention",
+    "rotated_keys",
+    "normed_states",
+    "columns",
+    "image_embeddings",
+    "text_rows",
+    "text_columns",
+    "text_embeddings",
+    "text_keys",
+    "text_states",
 )
 TOWER_FEATURES = ("encoder_features", "class_features", "prompt_embeddings", "projector")
 """Signals that only the hand-over to a language model gives."""
-WHOLE = ("class_features", "prompt_embeddings", "projector")
+WHOLE = (
+    "class_features",
+    "prompt_embeddings",
+    "projector",
+    "image_embeddings",
+    "text_columns",
+    "text_embeddings",
+    "text_keys",
+    "text_states",
+)
 """Signals that are not of single tokens: no reduction changes them."""
 
 
@@ -52,6 +71,18 @@ class Signals:
         class_features: (B, 1, C'), the same of the encoder's class token.
         prompt_embeddings: (B, t, C), at the hand-over: embeddings of the prompt's text, zeros behind shorter ones.
         projector: a function from encoder features (B, k, C') to the language model's space (B, k, C).
+        next_readout_attention: (B, n), between the layers of a language model: attention that the token which is read
+            would pay in the next layer, averaged over heads.
+        rotated_keys: (B, n, G d), there: their keys with positions, of all key heads side by side.
+        normed_states: (B, n, C), there: the tokens after the model's last norm.
+        columns: (B, n), there: their places in the prompt, padding not counted.
+        image_embeddings: (B, N, C), there: all tokens of the same images as they entered the first layer.
+        text_rows: (B, n, t, H), there: attention from each text token behind the image, up to the one that is read;
+            0 for what fills up shorter texts.
+        text_columns: (B, t), there: places of these text tokens in the prompt, -1 for what fills up.
+        text_embeddings: (B, t, C), there: these text tokens as they entered the first layer.
+        text_keys: (B, t, G d), there: their keys with positions.
+        text_states: (B, t, C), there: they after the model's last norm.
     """
 
     def __init__(self, sources: Mapping[str, Callable[[], Tensor]], needs: frozenset[str]) -> None:
@@ -113,6 +144,46 @@ class Signals:
     @property
     def prompt_embeddings(self) -> Tensor:
         return self._read("prompt_embeddings")
+
+    @property
+    def next_readout_attention(self) -> Tensor:
+        return self._read("next_readout_attention")
+
+    @property
+    def rotated_keys(self) -> Tensor:
+        return self._read("rotated_keys")
+
+    @property
+    def normed_states(self) -> Tensor:
+        return self._read("normed_states")
+
+    @property
+    def columns(self) -> Tensor:
+        return self._read("columns")
+
+    @property
+    def image_embeddings(self) -> Tensor:
+        return self._read("image_embeddings")
+
+    @property
+    def text_rows(self) -> Tensor:
+        return self._read("text_rows")
+
+    @property
+    def text_columns(self) -> Tensor:
+        return self._read("text_columns")
+
+    @property
+    def text_embeddings(self) -> Tensor:
+        return self._read("text_embeddings")
+
+    @property
+    def text_keys(self) -> Tensor:
+        return self._read("text_keys")
+
+    @property
+    def text_states(self) -> Tensor:
+        return self._read("text_states")
 
     @property
     def projector(self) -> Callable[[Tensor], Tensor]:

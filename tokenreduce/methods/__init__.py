@@ -7,7 +7,7 @@ from ..core.gate import Gate
 from ..core.option_checks import check_ratio, check_seed
 from ..core.reduction import Reduction
 from ..core.rules import Rule
-from ..core.schedules import spaced_layers
+from ..core.schedules import layers_after, spaced_layers
 from ..core.signals import SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
@@ -41,6 +41,7 @@ __all__ = [
     "alternatives",
     "check_ratio",
     "check_seed",
+    "layers_after",
     "make",
     "random_score",
     "resolve",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.gate import Gate
 from ..core.reduction import Reduction
-from ..core.signals import SIGNALS
+from ..core.signals import SIGNALS, WHOLE
 from ..core.streams import Stream, Streams
 from ..methods.reducer import BaseReducer
 from ..methods.site_reducer import SiteReducer
@@ -158,8 +158,8 @@ class StreamLaws(ReducerCase):
             given_, other = draw.values(), draw.values(draw.seed + 5)
             for stream_name, real in draw.real().items():
                 for signal, value in given_[stream_name].items():
-                    if real is not None:
-                        mask = real.unsqueeze(-1) if value.ndim == 3 else real
+                    if real is not None and signal not in WHOLE:
+                        mask = real.view(*real.shape, *[1] * (value.ndim - 2))
                         other[stream_name][signal] = torch.where(mask, value, 9 * other[stream_name][signal] + 3)
                     else:
                         other[stream_name][signal] = value

@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies
 from torch import Tensor
 
+from ..backbones.causal import BETWEEN_LAYERS
 from ..backbones.layout import Layout
 from ..core.signals import SIGNALS, TOWER_FEATURES, Signals
 from ..core.site import Site
@@ -19,7 +20,7 @@ from ..methods.backbone import Backbone
 
 GIVEN = tuple(name for name in SIGNALS if name not in TOWER_FEATURES)
 """Signals that synthetic streams have: those of a block."""
-WIDTH, KEY, DEPTH, TEXT = 4, 4, 12, 6
+WIDTH, KEY, DEPTH, TEXT, HEADS = 4, 4, 12, 6, 2
 
 
 def stream(
@@ -81,8 +82,25 @@ class Draw:
         norms = torch.linalg.vector_norm(keys, dim=-1)
         parts = {"x": x, "keys": keys, "value_norms": norms, "text_attention": attention[1]}
         parts |= {"class_attention": attention[0], "readout_attention": attention[0]}
-        parts |= {"received_attention": attention[1].flip(-1)}
-        return {name: self._few(value.to(self.dtype)) for name, value in parts.items()}
+        parts |= {"received_attention": attention[1].flip(-1), "next_readout_attention": attention[0].flip(-1)}
+        parts |= {"rotated_keys": keys.flip(-1), "normed_states": x.flip(-1)}
+        parts |= self._prompt(length, generator)
+        return {
+            name: self._few(value.to(self.dtype) if value.is_floating_point() else value)
+            for name, value in parts.items()
+        }
+
+    def _prompt(self, length: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Signals of a language model's layers: an image that entered with all these tokens, and the text behind it."""
+        embeddings = torch.randn(self.batch, length, WIDTH, generator=generator)
+        text = torch.randn(3, self.batch, TEXT, WIDTH, generator=generator)
+        rows = torch.rand(self.batch, length, TEXT, HEADS, generator=generator) / length
+        columns = torch.arange(length + TEXT).expand(self.batch, -1)
+        real = torch.arange(TEXT) < torch.randint(1, TEXT + 1, (self.batch, 1), generator=generator)
+        found = {"image_embeddings": embeddings, "text_rows": rows * real[:, None, :, None]}
+        found |= {"columns": columns[:, :length], "text_columns": torch.where(real, columns[:, length:], -1)}
+        names = ("text_embeddings", "text_keys", "text_states")
+        return found | {name: side * real.unsqueeze(-1) for name, side in zip(names, text, strict=True)}
 
     def _few(self, value: Tensor) -> Tensor:
         return value if self.rows is None else value[self.rows]
@@ -162,6 +180,7 @@ def _whole(
     sources = {
         signal: partial(_told, torch.cat([own[signal] for own in values.values()], dim=1), signal, read)
         for signal in GIVEN
+        if signal not in BETWEEN_LAYERS
     }
     kinds = layout.all_kinds(len(tokens.x))
     return Stream(tokens, Signals(sources, needs), parts["image"].training, kinds, initial=tokens.count)

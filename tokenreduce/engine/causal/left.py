@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ...backbones.causal import Prompt, pick
 from ...core.reduction import Reduction, compose_assignments, wide
 from .units import Unit
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What entered the first layer.
+
+    Args:
+        lengths: tokens of each image of each sample.
+        numbers: (B, p) number of the image that each token is of, -1 for anything else.
+        columns: (B, p) column of each token.
+        x: (B, q, C) the tokens at their columns; None where nobody asks for them.
+    """
+
+    lengths: list[list[int]]
+    numbers: Tensor
+    columns: Tensor
+    x: Tensor | None
 
 
 class Left:
@@ -21,7 +40,10 @@ class Left:
         size: (B, q) tokens that each stands for, None while all are 1.
         trailing: columns at the end that are text, and real, in every sample.
         ends: (B, q) the column in which each token ended, -1 where it was dropped; None where nobody asks.
+        entry: what entered the first layer, once it has.
     """
+
+    entry: Entry | None = None
 
     def __init__(self, prompt: Prompt, trace: bool) -> None:
         self.prompt = prompt
@@ -37,6 +59,11 @@ class Left:
         real = [self.count] * self.batch if prompt.real is None else prompt.real.sum(dim=1).tolist()
         self.text = [n - m for n, m in zip(real, images, strict=True)]
         self.trailing = trailing(prompt)
+
+    def enter(self, x: Tensor | None) -> None:
+        """Note what enters the first layer, tokens (B, p, C) included if given."""
+        lengths = [list(images) for images in self.lengths]
+        self.entry = Entry(lengths, self.numbers(), self.columns().clamp(min=0), None if x is None else self.spread(x))
 
     @property
     def tokens(self) -> list[int]:

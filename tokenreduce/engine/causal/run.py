@@ -34,6 +34,10 @@ from .units import equal, image_columns, places, units_of
 HANDOVER = -1
 TOWER = frozenset({"class_attention", "received_attention", "keys", "encoder_features", "class_features", "projector"})
 """Signals of the vision tower."""
+NEXT = frozenset({"next_readout_attention"})
+"""Signals of the layer that comes after a cut."""
+ENTRY = frozenset({"image_embeddings", "text_embeddings"})
+"""Signals that are tokens as they entered the first layer."""
 
 
 class CausalRun:
@@ -51,6 +55,7 @@ class CausalRun:
         self.length = 0
         self.passed: list[tuple[Tensor | None, Tensor | None]] = []
         self._memo: dict[Any, Any] = {}
+        self._waiting: Seen | None = None
 
     def begin(self, prompt: Prompt | None) -> None:
         """Say what the call holds, before the first layer; None where there is no new image."""
@@ -63,13 +68,17 @@ class CausalRun:
         """Run one of ``count`` layers on what is left, with the cuts around it."""
         if index == 0:
             self.length = x.shape[1]
-            if max(self.sites, default=0) >= count:
+            if max((site + self._looks_ahead(site) for site in self.sites), default=0) >= count:
                 raise UnsupportedCallError(
                     f"the language model has {count} layers now, and a reducer acts after layer {max(self.sites)}; "
                     "layers were removed after attach: call handle.detach() and attach again"
                 )
             if HANDOVER in self.sites and self.left is not None:
                 x = self._cut(HANDOVER, x, None)
+            if self.left is not None:
+                self.left.enter(x if any(ENTRY & frozenset(one.active.needs) for one in self.bindings) else None)
+        if self.left is not None and self._looks_ahead(index - 1):
+            x = self._cut(index - 1, x, self._waiting, Seen(index, x, self._physical(index, x, call)[0]))
         call, after = self._physical(index, x, call)
         if self.costs is not None:
             self.costs.layer(index, call.past)
@@ -79,10 +88,16 @@ class CausalRun:
         before = x
         x, keys = compute(x, call, after, site is not None)
         if site is not None:
-            x = self._cut(index, x, Seen(index, before, call, keys))
+            self._waiting = Seen(index, before, call, keys, x)
+            if not self._looks_ahead(index):
+                x = self._cut(index, x, self._waiting)
         if index == count - 1 and left is not None:
             x = left.spread(x)
         return x
+
+    def _looks_ahead(self, index: int) -> bool:
+        """Whether the cut after a layer reads signals of the next one, and so waits until that is called."""
+        return index in self.sites and bool(NEXT & frozenset(self.sites[index][0].active.needs))
 
     def spread(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hidden states before each layer and at the end, every token at its column; dropped ones with their last."""
@@ -165,19 +180,20 @@ class CausalRun:
         flat = bool(call.extra.get("flat", False))
         return physical_mask(call.mask, rows, after.columns(), after.logical, call.past, after.ragged, flat)
 
-    def _cut(self, index: int, x: Tensor, seen: Seen | None) -> Tensor:
+    def _cut(self, index: int, x: Tensor, seen: Seen | None, ahead: Seen | None = None) -> Tensor:
         binding, site = self.sites[index]
         with nullcontext() if binding.around is None else binding.around():
-            return self._act(index, binding, site, x, seen)
+            return self._act(binding, site, x, seen, ahead)
 
-    def _act(self, index: int, binding: CausalBinding, site: Site, x: Tensor, seen: Seen | None) -> Tensor:
+    def _act(self, binding: CausalBinding, site: Site, x: Tensor, seen: Seen | None, ahead: Seen | None) -> Tensor:
         left, costs = self.left, self.costs
         assert left is not None and costs is not None
         before = [sum(images) for images in left.lengths]
         columns, order = left.columns(), image_columns(left.numbers(), binding.unit)
-        layer = None if seen is None else LayerSignals(self.language, seen, left)
+        layer = None if seen is None else LayerSignals(self.language, seen, left, binding.unit, ahead)
         done = []
-        for units in equal(units_of(left.lengths, binding.unit)):
+        initial = None if left.entry is None else left.entry.lengths
+        for units in equal(units_of(left.lengths, binding.unit, initial)):
             samples, at = places(units, order)
             if layer is not None:
                 sources = layer.sources(units, samples, at)
@@ -187,7 +203,7 @@ class CausalRun:
             here = columns[samples, at]
             size = None if left.size is None else left.size[samples, here]
             first = torch.tensor([unit.images[0] for unit in units], device=x.device)
-            reduction = self._reduce(binding, site, Tokens(x[samples, at], size), sources, first)
+            reduction = self._reduce(binding, site, Tokens(x[samples, at], size), sources, first, units[0].initial)
             if reduction is not None:
                 done.append((units, samples, here, reduction))
         if done:
@@ -210,14 +226,14 @@ class CausalRun:
         return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
 
     def _reduce(
-        self, binding: CausalBinding, site: Site, tokens: Tokens, sources: Sources, first: Tensor
+        self, binding: CausalBinding, site: Site, tokens: Tokens, sources: Sources, first: Tensor, initial: int
     ) -> Reduction | None:
         active = binding.active
         training = self.language.module.training
         signals = Signals(sources, frozenset(active.needs))
-        stream = Stream(tokens, signals, training, initial=tokens.count, places=first)
+        stream = Stream(tokens, signals, training, initial=initial, places=first)
         losses: dict[str, Tensor] = {}
-        streams = Streams({"image": stream}, "image", initial={"image": tokens.count}, losses=losses)
+        streams = Streams({"image": stream}, "image", initial={"image": initial}, losses=losses)
         chosen: Mapping[str, Reduction | Gate] = active.reduce_streams(streams, site)
         check_reductions(chosen, streams, active)
         reduction = chosen.get("image")

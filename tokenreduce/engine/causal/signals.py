@@ -12,7 +12,8 @@ from torch import Tensor
 from ...backbones.causal import Encoded, LanguageModel, Seen, last_real, pick
 from ...errors import UnsupportedCallError
 from .left import Left
-from .units import Unit
+from .units import Unit, image_columns, units_of
+from .units import places as places_of
 
 Sources = dict[str, Callable[[], Any]]
 
@@ -24,18 +25,39 @@ class LayerSignals:
         language: whose layer it is.
         seen: what the layer has done.
         left: what its tokens are.
+        unit: what is reduced by itself.
+        ahead: what the next layer is to be given, None where nobody asks.
     """
 
-    def __init__(self, language: LanguageModel, seen: Seen, left: Left) -> None:
-        self.language, self.seen, self.left = language, seen, left
+    def __init__(
+        self, language: LanguageModel, seen: Seen, left: Left, unit: str = "sample", ahead: Seen | None = None
+    ) -> None:
+        self.language, self.seen, self.left, self.unit, self.ahead = language, seen, left, unit, ahead
         self._made: dict[str, Tensor] = {}
 
     def sources(self, units: Sequence[Unit], samples: Tensor, places: Tensor) -> Sources:
         """The signals of units of equal length at their samples (U, 1) and places (U, n)."""
-        return {
-            "readout_attention": lambda: self._readout()[samples, places],
-            "text_attention": partial(self._text, samples, places),
-            "keys": lambda: self._once("keys", lambda: self.language.keys(self.seen))[samples, places],
+        each = {
+            "readout_attention": self._readout,
+            "keys": lambda: self.language.keys(self.seen),
+            "rotated_keys": self._rotated,
+            "normed_states": self._normed,
+            "columns": self._columns,
+        }
+        if self.ahead is not None:
+            each["next_readout_attention"] = self._next_readout
+        text = {
+            "text_columns": self._columns,
+            "text_keys": self._rotated,
+            "text_states": self._normed,
+        }
+        found: Sources = {name: partial(self._of_image, name, make, samples, places) for name, make in each.items()}
+        found |= {name: partial(self._of_text, name, make, samples, places) for name, make in text.items()}
+        return found | {
+            "text_attention": partial(self._text_attention, samples, places),
+            "text_rows": partial(self._text_rows, samples, places),
+            "text_embeddings": partial(self._text_embeddings, samples, places),
+            "image_embeddings": partial(self._image_embeddings, units),
         }
 
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
@@ -43,9 +65,20 @@ class LayerSignals:
             self._made[name] = make()
         return self._made[name]
 
-    def _rows(self, rows: Tensor) -> Tensor:
-        """(B, r, p): what the rows pay to the tokens of this call."""
-        return self.language.rows(self.seen, rows)[:, :, -self.seen.x.shape[1] :]
+    def _of_image(self, name: str, make: Callable[[], Tensor], samples: Tensor, places: Tensor) -> Tensor:
+        return self._once(name, make)[samples, places]
+
+    def _of_text(self, name: str, make: Callable[[], Tensor], samples: Tensor, places: Tensor) -> Tensor:
+        """(U, t, ...) of the text behind each unit; 0 for what fills up, -1 among columns."""
+        rows, counts = self._text(samples, places)
+        side = self._once(name.removeprefix("text_"), make)[samples, rows]
+        return torch.where(
+            counts.view(*counts.shape, *[1] * (side.ndim - 2)), side, -1 if name == "text_columns" else 0
+        )
+
+    def _rows(self, seen: Seen, rows: Tensor) -> Tensor:
+        """(B, H, r, p): what the rows pay to the tokens of this call."""
+        return self.language.head_rows(seen, rows)[..., -seen.x.shape[1] :]
 
     def _scored(self) -> Tensor:
         """(B, 1) place of the token whose row is read."""
@@ -56,24 +89,82 @@ class LayerSignals:
         return (left.columns() == column[:, None]).int().argmax(dim=1, keepdim=True)
 
     def _readout(self) -> Tensor:
-        return self._once("readout", lambda: self._rows(self._scored())[:, 0])
+        return self._rows(self.seen, self._scored()).mean(dim=1)[:, 0]
 
-    def _text(self, samples: Tensor, places: Tensor) -> Tensor:
-        """(U, n) mean over the text after each unit, up to the token that is read."""
+    def _next_readout(self) -> Tensor:
+        assert self.ahead is not None
+        return self._rows(self.ahead, self._scored()).mean(dim=1)[:, 0]
+
+    def _rotated(self) -> Tensor:
+        """(B, p, G d)."""
+        return self.language.rotated_keys(self.seen).transpose(1, 2).flatten(2)
+
+    def _normed(self) -> Tensor:
+        assert self.seen.out is not None
+        return self.language.normed(self.seen.out)
+
+    def _columns(self) -> Tensor:
+        """(B, p) places in the prompt, padding not counted."""
+        columns, real = self.left.columns(), self.left.prompt.real
+        return columns if real is None else pick(real.cumsum(dim=1) - 1, columns, 1)
+
+    def _text(self, samples: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(U, t) places of the text behind each unit, up to the token that is read, and which of them count."""
+        rows = self._once("rows", self._text_rows_of_all)
+        text, mine = self._made["text"], rows[samples[:, 0]]
+        return mine, text.gather(1, rows)[samples[:, 0]] & (mine > places[:, -1:])
+
+    def _text_rows_of_all(self) -> Tensor:
+        """(B, t) places of the text behind the first image of each sample, and some others behind shorter ones."""
         numbers = self.left.numbers()
         text = (numbers < 0) & self.left.real() & ((numbers >= 0).cumsum(dim=1) > 0)
-        place = torch.arange(numbers.shape[1], device=numbers.device)
-        text = text & (place <= self._scored())
+        text = text & (torch.arange(numbers.shape[1], device=numbers.device) <= self._scored())
         most = int(text.sum(dim=1).max())  # one host synchronisation
         if not most:
-            raise UnsupportedCallError("text_attention: no sample has text after its image; use another saliency")
-        rows = self._once("rows", lambda: (~text).int().argsort(dim=1, stable=True)[:, :most])
-        attention = self._once("attention", lambda: self._rows(rows))
-        counts = text.gather(1, rows)[samples[:, 0]] & (rows[samples[:, 0]] > places[:, -1:])
-        weight = counts.to(attention.dtype)
+            raise UnsupportedCallError(
+                "text_attention and the like: no sample has text after its image; use another saliency"
+            )
+        self._made["text"] = text
+        return (~text).int().argsort(dim=1, stable=True)[:, :most]
+
+    def _paid(self, heads: bool, samples: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """What text pays to each unit's tokens, (U, H, t, n) or the heads' mean (U, t, n), and which text counts."""
+        counts, rows = self._text(samples, places)[1], self._made["rows"]
+        if heads:
+            paid = self._once("heads", lambda: self._rows(self.seen, rows))
+        else:
+            paid = self._once("attention", lambda: self._rows(self.seen, rows).mean(dim=1))
+        paid = paid[samples[:, 0]]
+        index = places.view(len(places), *[1] * (paid.ndim - 2), -1).expand(*paid.shape[:-1], -1)
+        return paid.gather(-1, index), counts
+
+    def _text_attention(self, samples: Tensor, places: Tensor) -> Tensor:
+        """(U, n) mean over the text after each unit."""
+        paid, counts = self._paid(False, samples, places)
+        weight = counts.to(paid.dtype)
         share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
-        paid = pick(attention[samples[:, 0]], places, 2)
         return torch.where(counts.unsqueeze(-1), paid * share.unsqueeze(-1), 0).sum(dim=1)
+
+    def _text_rows(self, samples: Tensor, places: Tensor) -> Tensor:
+        """(U, n, t, H)."""
+        paid, counts = self._paid(True, samples, places)
+        return torch.where(counts[:, None, :, None], paid, 0).permute(0, 3, 2, 1)
+
+    def _text_embeddings(self, samples: Tensor, places: Tensor) -> Tensor:
+        """(U, t, C) the text behind each unit as it entered the first layer."""
+        rows, counts = self._text(samples, places)
+        entry = self.left.entry
+        assert entry is not None and entry.x is not None
+        return torch.where(counts.unsqueeze(-1), entry.x[samples, self.left.columns()[samples, rows]], 0)
+
+    def _image_embeddings(self, units: Sequence[Unit]) -> Tensor:
+        """(U, N, C) all tokens of each unit as they entered the first layer."""
+        entry = self.left.entry
+        assert entry is not None and entry.x is not None
+        first = {(unit.sample, unit.images): unit for unit in units_of(entry.lengths, self.unit)}
+        mine = [first[unit.sample, unit.images] for unit in units]
+        samples, at = places_of(mine, image_columns(entry.numbers, self.unit))
+        return entry.x[samples, entry.columns[samples, at]]
 
 
 def tower_sources(encoded: Encoded, units: Sequence[Unit], names: frozenset[str]) -> Sources:

@@ -24,6 +24,7 @@ class Unit:
         counted: numbers of its images among all of the call.
         begin: where its tokens begin among the sample's image tokens.
         length: how many there are.
+        initial: how many of them entered the first layer.
     """
 
     sample: int
@@ -31,28 +32,36 @@ class Unit:
     counted: tuple[int, ...]
     begin: int
     length: int
+    initial: int
 
 
-def units_of(lengths: Sequence[Sequence[int]], kind: str) -> list[Unit]:
-    """The units of a batch, those without a token left out."""
+def units_of(lengths: Sequence[Sequence[int]], kind: str, initial: Sequence[Sequence[int]] | None = None) -> list[Unit]:
+    """The units of a batch, those without a token left out.
+
+    Args:
+        lengths: tokens of each image of each sample.
+        kind: of unit.
+        initial: the same as they entered the first layer; ``lengths`` if None.
+    """
     found, counted = [], 0
-    for sample, images in enumerate(lengths):
+    for sample, (images, first) in enumerate(zip(lengths, initial or lengths, strict=True)):
         begin, numbers = 0, range(len(images))
         groups: Iterable[tuple[int, ...]] = [tuple(numbers)] if kind == "sample" else [(i,) for i in numbers]
         for group in groups:
             length = sum(images[i] for i in group)
             if length:
-                found.append(Unit(sample, group, tuple(counted + i for i in group), begin, length))
+                entered = sum(first[i] for i in group)
+                found.append(Unit(sample, group, tuple(counted + i for i in group), begin, length, entered))
             begin += length
         counted += len(images)
     return found
 
 
 def equal(units: Iterable[Unit]) -> list[list[Unit]]:
-    """Units of equal length, which are reduced together: so a reducer never sees padding."""
-    buckets: dict[int, list[Unit]] = {}
+    """Units of equal length, now and at first, which are reduced together: so a reducer never sees padding."""
+    buckets: dict[tuple[int, int], list[Unit]] = {}
     for unit in units:
-        buckets.setdefault(unit.length, []).append(unit)
+        buckets.setdefault((unit.length, unit.initial), []).append(unit)
     return list(buckets.values())
 
 

@@ -66,7 +66,7 @@ def unwrapped(layer: nn.Module) -> Any:
 
 
 def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> Tensor:
-    """(B, r, P) what queries at places ``rows`` (B, r) pay to every key averaged over heads."""
+    """(B, H, r, P) what queries at places ``rows`` (B, r) pay to every key."""
     layer = unwrapped(layer)
     attention = layer.self_attn
     config = copy.copy(attention.config)
@@ -74,6 +74,8 @@ def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> 
     keys = seen.keys
     if keys is None:
         keys = keys_of(layer, seen, seen.call.rotary, cache_name)
+        held = seen.call.extra.get("keys")
+        keys = keys if held is None else torch.cat([held, keys], dim=-2)
     hidden = layer.input_layernorm(pick(seen.x, rows, 1))
     out = type(attention).forward(
         stand_in(attention, config=config, training=False),
@@ -83,7 +85,7 @@ def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> 
         **{cache_name: Fixed(keys)},
     )
     weights: Tensor = out[1]
-    return weights.mean(dim=1)
+    return weights
 
 
 def keys_of(layer: Any, seen: Seen, rotary: Any, cache_name: str) -> Tensor:

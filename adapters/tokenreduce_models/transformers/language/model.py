@@ -172,12 +172,22 @@ class TransformersModel(LanguageModel):
         run.end(size_of(getattr(output, self.cache_name, None)))
         return output
 
-    def rows(self, seen: Seen, rows: Tensor) -> Tensor:
+    def head_rows(self, seen: Seen, rows: Tensor) -> Tensor:
         return attention_rows_of(self.layers[seen.index], seen, rows, self.cache_name)
 
     def keys(self, seen: Seen) -> Tensor:
         layer = self.layers[seen.index]
         return keys_of(layer, seen, unrotated(seen.call.rotary), self.cache_name).mean(dim=1)
+
+    def rotated_keys(self, seen: Seen) -> Tensor:
+        if seen.keys is None:
+            return keys_of(self.layers[seen.index], seen, seen.call.rotary, self.cache_name)
+        keys: Tensor = seen.keys[:, :, -seen.x.shape[1] :]
+        return keys
+
+    def normed(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.language.norm(x)
+        return normed
 
     def rotary(self, x: Tensor, positions: Tensor, index: int) -> Any:
         embed, kinds = self.language.rotary_emb, getattr(self.language.config, "layer_types", None)
@@ -236,7 +246,11 @@ class Layer:
             past,
             kept_of(cache, self.index),
             cache is not None,
-            {"held": held, "flat": "flash" in str(self.model.language.config._attn_implementation)},
+            {
+                "held": held,
+                "keys": cache.layers[self.index].keys if cache is not None and held else None,
+                "flat": "flash" in str(self.model.language.config._attn_implementation),
+            },
         )
         return self.run.layer(self.index, self.count, x, call, partial(self.compute, args, kwargs))
 
