@@ -86,6 +86,8 @@ class Stack:
         role = self.role(index)
         own = role.own.split("+")
         names = {"keys", "value_norms"}
+        if self.main_stream in own:
+            names |= {"received_attention", "paid_attention", "received_logits", "paid_logits"}
         if self.readout is not None:
             names.add("readout_attention")
             if own == [self.main_stream]:

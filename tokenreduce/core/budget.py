@@ -132,7 +132,9 @@ class Budget:
                 count = round(self.factor * max(removable - value, 0))
         return int(min(count, max(removable - 1, 0)))
 
-    def counts(self, site: Site, score: Tensor, x: Tensor, real: Tensor | None = None) -> Tensor | None:
+    def counts(
+        self, site: Site, score: Tensor, x: Tensor, real: Tensor | None = None, needed: Tensor | None = None
+    ) -> Tensor | None:
         """(B,) how many tokens each sample keeps by a rule, None for a budget that does not look at the tokens.
 
         Of a scaled rule (:meth:`scaled`) that many times as many go from each sample.
@@ -141,10 +143,11 @@ class Budget:
             score: (B, N) of the tokens that may go, higher stays.
             x: (B, N, C) their features.
             real: (B, N) False for padding.
+            needed: (B,) how many the rule asks for, where that is known already.
         """
         if self.rule is None:
             return None
-        kept = self.rule.counts(score, x, real)
+        kept = self.rule.counts(score, x, real, needed)
         if self.factor == 1:
             return kept
         there = torch.full_like(kept, score.shape[1]) if real is None else real.sum(dim=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from ..ops.spectral import energy_rank
 from .option_checks import check_ratio, is_count, is_number
 
 KINDS = ("energy", "threshold", "cumulative")
@@ -57,7 +58,9 @@ class Rule:
             raise OptionError(f"bucket must be a positive integer or None, got {self.bucket!r}")
 
     @torch.no_grad()
-    def counts(self, score: Tensor, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def counts(
+        self, score: Tensor, x: Tensor, real: Tensor | None = None, needed: Tensor | None = None
+    ) -> Tensor:
         """(B,) number of tokens that each sample keeps, from ``least`` to ``cap``.
 
         A sample that has fewer tokens than ``least`` keeps all that it has. Where all scores, or all features, are
@@ -67,8 +70,11 @@ class Rule:
             score: (B, N), for the rules on scores; negative ones count as 0 in a sum.
             x: (B, N, C), for the rule on energy.
             real: (B, N) False for padding, which counts for nothing.
+            needed: (B,) how many the rule asks for, where that is known already.
         """
-        if self.kind == "energy":
+        if needed is not None:
+            pass
+        elif self.kind == "energy":
             needed = energy_rank(x, self.value, real)
         else:
             wide = score.double() if score.dtype == torch.float64 else score.float()
@@ -104,15 +110,3 @@ def cumulative_rank(weight: Tensor, share: float) -> Tensor:
     total = ordered.cumsum(dim=1)
     reached = total >= share * total[:, -1:] * (1 - 1e-6)  # rounding of the sum
     return torch.where(total[:, -1] > 0, reached.int().argmax(dim=1) + 1, 0)
-
-
-def energy_rank(x: Tensor, share: float, real: Tensor | None = None) -> Tensor:
-    """(B,) least number of singular directions of tokens (B, N, C) that hold a share of their energy.
-
-    Through the smaller of the two Gram matrices, in float64.
-    """
-    wide = x.double()
-    if real is not None:
-        wide = wide * real.unsqueeze(-1)
-    gram = wide @ wide.transpose(1, 2) if x.shape[1] <= x.shape[2] else wide.transpose(1, 2) @ wide
-    return cumulative_rank(torch.linalg.eigvalsh(gram).clamp(min=0), share)

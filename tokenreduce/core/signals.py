@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
-from ..ops.attention_rows import attention_rows
+from ..ops.attention_rows import attention_rows, mean_logits
 from .composition import take_columns
 from .reduction import Reduction
 
@@ -25,6 +25,9 @@ SIGNALS = (
     "readout_attention",
     "text_attention",
     "received_attention",
+    "paid_attention",
+    "received_logits",
+    "paid_logits",
     "encoder_features",
     "class_features",
     "prompt_embeddings",
@@ -66,7 +69,10 @@ class Signals:
             token, in ViLT the text's [CLS].
         text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens; or
             likeness to the text features given to ``handle.guide``.
-        received_attention: (B, n), attention that each token is paid by all patches, averaged over heads and patches.
+        received_attention: (B, n), attention that each token is paid by all patches, averaged over heads and patches:
+            the tokens of the stream that are not protected. Padding pays and is paid nothing here and in the next three.
+        paid_attention: (B, n), attention that each token pays the patches, averaged likewise.
+        received_logits, paid_logits: (B, n), the same of the scaled products of queries and keys before the softmax.
         encoder_features: (B, n, C'), at the hand-over to a language model: what the projector was given.
         class_features: (B, 1, C'), the same of the encoder's class token.
         prompt_embeddings: (B, t, C), at the hand-over: embeddings of the prompt's text, zeros behind shorter ones.
@@ -132,6 +138,18 @@ class Signals:
     @property
     def received_attention(self) -> Tensor:
         return self._read("received_attention")
+
+    @property
+    def paid_attention(self) -> Tensor:
+        return self._read("paid_attention")
+
+    @property
+    def received_logits(self) -> Tensor:
+        return self._read("received_logits")
+
+    @property
+    def paid_logits(self) -> Tensor:
+        return self._read("paid_logits")
 
     @property
     def encoder_features(self) -> Tensor:
@@ -205,6 +223,7 @@ class SeenAttention:
         text: (rows that are of the text, (B, rows) which of them count or None for all); None for no text.
         causal: whether a row sees only itself and what is before it; text that sees none of the tokens does not count.
         value: (B, G, N, d), or None where it is not there.
+        mutual: whether it is self-attention, so that the tokens attend to one another.
     """
 
     query: Tensor
@@ -216,9 +235,17 @@ class SeenAttention:
     text: tuple[slice | Tensor, Tensor | None] | None = None
     causal: bool = False
     value: Tensor | None = None
+    mutual: bool = False
 
-    def sources(self, columns: slice | Tensor) -> dict[str, Callable[[], Tensor]]:
-        """The signals that it can give for the tokens whose keys are at ``columns`` (see :meth:`Layout.columns`)."""
+    def sources(
+        self, columns: slice | Tensor, prefix: int = 0, real: Tensor | None = None
+    ) -> dict[str, Callable[[], Tensor]]:
+        """The signals that it can give for the tokens whose keys are at ``columns`` (see :meth:`Layout.columns`).
+
+        Args:
+            prefix: number of protected tokens among them, in front.
+            real: (B, n) False for padding among them.
+        """
         found: dict[str, Callable[[], Tensor]] = {"keys": partial(self._keys, columns)}
         if self.value is not None:
             found["value_norms"] = partial(self._value_norms, self.value, columns)
@@ -228,6 +255,13 @@ class SeenAttention:
                 found["class_attention"] = found["readout_attention"]
         if self.text is not None:
             found["text_attention"] = partial(self._text, *self.text, columns)
+        if self.mutual:
+            patches = columns[:, prefix:] if isinstance(columns, Tensor) else slice(columns.start + prefix, columns.stop)
+            counted = None if real is None else real[:, prefix:]
+            found["received_attention"] = partial(self._received, columns, patches, counted)
+            found["paid_attention"] = partial(self._paid, columns, patches, counted)
+            found["received_logits"] = partial(self._logits, self.key, self.query, columns, patches, counted)
+            found["paid_logits"] = partial(self._logits, self.query, self.key, columns, patches, counted)
         return found
 
     def _keys(self, columns: slice | Tensor) -> Tensor:
@@ -239,6 +273,36 @@ class SeenAttention:
     def _value_norms(value: Tensor, columns: slice | Tensor) -> Tensor:
         wide = value if value.dtype == torch.float64 else value.float()
         return take_columns(wide.square().sum(dim=(1, 3)).sqrt(), columns)
+
+    def _received(self, columns: slice | Tensor, patches: slice | Tensor, real: Tensor | None) -> Tensor:
+        total, seen = None, 0
+        for rows in _chunks(patches):
+            attention = self._rows(rows, columns)
+            width = attention.shape[1]
+            if real is not None:
+                attention = attention * real[:, seen : seen + width].unsqueeze(-1)
+            seen += width
+            paid = attention.sum(dim=1)
+            total = paid if total is None else total + paid
+        if total is None:  # no patch at all
+            return self._keys(columns)[..., 0].float() * 0
+        return total / (seen if real is None else real.sum(dim=1, keepdim=True).clamp(min=1))
+
+    def _paid(self, columns: slice | Tensor, patches: slice | Tensor, real: Tensor | None) -> Tensor:
+        parts = []
+        for rows in _chunks(columns):
+            attention = self._rows(rows, patches)
+            count: int | Tensor = max(attention.shape[2], 1)
+            if real is not None:
+                attention, count = attention * real[:, None], real.sum(dim=1, keepdim=True).clamp(min=1)
+            parts.append(attention.sum(dim=2) / count)
+        return torch.cat(parts, dim=1)
+
+    def _logits(
+        self, of: Tensor, others: Tensor, columns: slice | Tensor, patches: slice | Tensor, real: Tensor | None
+    ) -> Tensor:
+        of, others = _take_rows(of, columns), _take_rows(others, patches)
+        return mean_logits(of, others, self.scale, real)
 
     def _rows(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         """(B, rows, n)."""
@@ -279,7 +343,16 @@ class SeenAttention:
         return (attention * weight.unsqueeze(-1)).sum(dim=1) / total
 
 
-def _take_rows(query: Tensor, rows: Tensor) -> Tensor:
+def _chunks(rows: slice | Tensor, size: int = 128) -> list[slice] | list[Tensor]:
+    """Rows a few at a time."""
+    if isinstance(rows, Tensor):
+        return list(rows.split(size, dim=1))
+    return [slice(begin, min(begin + size, rows.stop)) for begin in range(rows.start, rows.stop, size)]
+
+
+def _take_rows(query: Tensor, rows: slice | Tensor) -> Tensor:
     """Rows (B or 1, r) of a query (B, H, N, d)."""
+    if isinstance(rows, slice):
+        return query[:, :, rows]
     index = rows.expand(query.shape[0], -1)[:, None, :, None]
     return query.gather(2, index.expand(-1, query.shape[1], -1, query.shape[-1]))

@@ -29,6 +29,8 @@ class Stream:
             in full.
         initial: number of tokens at the start of the pass, where it is known.
         places: (B,) number that a repeatable draw goes by, where that is not the sample's place in the batch.
+        needed: (B,) how many tokens each sample needs, where a reducer around this one has found that out; it stands
+            for what the rule of a budget asks for.
     """
 
     tokens: Tokens
@@ -38,6 +40,7 @@ class Stream:
     gate: Tensor | None = None
     initial: int | None = None
     places: Tensor | None = None
+    needed: Tensor | None = None
 
     def after(self, reduction: Reduction) -> Stream:
         """The stream that a reduction leaves."""
@@ -47,6 +50,7 @@ class Stream:
             signals=self.signals.after(reduction),
             kinds=None if self.kinds is None else reduction.take(self.kinds),
             gate=None if self.gate is None else reduction.side(self.gate, 1.0),
+            needed=None,
         )
 
 
@@ -130,6 +134,11 @@ class Streams(Mapping[str, Stream]):
         reduction, layout = combine(self._layout, own, tokens.shape[0], tokens.device, dtype)
         whole = partial(self._whole_after, reduction)
         return Streams({} if layout.mixed else parts, self._main, whole, layout, self.initial, self._losses)
+
+    def with_stream(self, name: str, stream: Stream) -> Streams:
+        """The same with another stream in the place of one: what a reducer around others tells them of it."""
+        parts = {**self._parts, name: stream}
+        return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses)
 
     def _whole_after(self, reduction: Reduction) -> Stream:
         return self.whole().after(reduction)

@@ -98,16 +98,18 @@ class SiteReader:
         query, key, value = seen.projected.query, seen.projected.key, seen.projected.value
         causal = is_own and self.view.causal
         scale, readout = self.view.scale, self.stack.readout
-        return SeenAttention(query, key, seen.bias, scale, readout, has_class_token, text, causal, value)
+        return SeenAttention(query, key, seen.bias, scale, readout, has_class_token, text, causal, value, is_own)
 
     def _stream(self, seen: BlockTokens, attention: SeenAttention | None, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
         columns, whole = layout.columns(name, seen.x.device), name == layout.name and len(layout.streams) > 1
         x = take_columns(seen.x, columns)
-        sources: dict[str, Callable[[], Tensor]] = {} if attention is None else attention.sources(columns)
+        size, real = (None if side is None else take_columns(side, columns) for side in (state.size, state.real))
+        sources: dict[str, Callable[[], Tensor]] = {}
+        if attention is not None:
+            sources = attention.sources(columns, layout.prefix(name), real)
         if self.guide is not None:
             sources["text_attention"] = partial(text_similarity, self.stack.shared_space, x, self.guide)
-        size, real = (None if side is None else take_columns(side, columns) for side in (state.size, state.real))
         initial = state.initial.length if whole else state.initial.lengths.get(name)
         return Stream(
             Tokens(x, size, real, layout.prefix(name), ragged=state.valid is not None),

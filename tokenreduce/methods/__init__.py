@@ -13,8 +13,9 @@ from ..core.site import Site
 from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
 from .backbone import Backbone
+from .features import check_features, features_of, features_on
 from .part import make
-from .reducer import BaseReducer, Reducer
+from .reducer import BaseReducer, Reducer, reducer_name
 from .saliency import NEEDS, alternatives, random_score, resolve, saliency, saliency_on
 from .site_reducer import BoundReducer, SiteReducer
 from .wrapper import BoundWrapper, WrapperReducer
@@ -39,11 +40,15 @@ __all__ = [
     "Tokens",
     "WrapperReducer",
     "alternatives",
+    "check_features",
     "check_ratio",
     "check_seed",
+    "features_of",
+    "features_on",
     "layers_after",
     "make",
     "random_score",
+    "reducer_name",
     "resolve",
     "saliency",
     "saliency_on",

@@ -266,7 +266,9 @@ class BaseReducer(SiteReducer):
         if budget.rule is None and not tokens.ragged:
             kept = tokens.removable - self.count(budget, site, tokens)
             return torch.full(tokens.x.shape[:1], kept, device=tokens.x.device)
-        counts = budget.counts(site, score[:, tokens.prefix :], tokens.x[:, tokens.prefix :], real)
+        counts = budget.counts(
+            site, score[:, tokens.prefix :], tokens.x[:, tokens.prefix :], real, needed=stream.needed
+        )
         return budget.counts_of(site, tokens.own_counts(), tokens.removable) if counts is None else counts
 
     def removes_nothing(self, site: Site, tokens: Tokens) -> bool:

@@ -46,3 +46,45 @@ def received_attention(
         total = paid if total is None else total + paid
     assert total is not None
     return total / query.shape[2]
+
+
+def mean_logits(of: Tensor, others: Tensor, scale: float | None = None, real: Tensor | None = None) -> Tensor:
+    """Mean over heads and ``others`` of the scaled products before the softmax: (B, N), float32.
+
+    Of keys with the queries of all patches: what each key is paid on average. Of queries with keys: what each pays. The
+    mean of the products is the product with the mean, so no N x N matrix is made.
+
+    Args:
+        of: (B, H, N, d).
+        others: (B, G, M, d), with fewer heads or more: each serves several side by side.
+        scale: 1/sqrt(d) if None.
+        real: (B, M) which of ``others`` count; None for all.
+    """
+    scale = of.shape[-1] ** -0.5 if scale is None else scale
+    dtype = torch.float64 if of.dtype == torch.float64 else torch.float32
+    of, others = of.to(dtype), others.to(dtype)
+    if real is None:
+        mean = others.mean(dim=2)
+    else:
+        weight = real[:, None, :, None].to(dtype)
+        mean = (others * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1)
+    heads = max(of.shape[1], mean.shape[1])
+    of = of.repeat_interleave(heads // of.shape[1], dim=1)
+    mean = mean.repeat_interleave(heads // mean.shape[1], dim=1)
+    return (of @ mean.unsqueeze(-1)).squeeze(-1).mean(dim=1) * scale
+
+
+def paid_attention(
+    query: Tensor, key: Tensor, to: slice, bias: Tensor | None = None, scale: float | None = None, chunk: int = 128
+) -> Tensor:
+    """What each query pays the keys ``to`` on average over heads and these keys: (B, R), float32.
+
+    Args:
+        query, key, bias, scale, chunk: as :func:`received_attention` has them.
+        to: the keys that count; the softmax is over all.
+    """
+    parts = [
+        attention_rows(query[:, :, begin : begin + chunk], key, bias, scale)[:, :, to].mean(dim=2)
+        for begin in range(0, query.shape[2], chunk)
+    ]
+    return torch.cat(parts, dim=1)

@@ -12,6 +12,8 @@ from ..errors import OptionError
 def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None, order: str = "original") -> Tensor:
     """Indices (B, K) of the ``keep`` tokens with the highest score, prefix tokens first and always kept.
 
+    Of equal scores the earlier token stays.
+
     Args:
         score: (B, N), higher stays. Scores of the prefix are ignored.
         keep: K, at least ``prefix``, at most N.
@@ -27,7 +29,7 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
     score = score.detach() if score.is_floating_point() else score.float()
     if real is not None:
         score = score.masked_fill(~real, float("-inf"))
-    index = score[:, prefix:].topk(keep - prefix, dim=1).indices + prefix
+    index = score[:, prefix:].argsort(dim=1, descending=True, stable=True)[:, : keep - prefix] + prefix
     if order == "original":
         index = index.sort(dim=1).values
     if not prefix:

@@ -32,7 +32,8 @@ from .trace import PromptTrace
 from .units import equal, image_columns, places, units_of
 
 HANDOVER = -1
-TOWER = frozenset({"class_attention", "received_attention", "keys", "encoder_features", "class_features", "projector"})
+PATCHES = frozenset({"received_attention", "paid_attention", "received_logits", "paid_logits"})
+TOWER = PATCHES | {"class_attention", "keys", "encoder_features", "class_features", "projector"}
 """Signals of the vision tower."""
 NEXT = frozenset({"next_readout_attention"})
 """Signals of the layer that comes after a cut."""

@@ -14,7 +14,9 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3ForConditionalGener
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration, LlavaModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
-TOWER = frozenset({"keys", "received_attention", "encoder_features"})
+PATCHES = frozenset({"received_attention", "paid_attention", "received_logits", "paid_logits"})
+"""What the patches pay one another."""
+TOWER = PATCHES | {"keys", "encoder_features"}
 
 
 @dataclass(frozen=True)

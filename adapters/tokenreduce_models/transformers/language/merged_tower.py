@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenreduce.errors import UnsupportedCallError
-from tokenreduce.ops import received_attention
+from tokenreduce.ops import mean_logits, paid_attention, received_attention
 
 from ..towers import stand_in
+from .families import PATCHES
 
-SIGNALS = frozenset({"keys", "received_attention"})
+SIGNALS = PATCHES | {"keys"}
 
 
 def gives_signals(tower: Any) -> bool:
@@ -84,7 +85,7 @@ class MergedRead:
             raise UnsupportedCallError(f"the vision tower gives no {name}")
         if name not in self._made:
             with torch.no_grad():
-                values = self._keys() if name == "keys" else self._received()
+                values = self._keys() if name == "keys" else self._patches(name)
             cells = self.listener.tower.spatial_merge_size**2
             tokens = values.reshape(-1, cells, *values.shape[1:]).mean(dim=1)
             tokens = tokens[self.listener.seen["order"].argsort()]
@@ -100,14 +101,19 @@ class MergedRead:
     def _keys(self) -> Tensor:
         return self._projected()[1].mean(dim=1)
 
-    def _received(self) -> Tensor:
+    def _patches(self, name: str) -> Tensor:
+        """What the patches of each image pay one another: (P,)."""
         attention, seen = self.listener.tower.blocks[-1].attn, self.listener.seen
         query, key, _ = self._projected()
         rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision  # type: ignore[attr-defined]
         query, key = (side.transpose(0, 1)[None] for side in rotate(query, key, *seen["rotary"]))
-        begins = seen["segments"].tolist()
-        parts = [
-            received_attention(query[:, :, a:b], key[:, :, a:b], None, attention.scaling)[0]
-            for a, b in pairwise(begins)
-        ]
+        parts = []
+        for a, b in pairwise(seen["segments"].tolist()):
+            q, k, scale = query[:, :, a:b], key[:, :, a:b], attention.scaling
+            if name == "received_attention":
+                parts.append(received_attention(q, k, None, scale)[0])
+            elif name == "paid_attention":
+                parts.append(paid_attention(q, k, slice(0, b - a), None, scale)[0])
+            else:
+                parts.append((mean_logits(k, q, scale) if name == "received_logits" else mean_logits(q, k, scale))[0])
         return torch.cat(parts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tokenreduce.backbones import Projected
 from tokenreduce.errors import UnsupportedCallError
-from tokenreduce.ops import attention_rows, received_attention
+from tokenreduce.ops import attention_rows, mean_logits, paid_attention, received_attention
 
 from ..clip import Clip
 from ..prenorm import PreNormView
@@ -75,6 +75,15 @@ class Read:
         if name == "received_attention":
             patches = projected.query[:, :, self.family.prefix :]
             return self._tokens(received_attention(patches, projected.key, None, scale))
+        if name == "paid_attention":
+            columns = slice(self.family.prefix, projected.key.shape[2])
+            return self._tokens(paid_attention(projected.query, projected.key, columns, None, scale))
+        if name == "received_logits":
+            patches = projected.query[:, :, self.family.prefix :]
+            return self._tokens(mean_logits(projected.key, patches, scale))
+        if name == "paid_logits":
+            patches = projected.key[:, :, self.family.prefix :]
+            return self._tokens(mean_logits(projected.query, patches, scale))
         raise UnsupportedCallError(f"the vision tower gives no {name}")
 
     def _projected(self) -> Projected:
