@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +29,8 @@ class Stream:
             in full.
         initial: number of tokens at the start of the pass, where it is known.
         places: (B,) number that a repeatable draw goes by, where that is not the sample's place in the batch.
+        grids: rows and columns that the tokens of each sample form in raster order, None for a sample whose tokens form
+            none; None where it is not known.
     """
 
     tokens: Tokens
@@ -38,6 +40,7 @@ class Stream:
     gate: Tensor | None = None
     initial: int | None = None
     places: Tensor | None = None
+    grids: Sequence[tuple[int, int] | None] | None = None
 
     def after(self, reduction: Reduction) -> Stream:
         """The stream that a reduction leaves."""
@@ -47,6 +50,7 @@ class Stream:
             signals=self.signals.after(reduction),
             kinds=None if self.kinds is None else reduction.take(self.kinds),
             gate=None if self.gate is None else reduction.side(self.gate, 1.0),
+            grids=None,
         )
 
 

@@ -16,6 +16,7 @@ from .backbone import Backbone
 from .part import make
 from .reducer import BaseReducer, Reducer
 from .saliency import NEEDS, alternatives, random_score, resolve, saliency, saliency_on
+from .selector import Selector, free_real, read_layer
 from .site_reducer import BoundReducer, SiteReducer
 from .wrapper import BoundWrapper, WrapperReducer
 
@@ -31,6 +32,7 @@ __all__ = [
     "Reducer",
     "Reduction",
     "Rule",
+    "Selector",
     "Signals",
     "Site",
     "SiteReducer",
@@ -41,8 +43,10 @@ __all__ = [
     "alternatives",
     "check_ratio",
     "check_seed",
+    "free_real",
     "make",
     "random_score",
+    "read_layer",
     "resolve",
     "saliency",
     "saliency_on",

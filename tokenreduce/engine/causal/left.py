@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -61,6 +63,15 @@ class Left:
             return self.rows >= 0
         given = self.prompt.real
         return torch.ones_like(self.prompt.numbers, dtype=torch.bool) if given is None else given
+
+    def grid(self, unit: Unit) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of a unit, frames of a video one below the other; None for no grid."""
+        if len(unit.images) > 1 or not self.prompt.grids:
+            return None
+        sides = self.prompt.grids[unit.sample][unit.images[0]]
+        if sides is None or math.prod(sides) != unit.length:  # it has been reduced
+            return None
+        return math.prod(sides[:-1]), sides[-1]
 
     def spread(self, x: Tensor) -> Tensor:
         """Tokens (B, p, C) at their columns (B, q, C); dropped ones have their last value."""

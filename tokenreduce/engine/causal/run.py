@@ -187,7 +187,8 @@ class CausalRun:
             here = columns[samples, at]
             size = None if left.size is None else left.size[samples, here]
             first = torch.tensor([unit.images[0] for unit in units], device=x.device)
-            reduction = self._reduce(binding, site, Tokens(x[samples, at], size), sources, first)
+            grids = [left.grid(unit) for unit in units]
+            reduction = self._reduce(binding, site, Tokens(x[samples, at], size), sources, first, grids)
             if reduction is not None:
                 done.append((units, samples, here, reduction))
         if done:
@@ -210,12 +211,18 @@ class CausalRun:
         return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
 
     def _reduce(
-        self, binding: CausalBinding, site: Site, tokens: Tokens, sources: Sources, first: Tensor
+        self,
+        binding: CausalBinding,
+        site: Site,
+        tokens: Tokens,
+        sources: Sources,
+        first: Tensor,
+        grids: Sequence[tuple[int, int] | None],
     ) -> Reduction | None:
         active = binding.active
         training = self.language.module.training
         signals = Signals(sources, frozenset(active.needs))
-        stream = Stream(tokens, signals, training, initial=tokens.count, places=first)
+        stream = Stream(tokens, signals, training, initial=tokens.count, places=first, grids=grids)
         losses: dict[str, Tensor] = {}
         streams = Streams({"image": stream}, "image", initial={"image": tokens.count}, losses=losses)
         chosen: Mapping[str, Reduction | Gate] = active.reduce_streams(streams, site)
