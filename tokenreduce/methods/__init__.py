@@ -15,12 +15,24 @@ from ..core.tokens import Tokens
 from .backbone import Backbone
 from .part import make
 from .reducer import BaseReducer, Reducer
-from .saliency import NEEDS, alternatives, random_score, resolve, saliency, saliency_on
+from .saliency import (
+    ATTENTION,
+    NEEDS,
+    alternatives,
+    attention_of,
+    attention_on,
+    check_attention,
+    random_score,
+    resolve,
+    saliency,
+    saliency_on,
+)
 from .selector import Selector, free_real, read_layer
 from .site_reducer import BoundReducer, SiteReducer
 from .wrapper import BoundWrapper, WrapperReducer
 
 __all__ = [
+    "ATTENTION",
     "NEEDS",
     "SIGNALS",
     "Backbone",
@@ -41,6 +53,9 @@ __all__ = [
     "Tokens",
     "WrapperReducer",
     "alternatives",
+    "attention_of",
+    "attention_on",
+    "check_attention",
     "check_ratio",
     "check_seed",
     "free_real",
