@@ -25,6 +25,7 @@ SIGNALS = (
     "readout_attention",
     "text_attention",
     "received_attention",
+    "text_cosine",
     "encoder_features",
     "class_features",
     "prompt_embeddings",
@@ -32,6 +33,8 @@ SIGNALS = (
 )
 TOWER_FEATURES = ("encoder_features", "class_features", "prompt_embeddings", "projector")
 """Signals that only the hand-over to a language model gives."""
+GUIDED = ("text_attention", "text_cosine")
+"""Signals that any stack gives once text features guide it (``handle.guide``)."""
 WHOLE = ("class_features", "prompt_embeddings", "projector")
 """Signals that are not of single tokens: no reduction changes them."""
 
@@ -48,6 +51,7 @@ class Signals:
         text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens; or
             likeness to the text features given to ``handle.guide``.
         received_attention: (B, n), attention that each token is paid by all patches, averaged over heads and patches.
+        text_cosine: (B, n, Q), cosine of each token with each of the Q text features given to ``handle.guide``.
         encoder_features: (B, n, C'), at the hand-over to a language model: what the projector was given.
         class_features: (B, 1, C'), the same of the encoder's class token.
         prompt_embeddings: (B, t, C), at the hand-over: embeddings of the prompt's text, zeros behind shorter ones.
@@ -101,6 +105,10 @@ class Signals:
     @property
     def received_attention(self) -> Tensor:
         return self._read("received_attention")
+
+    @property
+    def text_cosine(self) -> Tensor:
+        return self._read("text_cosine")
 
     @property
     def encoder_features(self) -> Tensor:

@@ -8,7 +8,7 @@ from .grid_pooling import grid_cells
 from .matching import bipartite
 from .noise import hash_noise
 from .selection import others, top, top_of_each
-from .similarity import at_least_float, text_similarity
+from .similarity import at_least_float, text_cosines, text_similarity
 
 __all__ = [
     "at_least_float",
@@ -22,6 +22,7 @@ __all__ = [
     "hash_noise",
     "others",
     "received_attention",
+    "text_cosines",
     "text_similarity",
     "thin_out",
     "top",

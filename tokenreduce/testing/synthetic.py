@@ -82,6 +82,7 @@ class Draw:
         parts = {"x": x, "keys": keys, "value_norms": norms, "text_attention": attention[1]}
         parts |= {"class_attention": attention[0], "readout_attention": attention[0]}
         parts |= {"received_attention": attention[1].flip(-1)}
+        parts |= {"text_cosine": keys[..., :1].tanh()}
         return {name: self._few(value.to(self.dtype)) for name, value in parts.items()}
 
     def _few(self, value: Tensor) -> Tensor:

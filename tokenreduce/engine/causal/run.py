@@ -17,19 +17,20 @@ from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen,
 from ...backbones.kv_cache import Kept
 from ...core.gate import Gate
 from ...core.reduction import Reduction
-from ...core.signals import Signals
+from ...core.signals import GUIDED, Signals
 from ...core.site import Site
 from ...core.streams import Stream, Streams
 from ...core.tokens import Tokens
 from ...errors import UnsupportedCallError
 from ...methods.contract import check_reductions
+from ...ops.similarity import text_cosines, text_similarity
 from .binding import CausalBinding
 from .costs import Costs
 from .left import Left, spread
 from .masks import physical_mask
 from .signals import LayerSignals, Sources, prompt_text, tower_sources
 from .trace import PromptTrace
-from .units import equal, image_columns, places, units_of
+from .units import Unit, equal, image_columns, places, units_of
 
 HANDOVER = -1
 TOWER = frozenset({"class_attention", "received_attention", "keys", "encoder_features", "class_features", "projector"})
@@ -184,6 +185,7 @@ class CausalRun:
             else:
                 sources = self._tower(binding, units)
                 sources["prompt_embeddings"] = partial(prompt_text, x, left, units)
+                sources |= self._guided(binding, units, samples)
             here = columns[samples, at]
             size = None if left.size is None else left.size[samples, here]
             first = torch.tensor([unit.images[0] for unit in units], device=x.device)
@@ -197,8 +199,10 @@ class CausalRun:
         costs.site(site, before, [sum(images) for images in left.lengths])
         return x
 
-    def _tower(self, binding: CausalBinding, units: Any) -> Sources:
-        names = frozenset(binding.active.needs) & TOWER
+    def _tower(self, binding: CausalBinding, units: Sequence[Unit]) -> Sources:
+        return self._read(binding, units, frozenset(binding.active.needs) & TOWER)
+
+    def _read(self, binding: CausalBinding, units: Sequence[Unit], names: frozenset[str]) -> Sources:
         encoded = None if self.left is None else self.left.prompt.encoded
         if not names:
             return {}
@@ -209,6 +213,24 @@ class CausalRun:
             )
         sources = tower_sources(encoded, units, names - {"projector"})
         return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
+
+    def _guided(self, binding: CausalBinding, units: Sequence[Unit], samples: Tensor) -> Sources:
+        """The signals by the text features that guide the hand-over; none where none do."""
+        guide, space = binding.guide, binding.space
+        if guide is None or space is None or not set(GUIDED) & set(binding.active.needs):
+            return {}
+        assert self.left is not None
+        if guide.shape[0] not in (1, self.left.batch):
+            raise UnsupportedCallError(
+                f"handle.guide has text features for {guide.shape[0]} samples, this is a batch of {self.left.batch}; "
+                "give one text (D,) for all, or one per sample (with beams, one per beam)"
+            )
+        features = self._read(binding, units, frozenset({"encoder_features"}))["encoder_features"]
+        texts = guide if guide.shape[0] == 1 else guide[samples[:, 0]]
+        return {
+            "text_attention": lambda: text_similarity(space, features(), texts),
+            "text_cosine": lambda: text_cosines(space, features(), texts),
+        }
 
     def _reduce(
         self,
