@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.signals import GUIDED
 from ..engine.binding import BaseBinding
 from ..errors import OptionError
 from ..methods.backbone import Backbone
@@ -38,7 +39,7 @@ def _count(bindings: Sequence[BaseBinding], change: int) -> None:
 
 def with_guide(backbone: Backbone) -> Backbone:
     """What a backbone provides once text features guide it."""
-    return replace(backbone, provides=backbone.provides | {"text_attention"})
+    return replace(backbone, provides=backbone.provides | set(GUIDED))
 
 
 def rebind(binding: BaseBinding, guided: bool, factor: float) -> SiteReducer:
@@ -83,7 +84,9 @@ def set_scale(bindings: Sequence[BaseBinding], factor: Any) -> None:
         binding.factor = float(factor)
 
 
-def set_guide_and_reducer(binding: BaseBinding, guide: Tensor | None, active: SiteReducer) -> None:
-    """Set the features that guide a stack together with the reducer that was bound for them."""
+def set_guide_and_reducer(
+    binding: BaseBinding, guide: Tensor | None, space: Callable[[Tensor], Tensor] | None, active: SiteReducer
+) -> None:
+    """Set the features that guide a stack, and their space, together with the reducer that was bound for them."""
     set_active(binding, active)
-    binding.guide = guide
+    binding.guide, binding.space = guide, space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -103,7 +104,12 @@ class Attachment:
                 setattr(module, attribute, before)
         self._installed = False
 
-    def guide(self, text_features: Tensor | None, stack: str | None = None) -> Guidance:
+    def guide(
+        self,
+        text_features: Tensor | None,
+        stack: str | None = None,
+        space: Callable[[Tensor], Tensor] | None = None,
+    ) -> Guidance:
         """Let known text features say which image tokens matter, in every forward pass from now on.
 
         Patch tokens are scored by their likeness to the text in the model's own shared space, and the reducer
@@ -113,15 +119,20 @@ class Attachment:
             text_features: (D,) or (1, D) for all samples, (B, D) one per sample, (B, Q, D) several per sample (a
                 patch counts for the one it is most like); None to stop.
             stack: which one, where several are reduced.
+            space: takes tokens (B, n, C) to the space of the text features (B, n, D), for a model that does not itself
+                share one with them: at the hand-over to a language model encoder features, elsewhere tokens after a
+                block. Of a CLIP of transformers it is
+                ``lambda x: clip.visual_projection(clip.vision_model.post_layernorm(x))``.
 
         Raises:
-            UnfitReducerError: the stack shares no space with text, or the reducer does not use text attention.
+            UnfitReducerError: the stack shares no space with text and none was given, or the reducer does not use text
+                attention.
             OptionError: features of another shape.
         """
         binding = self._binding(stack)
-        before = binding.guide
-        set_guide(binding, text_features)
-        return Guidance(binding, before)
+        before = Guidance(binding)
+        set_guide(binding, text_features, space)
+        return before
 
     def scale(self, factor: float, stack: str | None = None) -> None:
         """Set how much of the configured removal is in force from the next pass on: a schedule's knob in training.

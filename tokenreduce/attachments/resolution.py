@@ -12,6 +12,7 @@ from torch import nn
 from .._torch import parameter_width
 from ..backbones.block import BlockView
 from ..backbones.stack import Stack
+from ..core.signals import GUIDED
 from ..core.site import Site
 from ..engine.binding import Binding
 from ..engine.equivalence import prove
@@ -142,7 +143,7 @@ def acting_block(stack: Stack, level: Sequence[int], active: SiteReducer, layer:
     """
     part = active.reducer.at(layer)
     there: SiteReducer = active if part is active.reducer else part  # of a chain, what acts in this layer
-    given = frozenset({"text_attention"}) if guided and stack.guidable else frozenset[str]()
+    given = frozenset(GUIDED) if guided and stack.guidable else frozenset[str]()
     fits = [index for index in level if frozenset(there.needs) <= stack.provides(index) | given]
     if not fits:
         offers = " or ".join(", ".join(sorted(stack.provides(index) | given)) for index in level)

@@ -51,6 +51,8 @@ def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reductio
     if len(parts) == 1:
         return parts[0]
     dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else wide(dtype)
+    for part in parts:
+        part.check_folds_only()
     shift_in = shift_out = 0
     keeps, sources, targets, owns, folds = [], [], [], [], []
     for part in parts:
@@ -93,6 +95,7 @@ def interleave(
     shift = 0
     for number, name in enumerate(layout.streams):
         part, columns = parts[name], layout.columns(name, device)
+        part.check_folds_only()
         if isinstance(columns, slice):
             columns = torch.arange(columns.start, columns.stop, device=device)[None]
         columns = columns.expand(batch, -1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._torch import plain_size
-from ..errors import OptionError
+from ..errors import OptionError, UnsupportedCallError
 
 
 class Reduction:
@@ -34,6 +34,9 @@ class Reduction:
         fresh: number of new tokens at most (-1 in a row of ``keep``), known on the host.
         partial: whether ``target`` may hold -1, known on the host.
         valid: (B, K) bool, False where an output position stands for no token; None where all stand for one.
+        values: (B, K, C) features that the method has made itself, None for none: at the hand-over to a language model,
+            of tokens merged in front of the projector.
+        given: (B, K) bool, which output tokens have them; needed with ``values``.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Reduction:
         fresh: int = 0,
         partial: bool = False,
         valid: Tensor | None = None,
+        values: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> None:
         if source is not None and source.shape[1] == 0:
             source = target = weight = None
@@ -56,6 +61,7 @@ class Reduction:
         self.keep_weight, self.weight, self.mean = keep_weight, weight, mean
         self.fresh, self.partial = fresh, partial
         self.valid = valid
+        self.values, self.given = values, given
 
     @classmethod
     def identity(cls, batch: int, length: int, device: torch.device | None = None) -> Reduction:
@@ -100,6 +106,12 @@ class Reduction:
 
     def apply(self, x: Tensor) -> Tensor:
         """Features (B, N, C) to (B, K, C)."""
+        folded = self._fold(x)
+        if self.values is None or self.given is None:
+            return folded
+        return torch.where(self.given.unsqueeze(-1), self.values.to(folded.dtype), folded)
+
+    def _fold(self, x: Tensor) -> Tensor:
         kept = _take(x, self.keep.clamp(min=0))
         if self.source is None or self.target is None:
             if self.mean and self.keep_weight is None and not self.fresh:
@@ -113,7 +125,7 @@ class Reduction:
         return kept.scatter_add(1, index, moved)
 
     def detach(self) -> Reduction:
-        """The same, with weights that pass no gradient."""
+        """The same for other features of the tokens, with weights that pass no gradient."""
         return Reduction(
             self.keep,
             self.source,
@@ -187,6 +199,7 @@ class Reduction:
         """One reduction that does this one and then ``later``."""
         if later.length != self.count:
             raise OptionError(f"the later reduction must take {self.count} tokens, it takes {later.length}")
+        self.check_folds_only()
         dtype = torch.float64 if torch.float64 in self._dtypes() | later._dtypes() else torch.float32
         own, folded = self.coefficients(dtype)
         later_own, later_folded = later.coefficients(dtype)
@@ -207,6 +220,8 @@ class Reduction:
                 fresh=later.fresh,
                 partial=later.partial or (self.valid is not None and source is not None),
                 valid=valid,
+                values=later.values,
+                given=later.given,
             )
         base = own.gather(1, later.keep.clamp(min=0)) * later_own
         sources, targets, weights = [], [], []
@@ -234,7 +249,17 @@ class Reduction:
             fresh=self.fresh + later.fresh,
             partial=self.partial or later.partial or self.fresh > 0 or later.drops or self.valid is not None,
             valid=valid,
+            values=later.values,
+            given=later.given,
         )
+
+    def check_folds_only(self) -> None:
+        """Raise UnsupportedCallError where some features are the method's own, which no further reduction can fold."""
+        if self.values is not None:
+            raise UnsupportedCallError(
+                "a method that makes features of tokens itself (values of a Reduction) acts last at a place; let it be "
+                "the last part of the chain, or act at another place"
+            )
 
     def _valid_after(self, later: Reduction) -> Tensor | None:
         """(B, K) which positions stand for a token after this reduction and a later one; None for all."""

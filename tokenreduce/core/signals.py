@@ -28,6 +28,7 @@ SIGNALS = (
     "paid_attention",
     "received_logits",
     "paid_logits",
+    "text_cosine",
     "encoder_features",
     "class_features",
     "prompt_embeddings",
@@ -45,6 +46,8 @@ SIGNALS = (
 )
 TOWER_FEATURES = ("encoder_features", "class_features", "prompt_embeddings", "projector")
 """Signals that only the hand-over to a language model gives."""
+GUIDED = ("text_attention", "text_cosine")
+"""Signals that any stack gives once text features guide it (``handle.guide``)."""
 WHOLE = (
     "class_features",
     "prompt_embeddings",
@@ -73,6 +76,7 @@ class Signals:
             the tokens of the stream that are not protected. Padding pays and is paid nothing here and in the next three.
         paid_attention: (B, n), attention that each token pays the patches, averaged likewise.
         received_logits, paid_logits: (B, n), the same of the scaled products of queries and keys before the softmax.
+        text_cosine: (B, n, Q), cosine of each token with each of the Q text features given to ``handle.guide``.
         encoder_features: (B, n, C'), at the hand-over to a language model: what the projector was given.
         class_features: (B, 1, C'), the same of the encoder's class token.
         prompt_embeddings: (B, t, C), at the hand-over: embeddings of the prompt's text, zeros behind shorter ones.
@@ -150,6 +154,10 @@ class Signals:
     @property
     def paid_logits(self) -> Tensor:
         return self._read("paid_logits")
+
+    @property
+    def text_cosine(self) -> Tensor:
+        return self._read("text_cosine")
 
     @property
     def encoder_features(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,6 +31,8 @@ class Stream:
         places: (B,) number that a repeatable draw goes by, where that is not the sample's place in the batch.
         needed: (B,) how many tokens each sample needs, where a reducer around this one has found that out; it stands
             for what the rule of a budget asks for.
+        grids: rows and columns that the tokens of each sample form in raster order, None for a sample whose tokens form
+            none; None where it is not known.
     """
 
     tokens: Tokens
@@ -41,6 +43,7 @@ class Stream:
     initial: int | None = None
     places: Tensor | None = None
     needed: Tensor | None = None
+    grids: Sequence[tuple[int, int] | None] | None = None
 
     def after(self, reduction: Reduction) -> Stream:
         """The stream that a reduction leaves."""
@@ -51,6 +54,7 @@ class Stream:
             kinds=None if self.kinds is None else reduction.take(self.kinds),
             gate=None if self.gate is None else reduction.side(self.gate, 1.0),
             needed=None,
+            grids=None,
         )
 
 

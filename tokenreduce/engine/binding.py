@@ -36,6 +36,7 @@ class BaseBinding:
         trace: whether a pass keeps a trace.
         output_name: what the rest of the model expects at the end.
         guide: (1, Q, D) or (B, Q, D) text features that the user has set, or None.
+        space: takes tokens to their space, None where the stack does it itself.
         factor: how many times as much as configured is removed now (``handle.scale``).
         pauses: how many ``handle.paused()`` are open.
         last: record of the last pass.
@@ -56,6 +57,7 @@ class BaseBinding:
         self.original, self.backbone, self.sites = original, backbone, dict(sites)
         self.trace, self.output_name = trace, output
         self.guide: Tensor | None = None
+        self.space: Callable[[Tensor], Tensor] | None = None
         self.factor = 1.0
         self.pauses = 0
         self.last: Any = None

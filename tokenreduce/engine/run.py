@@ -58,6 +58,7 @@ class Run:
         binding.look()
         binding.check_acting()
         self.binding, self.reducer, self.guide = binding, binding.acting, binding.guide
+        self.space = binding.space
         self.blocks, self.output = binding.guard.blocks(), binding.output
         self.paused = binding.pauses > 0
         self.sites: Mapping[int, Site] = {} if self.paused else binding.sites
@@ -209,7 +210,7 @@ class Run:
     ) -> tuple[BlockResult, States]:
         binding, role, reducer = self.binding, self.binding.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
-        reader = SiteReader(binding.stack, reducer, binding.views[index], training, self.guide)
+        reader = SiteReader(binding.stack, reducer, binding.views[index], training, self.guide, self.space)
         streams = reader.streams(own, memory, losses if training else None)
         chosen = reducer.reduce_streams(streams, site)
         check_reductions(chosen, streams, reducer)

@@ -20,7 +20,7 @@ from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
 from ..errors import UnsupportedCallError
 from ..methods.site_reducer import SiteReducer
-from ..ops.similarity import text_similarity
+from ..ops.similarity import text_cosines, text_similarity
 
 TextRows = tuple["slice | Tensor", "Tensor | None"]
 """Rows of a sequence that may be of the text; and (B, rows) which of them count, None for all."""
@@ -53,6 +53,7 @@ class SiteReader:
         view: of the block.
         training: whether the block is in training mode.
         guide: (1, Q, D) or (B, Q, D) text features, or None.
+        space: takes tokens to the space of the text features, None for the stack's own ``shared_space``.
     """
 
     stack: Stack
@@ -60,6 +61,7 @@ class SiteReader:
     view: BlockView
     training: bool
     guide: Tensor | None
+    space: Callable[[Tensor], Tensor] | None = None
 
     def streams(self, own: BlockTokens, memory: BlockTokens | None, losses: dict[str, Tensor] | None) -> Streams:
         """All streams of the block's own sequence and of its memory; ``losses`` collects what the reducer adds.
@@ -109,7 +111,9 @@ class SiteReader:
         if attention is not None:
             sources = attention.sources(columns, layout.prefix(name), real)
         if self.guide is not None:
-            sources["text_attention"] = partial(text_similarity, self.stack.shared_space, x, self.guide)
+            space = self.space or self.stack.shared_space
+            sources["text_attention"] = partial(text_similarity, space, x, self.guide)
+            sources["text_cosine"] = partial(text_cosines, space, x, self.guide)
         initial = state.initial.length if whole else state.initial.lengths.get(name)
         return Stream(
             Tokens(x, size, real, layout.prefix(name), ragged=state.valid is not None),

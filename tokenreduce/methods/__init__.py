@@ -16,11 +16,24 @@ from .backbone import Backbone
 from .features import check_features, features_of, features_on
 from .part import make
 from .reducer import BaseReducer, Reducer, reducer_name
-from .saliency import NEEDS, alternatives, random_score, resolve, saliency, saliency_on
+from .saliency import (
+    ATTENTION,
+    NEEDS,
+    alternatives,
+    attention_of,
+    attention_on,
+    check_attention,
+    random_score,
+    resolve,
+    saliency,
+    saliency_on,
+)
+from .selector import Selector, free_real, read_layer
 from .site_reducer import BoundReducer, SiteReducer
 from .wrapper import BoundWrapper, WrapperReducer
 
 __all__ = [
+    "ATTENTION",
     "NEEDS",
     "SIGNALS",
     "Backbone",
@@ -32,6 +45,7 @@ __all__ = [
     "Reducer",
     "Reduction",
     "Rule",
+    "Selector",
     "Signals",
     "Site",
     "SiteReducer",
@@ -40,14 +54,19 @@ __all__ = [
     "Tokens",
     "WrapperReducer",
     "alternatives",
+    "attention_of",
+    "attention_on",
+    "check_attention",
     "check_features",
     "check_ratio",
     "check_seed",
     "features_of",
     "features_on",
+    "free_real",
     "layers_after",
     "make",
     "random_score",
+    "read_layer",
     "reducer_name",
     "resolve",
     "saliency",

@@ -27,7 +27,7 @@ from ..core.budget import Budget
 from ..core.gate import Gate
 from ..core.reduction import Reduction
 from ..core.schedules import spaced_layers
-from ..core.signals import SIGNALS, Signals
+from ..core.signals import GUIDED, SIGNALS, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
@@ -210,8 +210,11 @@ class BaseReducer(SiteReducer):
             return
         unknown = missing - set(SIGNALS)
         hint = f" ({', '.join(sorted(unknown))}: no such signal; valid: {', '.join(SIGNALS)})" if unknown else ""
-        if backbone.guidable and missing == {"text_attention"}:
-            hint = "; pass guide=text_features to attach, or choose another saliency"
+        if missing <= set(GUIDED):
+            if backbone.guidable:
+                hint = "; pass guide=text_features to attach, or choose another saliency"
+            elif "text_cosine" in missing:
+                hint = "; give text features with handle.guide(text_features, space=...)"
         raise UnfitReducerError(
             f"{type(self).__name__} needs {', '.join(sorted(missing))}, which {backbone.model} does not "
             f"provide in its stack {backbone.stack!r}{hint}; it provides: {', '.join(sorted(backbone.provides))}."

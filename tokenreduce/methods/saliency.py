@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..core.site import Site
 from ..core.streams import Stream
-from ..errors import UnfitReducerError
+from ..errors import OptionError, UnfitReducerError
 from ..ops.noise import hash_noise
 from ..ops.similarity import at_least_float
 from .backbone import Backbone
@@ -82,3 +82,44 @@ def random_score(stream: Stream, site: Site, seed: int) -> Tensor:
         return torch.rand(batch, length, device=device)
     rows = batch if stream.places is None else stream.places
     return hash_noise(rows, length, seed=seed, layer=site.layer, device=device)
+
+
+ATTENTION = ("class", "received", "readout", "text")
+"""Whose attention may score a token: the class token's, all patches', that of the token that the head reads, the
+text's."""
+
+
+def attention_on(backbone: Backbone, kind: str | None, method: str) -> str:
+    """Whose attention scores tokens on a backbone: ``kind``, or the first that there is of class, received, readout.
+
+    Read it with :func:`attention_of`.
+
+    Args:
+        kind: one of :data:`ATTENTION`, or None for the backbone to decide.
+        method: who asks, for the message.
+
+    Raises:
+        UnfitReducerError: the backbone does not provide it; the message names those that it does.
+    """
+    given = [name for name in ATTENTION if f"{name}_attention" in backbone.provides]
+    usual = [name for name in given if name != "text"]
+    if kind in given or (kind is None and usual):
+        return kind or usual[0]
+    wanted = "the attention of a class token" if kind is None else f"attention={kind!r}"
+    hint = " or ".join(f"attention={name!r}" for name in given)
+    raise UnfitReducerError(
+        f"{method} needs {wanted}, which {backbone.model} does not provide in its stack {backbone.stack!r}; "
+        + (f"pass {hint}." if given else f"it provides: {', '.join(sorted(backbone.provides))}.")
+    )
+
+
+def attention_of(stream: Stream, kind: str) -> Tensor:
+    """(B, N) what :func:`attention_on` has named."""
+    attention: Tensor = getattr(stream.signals, f"{kind}_attention")
+    return attention
+
+
+def check_attention(kind: str | None) -> None:
+    """Raise OptionError for an option that is neither None nor one of :data:`ATTENTION`."""
+    if kind is not None and kind not in ATTENTION:
+        raise OptionError(f"attention must be one of {', '.join(map(repr, ATTENTION))} or None, got {kind!r}")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import OptionError
+
 
 def at_least_float(x: Tensor) -> Tensor:
     """A tensor in float32, or as it is in float64."""
@@ -22,7 +24,21 @@ def text_similarity(shared_space: Callable[[Tensor], Tensor], x: Tensor, guide: 
         x: (B, N, C).
         guide: (Q, D) for all samples or (B, Q, D); a token counts for the one of Q texts it is most like.
     """
-    space = F.normalize(at_least_float(shared_space(x)), dim=-1)
+    return text_cosines(shared_space, x, guide).amax(dim=-1).softmax(dim=-1)
+
+
+def text_cosines(shared_space: Callable[[Tensor], Tensor], x: Tensor, guide: Tensor) -> Tensor:
+    """Cosine (B, N, Q) of image tokens with text features; the arguments are those of :func:`text_similarity`.
+
+    Raises:
+        OptionError: the space that the function takes tokens to is not as wide as the text features.
+    """
+    made = shared_space(x)
+    if made.shape != (*x.shape[:2], guide.shape[-1]):
+        raise OptionError(
+            f"tokens {tuple(x.shape)} must be taken to the space of the text features, "
+            f"{(*x.shape[:2], guide.shape[-1])}, got {tuple(made.shape)}; give another space= or other text features"
+        )
+    space = F.normalize(at_least_float(made), dim=-1)
     texts = F.normalize(guide.to(space), dim=-1)
-    cosine = space @ texts.transpose(-2, -1)
-    return cosine.amax(dim=-1).softmax(dim=-1)
+    return space @ texts.transpose(-2, -1)

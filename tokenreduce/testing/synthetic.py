@@ -84,6 +84,7 @@ class Draw:
         parts |= {"class_attention": attention[0], "readout_attention": attention[0]}
         parts |= {"received_attention": attention[1].flip(-1), "paid_attention": attention[0].flip(-1)}
         parts |= {"received_logits": keys[..., 0], "paid_logits": keys[..., 1] / 2}
+        parts |= {"text_cosine": keys[..., :1].tanh()}
         parts |= {"next_readout_attention": attention[0].flip(-1)}
         parts |= {"rotated_keys": keys.flip(-1), "normed_states": x.flip(-1)}
         parts |= self._prompt(length, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,15 @@ class Left:
         given = self.prompt.real
         return torch.ones_like(self.prompt.numbers, dtype=torch.bool) if given is None else given
 
+    def grid(self, unit: Unit) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of a unit, frames of a video one below the other; None for no grid."""
+        if len(unit.images) > 1 or not self.prompt.grids:
+            return None
+        sides = self.prompt.grids[unit.sample][unit.images[0]]
+        if sides is None or math.prod(sides) != unit.length:  # it has been reduced
+            return None
+        return math.prod(sides[:-1]), sides[-1]
+
     def spread(self, x: Tensor) -> Tensor:
         """Tokens (B, p, C) at their columns (B, q, C); dropped ones have their last value."""
         return spread(x, self.rows, self.full)
@@ -105,9 +115,7 @@ class Left:
         alive = self._alive()
         size = self.size
         for units, samples, columns, reduction in done:
-            kept = kept_columns(columns, reduction)
-            if not ordered and reduction.fresh:
-                kept = new_ones_last(kept, reduction.keep < 0)
+            kept = kept_columns(columns, reduction, ordered)
             tokens = full[samples, columns]
             if size is None and reduction.source is not None:
                 size = torch.ones(self.batch, self.count, dtype=wide(x.dtype), device=x.device)
@@ -115,7 +123,7 @@ class Left:
             if left is not None:  # of units that keep fewer, only what they keep
                 at = at[0][left], at[1][left]
             if size is not None:
-                sizes = reduction.add_up(size[samples, columns])
+                sizes = reduction.add_up(size[samples, columns]).clamp(min=1)  # a new token without members is one
                 size = size.index_put(at, sizes if left is None else sizes[left])
             made = reduction.apply(tokens)
             full = full.index_put(at, made if left is None else made[left])
@@ -165,22 +173,33 @@ def spread(x: Tensor, rows: Tensor | None, full: Tensor | None) -> Tensor:
     return wider.scatter(1, beside[..., None].expand(-1, -1, x.shape[-1]), x)[:, :-1]
 
 
-def kept_columns(columns: Tensor, reduction: Reduction) -> Tensor:
-    """(U, K) column of each token that is left: its own, a new one's that of the last of its members."""
-    kept = columns.gather(1, reduction.keep.clamp(min=0))
+def kept_columns(columns: Tensor, reduction: Reduction, ordered: bool = True) -> Tensor:
+    """(U, K) column of each token that is left: its own, a new one's that of the last of its members.
+
+    A new token without members takes the first column that no other does; there is one of them in a unit at most.
+
+    Args:
+        ordered: otherwise the same columns are dealt out anew: new tokens come last, one without members first.
+    """
     if not reduction.fresh:
+        return columns.gather(1, reduction.keep)
+    length, end, new = columns.shape[1], reduction.assignment(), reduction.keep < 0
+    place = torch.arange(1, length + 1, device=columns.device).expand_as(end)
+    last = torch.zeros_like(reduction.keep).scatter_reduce(1, end.clamp(min=0), place * (end >= 0), "amax")
+    alone = new & (last == 0)
+    index = torch.where(new, last - 1, reduction.keep)
+    used = torch.zeros_like(columns[:, :1]).expand(-1, length + 1).scatter(1, torch.where(alone, length, index), 1)
+    index = torch.where(alone, used[:, :length].argmin(dim=1, keepdim=True), index)
+    kept = columns.gather(1, index)
+    if ordered:
         return kept
-    end = reduction.assignment()
-    place = torch.arange(1, columns.shape[1] + 1, device=columns.device).expand_as(end)
-    last = torch.zeros_like(kept).scatter_reduce(1, end.clamp(min=0), place * (end >= 0), "amax")
-    return torch.where(reduction.keep >= 0, kept, columns.gather(1, (last - 1).clamp(min=0)))
-
-
-def new_ones_last(kept: Tensor, new: Tensor) -> Tensor:
-    """The same columns (U, K), dealt out so that new tokens come last in the sequence."""
+    behind = columns[:, -1:] + 1
+    if reduction.valid is not None:  # what only fills up stays where it is, at the end
+        kept = torch.where(reduction.valid, kept, 3 * behind)
     slots = kept.sort(dim=1).values
-    order = torch.where(new, kept + slots[:, -1:] + 1, kept).argsort(dim=1, stable=True)
-    return torch.empty_like(kept).scatter(1, order, slots)
+    rank = torch.where(alone, -1, torch.where(new & (kept < behind), kept + behind, kept))
+    dealt = torch.empty_like(kept).scatter(1, rank.argsort(dim=1, stable=True), slots)
+    return torch.minimum(dealt, columns[:, -1:])
 
 
 def trailing(prompt: Prompt) -> int:

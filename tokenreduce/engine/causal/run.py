@@ -17,19 +17,20 @@ from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen,
 from ...backbones.kv_cache import Kept
 from ...core.gate import Gate
 from ...core.reduction import Reduction
-from ...core.signals import Signals
+from ...core.signals import GUIDED, Signals
 from ...core.site import Site
 from ...core.streams import Stream, Streams
 from ...core.tokens import Tokens
 from ...errors import UnsupportedCallError
 from ...methods.contract import check_reductions
+from ...ops.similarity import text_cosines, text_similarity
 from .binding import CausalBinding
 from .costs import Costs
 from .left import Left, spread
 from .masks import physical_mask
 from .signals import LayerSignals, Sources, prompt_text, tower_sources
 from .trace import PromptTrace
-from .units import equal, image_columns, places, units_of
+from .units import Unit, equal, image_columns, places, units_of
 
 HANDOVER = -1
 PATCHES = frozenset({"received_attention", "paid_attention", "received_logits", "paid_logits"})
@@ -201,10 +202,13 @@ class CausalRun:
             else:
                 sources = self._tower(binding, units)
                 sources["prompt_embeddings"] = partial(prompt_text, x, left, units)
+                sources |= self._guided(binding, units, samples)
             here = columns[samples, at]
             size = None if left.size is None else left.size[samples, here]
             first = torch.tensor([unit.images[0] for unit in units], device=x.device)
-            reduction = self._reduce(binding, site, Tokens(x[samples, at], size), sources, first, units[0].initial)
+            grids = [left.grid(unit) for unit in units]
+            tokens = Tokens(x[samples, at], size)
+            reduction = self._reduce(binding, site, tokens, sources, first, units[0].initial, grids)
             if reduction is not None:
                 done.append((units, samples, here, reduction))
         if done:
@@ -213,8 +217,10 @@ class CausalRun:
         costs.site(site, before, [sum(images) for images in left.lengths])
         return x
 
-    def _tower(self, binding: CausalBinding, units: Any) -> Sources:
-        names = frozenset(binding.active.needs) & TOWER
+    def _tower(self, binding: CausalBinding, units: Sequence[Unit]) -> Sources:
+        return self._read(binding, units, frozenset(binding.active.needs) & TOWER)
+
+    def _read(self, binding: CausalBinding, units: Sequence[Unit], names: frozenset[str]) -> Sources:
         encoded = None if self.left is None else self.left.prompt.encoded
         if not names:
             return {}
@@ -226,13 +232,38 @@ class CausalRun:
         sources = tower_sources(encoded, units, names - {"projector"})
         return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
 
+    def _guided(self, binding: CausalBinding, units: Sequence[Unit], samples: Tensor) -> Sources:
+        """The signals by the text features that guide the hand-over; none where none do."""
+        guide, space = binding.guide, binding.space
+        if guide is None or space is None or not set(GUIDED) & set(binding.active.needs):
+            return {}
+        assert self.left is not None
+        if guide.shape[0] not in (1, self.left.batch):
+            raise UnsupportedCallError(
+                f"handle.guide has text features for {guide.shape[0]} samples, this is a batch of {self.left.batch}; "
+                "give one text (D,) for all, or one per sample (with beams, one per beam)"
+            )
+        features = self._read(binding, units, frozenset({"encoder_features"}))["encoder_features"]
+        texts = guide if guide.shape[0] == 1 else guide[samples[:, 0]]
+        return {
+            "text_attention": lambda: text_similarity(space, features(), texts),
+            "text_cosine": lambda: text_cosines(space, features(), texts),
+        }
+
     def _reduce(
-        self, binding: CausalBinding, site: Site, tokens: Tokens, sources: Sources, first: Tensor, initial: int
+        self,
+        binding: CausalBinding,
+        site: Site,
+        tokens: Tokens,
+        sources: Sources,
+        first: Tensor,
+        initial: int,
+        grids: Sequence[tuple[int, int] | None],
     ) -> Reduction | None:
         active = binding.active
         training = self.language.module.training
         signals = Signals(sources, frozenset(active.needs))
-        stream = Stream(tokens, signals, training, initial=initial, places=first)
+        stream = Stream(tokens, signals, training, initial=initial, places=first, grids=grids)
         losses: dict[str, Tensor] = {}
         streams = Streams({"image": stream}, "image", initial={"image": initial}, losses=losses)
         chosen: Mapping[str, Reduction | Gate] = active.reduce_streams(streams, site)
