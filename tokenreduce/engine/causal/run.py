@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen, pick_all
+from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen, pick, pick_all
 from ...backbones.kv_cache import Kept
 from ...core.gate import Gate
 from ...core.reduction import Reduction
@@ -29,7 +29,7 @@ from .left import Left, spread
 from .masks import physical_mask
 from .signals import LayerSignals, Sources, prompt_text, tower_sources
 from .trace import PromptTrace
-from .units import equal, image_columns, places, units_of
+from .units import equal, places
 
 HANDOVER = -1
 TOWER = frozenset({"class_attention", "received_attention", "keys", "encoder_features", "class_features", "projector"})
@@ -49,6 +49,7 @@ class CausalRun:
         self.left: Left | None = None
         self.costs: Costs | None = None
         self.length = 0
+        self.whole = True
         self.passed: list[tuple[Tensor | None, Tensor | None]] = []
         self._memo: dict[Any, Any] = {}
 
@@ -80,9 +81,18 @@ class CausalRun:
         x, keys = compute(x, call, after, site is not None)
         if site is not None:
             x = self._cut(index, x, Seen(index, before, call, keys))
+        self.whole = left is None or left.rows is None
         if index == count - 1 and left is not None:
-            x = left.spread(x)
+            self.whole, x = True, left.spread(x)
         return x
+
+    def added(self, index: int) -> Tensor | None:
+        """(B, p, C) what of the prompt's ``added`` goes to the tokens that are left after layer ``index``; None while
+        every token is at its column."""
+        left = self.left
+        if self.whole or left is None or left.rows is None or index >= len(left.added):
+            return None
+        return pick(left.added[index], left.rows, 1)
 
     def spread(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hidden states before each layer and at the end, every token at its column; dropped ones with their last."""
@@ -174,10 +184,10 @@ class CausalRun:
         left, costs = self.left, self.costs
         assert left is not None and costs is not None
         before = [sum(images) for images in left.lengths]
-        columns, order = left.columns(), image_columns(left.numbers(), binding.unit)
+        columns, (every, order) = left.columns(), left.units(binding.unit)
         layer = None if seen is None else LayerSignals(self.language, seen, left)
         done = []
-        for units in equal(units_of(left.lengths, binding.unit)):
+        for units in equal(every):
             samples, at = places(units, order)
             if layer is not None:
                 sources = layer.sources(units, samples, at)
@@ -206,7 +216,8 @@ class CausalRun:
                 f"{type(binding.active.reducer).__name__} needs {', '.join(sorted(names))} of the vision tower, but "
                 "the image features of this call were not computed by it while attached; pass pixel_values"
             )
-        sources = tower_sources(encoded, units, names - {"projector"})
+        assert self.left is not None
+        sources = tower_sources(self.left.prompt, encoded, units, names - {"projector"})
         return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
 
     def _reduce(

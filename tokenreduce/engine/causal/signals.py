@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backbones.causal import Encoded, LanguageModel, Seen, last_real, pick
+from ...backbones.causal import Encoded, LanguageModel, Prompt, Seen, last_real, pick
 from ...errors import UnsupportedCallError
 from .left import Left
 from .units import Unit
@@ -61,7 +61,7 @@ class LayerSignals:
     def _text(self, samples: Tensor, places: Tensor) -> Tensor:
         """(U, n) mean over the text after each unit, up to the token that is read."""
         numbers = self.left.numbers()
-        text = (numbers < 0) & self.left.real() & ((numbers >= 0).cumsum(dim=1) > 0)
+        text = self.left.text_tokens() & ((numbers >= 0).cumsum(dim=1) > 0)
         place = torch.arange(numbers.shape[1], device=numbers.device)
         text = text & (place <= self._scored())
         most = int(text.sum(dim=1).max())  # one host synchronisation
@@ -76,11 +76,17 @@ class LayerSignals:
         return torch.where(counts.unsqueeze(-1), paid * share.unsqueeze(-1), 0).sum(dim=1)
 
 
-def tower_sources(encoded: Encoded, units: Sequence[Unit], names: frozenset[str]) -> Sources:
+def tower_sources(prompt: Prompt, encoded: Encoded, units: Sequence[Unit], names: frozenset[str]) -> Sources:
     """What the vision tower gives for units of equal length."""
 
+    def of(unit: Unit, name: str, image: int) -> Tensor:
+        signal = encoded.signal(name, image)
+        if unit.tile is None or prompt.tiles is None or name == "class_features":
+            return signal
+        return signal[prompt.tiles[unit.sample, prompt.numbers[unit.sample] == unit.images[0]] == unit.tile]
+
     def read(name: str) -> Tensor:
-        parts = [[encoded.signal(name, image) for image in unit.counted] for unit in units]
+        parts = [[of(unit, name, image) for image in unit.counted] for unit in units]
         return torch.stack([torch.cat(images) if len(images) > 1 else images[0] for images in parts])
 
     return {name: partial(read, name) for name in names}
@@ -88,8 +94,8 @@ def tower_sources(encoded: Encoded, units: Sequence[Unit], names: frozenset[str]
 
 def prompt_text(x: Tensor, left: Left, units: Sequence[Unit]) -> Tensor:
     """(U, t, C) embeddings of the text of each unit's sample, zeros behind the shorter ones."""
-    text = (left.numbers() < 0) & left.real()
-    most = max(left.text)
+    text = left.text_tokens()
+    most = max(left.text) if left.prompt.separators is None else int(text.sum(dim=1).max())
     order = (~text).int().argsort(dim=1, stable=True)[:, :most]
     tokens = pick(x, order, 1) * text.gather(1, order).unsqueeze(-1)
     return tokens[torch.tensor([unit.sample for unit in units], device=x.device)]
