@@ -223,7 +223,7 @@ def molmo2(seed: int = 0, **text: Any) -> Tiny:
     torch.manual_seed(seed)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "hidden_size": 32}
     config = transformers.Molmo2Config(
-        vision_config={**heads, "intermediate_size": 64, "num_hidden_layers": 3, "image_size": [16, 16], "patch_size": 4},
+        vision_config={**heads, "intermediate_size": 64, "num_hidden_layers": 3, "image_size": [32, 32], "patch_size": 4},
         adapter_config={**heads, "intermediate_size": 64, "text_hidden_size": 32, "vision_feature_layer": [2, 1]},
         text_config={
             **TEXT,
@@ -246,12 +246,12 @@ def molmo2(seed: int = 0, **text: Any) -> Tiny:
         types = {"mm_token_type_ids": (ids == IMAGE).int()}
         if not pictures:
             return types
-        cells = torch.arange(16 * len(pictures)).view(-1, 2, 2, 2, 2).transpose(2, 3).reshape(-1, 4)
-        own = torch.stack([noise(own, 16, 48) for _, own in pictures])
-        grids = torch.tensor([[2, 2, 0, 0]] * len(pictures))
+        cells = torch.arange(64 * len(pictures)).view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 4)
+        own = torch.stack([noise(own, 64, 48) for _, own in pictures])
+        grids = torch.tensor([[4, 4, 0, 0]] * len(pictures))
         return {"pixel_values": own, "image_token_pooling": cells, "image_grids": grids, **types}
 
-    return Tiny(model, pixels, (2, 2), ((104,), (103,)))
+    return Tiny(model, pixels, (4, 4), ((104,), (103,)))
 
 
 MORE: dict[str, Callable[..., Tiny]] = {

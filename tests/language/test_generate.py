@@ -26,6 +26,7 @@ def plan(request):
     return PLANS[request.param]
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_zero_budget_changes_no_bit(family, tiny):
     plain = write(tiny.model, tiny.batch([[tiny.size], []], tails=[4, 7]))
     for plan in ({"handover": "none"}, {"language": "none"}, {"handover": {"reducer": "random", "keep": 1.0}}):
@@ -36,6 +37,7 @@ def test_zero_budget_changes_no_bit(family, tiny):
                 assert type(mine) is type(its) and torch.equal(mine.keys, its.keys)
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_beams(tiny, plan):
     """Beam scores are sums of log-probabilities that a greedy recompute of each beam gives too."""
     given = tiny.batch([[tiny.size], [tiny.size] * 2], tails=[4, 6])
@@ -131,6 +133,7 @@ def second_turn(tiny, more, whole):
     return again.logits[0].double(), want
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_without_a_cache(tiny):
     with tokenreduce.attach(tiny.model, HANDOVER):
         want = write(tiny.model, tiny.inputs())
@@ -156,6 +159,7 @@ def test_embeddings_without_ids(tiny, plan):
             tiny.model(inputs_embeds=embeds)
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_hidden_states_are_at_their_columns(tiny, plan):
     with torch.no_grad():
         plain = tiny.model(**tiny.inputs(), output_hidden_states=True)
@@ -170,6 +174,7 @@ def test_hidden_states_are_at_their_columns(tiny, plan):
     assert not torch.equal(out.hidden_states[-1][:, -1], plain.hidden_states[-1][:, -1])
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_logits_to_keep(tiny, plan):
     with tokenreduce.attach(tiny.model, plan), torch.no_grad():
         whole = tiny.model(**tiny.inputs()).logits
@@ -189,6 +194,7 @@ def test_bfloat16(tiny, plan):
         assert ids.shape == (1, 6) and logits.isfinite().all()
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_copies(tiny, plan):
     handle = tokenreduce.attach(tiny.model, plan)
     file = io.BytesIO(pickle.dumps(tiny.model))  # before the library puts hooks on it that cannot be pickled
@@ -234,6 +240,7 @@ def test_hooks_act(tiny, plan):
         handle.remove()
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_paused(tiny, plan):
     plain = write(tiny.model, tiny.inputs())
     with tokenreduce.attach(tiny.model, plan) as handle:
@@ -243,6 +250,7 @@ def test_paused(tiny, plan):
         assert torch.equal(write(tiny.model, tiny.inputs())[1], want[1])
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_save_and_load(tiny, plan, tmp_path):
     with tokenreduce.attach(tiny.model, plan, unit="image") as handle:
         want = write(tiny.model, tiny.inputs())

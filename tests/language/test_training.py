@@ -25,6 +25,7 @@ def labelled(tiny, answer=4, seed=0):
     return given, labels
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 @pytest.mark.parametrize("plan", PLANS)
 def test_loss_and_gradients(tiny, plan):
     given, labels = labelled(tiny)
@@ -57,6 +58,7 @@ def test_checkpointing_gives_the_same_gradients(tiny, plan, reentrant):
             torch.testing.assert_close(p.grad, want[name], atol=1e-5, rtol=1e-4)  # rows have a float32 softmax
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 @pytest.mark.parametrize("plan", ["cuts", "text"])
 def test_the_answer_does_not_choose_what_stays(tiny, plan):
     """Other answers behind the same prompts leave the same tokens; without labels the last token would choose."""
@@ -110,6 +112,7 @@ def test_learnable_reducers_and_gates_are_refused(tiny):
         assert "proportional attention" in " ".join(handle.notes)
 
 
+@pytest.mark.parametrize("family", tinies.ALL)
 def test_trained_weights_stay_after_detach(tiny):
     given, labels = labelled(tiny)
     optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.01)

@@ -1,5 +1,6 @@
 """A tiny language model with images and random weights, and its inputs made by hand. Axes: B batch."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,22 @@ class Tiny:
         given |= self.pixels(ids, pictures)
         dtype = self.model.dtype
         return {name: side.to(dtype) if side.is_floating_point() else side for name, side in given.items()}
+
+
+    def features(self, given: dict[str, Any], sizes: Any) -> list[Tensor]:
+        """The tokens (n, C) of every image of a batch, as the projector gives them."""
+        inner: Any = self.model.model
+        names = inspect.signature(type(inner).get_image_features).parameters
+        with torch.no_grad():
+            output = inner.get_image_features(
+                **{name: side for name, side in given.items() if name in names}, return_dict=True
+            )
+        places = [self.columns(size) for images in sizes for size in images]
+        whole = torch.cat(list(output.pooler_output))
+        if hasattr(inner.config, "adapter_config"):  # Molmo2 adds them to the placeholder's embedding
+            whole = whole + inner.get_input_embeddings().weight[IMAGE].detach()
+        parts = whole.split([count for _, count in places])
+        return [part[columns] for part, (columns, _) in zip(parts, places, strict=True)]
 
 
 def noise(seed: int, *shape: int) -> Tensor:
