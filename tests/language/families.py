@@ -223,7 +223,13 @@ def molmo2(seed: int = 0, **text: Any) -> Tiny:
     torch.manual_seed(seed)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "hidden_size": 32}
     config = transformers.Molmo2Config(
-        vision_config={**heads, "intermediate_size": 64, "num_hidden_layers": 3, "image_size": [32, 32], "patch_size": 4},
+        vision_config={
+            **heads,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "image_size": [32, 32],
+            "patch_size": 4,
+        },
         adapter_config={**heads, "intermediate_size": 64, "text_hidden_size": 32, "vision_feature_layer": [2, 1]},
         text_config={
             **TEXT,

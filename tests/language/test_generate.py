@@ -91,7 +91,7 @@ def test_assisted_decoding(family, tiny, plan):
 
 
 TURNS = [(family, images) for family in tinies.ALL for images in (0, 1)]
-TURNS.remove(("qwen2_5_vl", 1))  # the library's own generate() takes no second image on a cache there
+TURNS = [one for one in TURNS if "qwen" not in one[0] or not one[1]]  # its generate() takes no image on a cache there
 
 
 @pytest.mark.parametrize(("family", "images"), TURNS)
@@ -116,7 +116,7 @@ def second_turn(tiny, more, whole):
     with torch.no_grad():
         out = model.generate(**first, **WRITE)
         ids = torch.cat([out.sequences, more["input_ids"]], dim=1)
-        pixels = {key: side for key, side in more.items() if "pixel" in key}
+        pixels = {key: side for key, side in more.items() if "pixel" in key or key.startswith("image")}
         types = {key: (ids == tinies.IMAGE).int() for key in more if "type" in key}
         positions = {}
         if getattr(model.model, "rope_deltas", None) is not None:
@@ -174,14 +174,14 @@ def test_hidden_states_are_at_their_columns(tiny, plan):
     assert not torch.equal(out.hidden_states[-1][:, -1], plain.hidden_states[-1][:, -1])
 
 
-@pytest.mark.parametrize("family", tinies.ALL)
+@pytest.mark.parametrize("family", sorted(tinies.ALL.keys() - {"paligemma"}))  # its prompts see what comes later
 def test_logits_to_keep(tiny, plan):
     with tokenreduce.attach(tiny.model, plan), torch.no_grad():
         whole = tiny.model(**tiny.inputs()).logits
         torch.testing.assert_close(tiny.model(**tiny.inputs(), logits_to_keep=1).logits, whole[:, -1:])
         two = tiny.model(**tiny.inputs(), logits_to_keep=2).logits
         shorter = {
-            key: side[:, :-1] if "i" in key and side.ndim == 2 and "pixel" not in key and "grid" not in key else side
+            key: side[:, :-1] if side.shape == tiny.inputs()["input_ids"].shape else side
             for key, side in tiny.inputs().items()
         }
         torch.testing.assert_close(two[:, 0], tiny.model(**shorter).logits[:, -1], atol=1e-5, rtol=1e-4)

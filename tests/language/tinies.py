@@ -97,6 +97,8 @@ def qwen2_5_vl(seed: int = 0, **text: Any) -> Tiny:
 FIRST: dict[str, Callable[..., Tiny]] = {"llava": llava, "gemma3": gemma3, "qwen2_5_vl": qwen2_5_vl}
 """Those that all tests are run on; laws that a family may break by itself are tried on :data:`ALL`."""
 ALL: dict[str, Callable[..., Tiny]] = {**FIRST, **MORE}
+SILENT = ("vipllava", "internvl", "idefics3", "smolvlm", "mistral3", "molmo2")
+"""Those whose towers give no signals."""
 
 
 def video_and_image(tiny: Tiny, only: int | None = None) -> dict[str, Any]:

@@ -93,7 +93,6 @@ class Tiny:
         dtype = self.model.dtype
         return {name: side.to(dtype) if side.is_floating_point() else side for name, side in given.items()}
 
-
     def features(self, given: dict[str, Any], sizes: Any) -> list[Tensor]:
         """The tokens (n, C) of every image of a batch, as the projector gives them."""
         inner: Any = self.model.model
@@ -112,5 +111,3 @@ class Tiny:
 
 def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-

@@ -45,8 +45,7 @@ class Packing:
         flat = values.reshape(*values.shape[:2], -1)
         packed = self._packed(list(flat.split(self.tiles)))
         return [
-            one[part >= 0].reshape(-1, *values.shape[2:])
-            for one, part in zip(packed, self.parts(values), strict=True)
+            one[part >= 0].reshape(-1, *values.shape[2:]) for one, part in zip(packed, self.parts(values), strict=True)
         ]
 
     def _packed(self, features: list[Tensor]) -> list[Tensor]:
