@@ -63,7 +63,7 @@ def test_dropping_tokens_is_hiding_them(adapter, label, assert_close):
     model = example.model.double()
     inputs = {n: v.double() if v.is_floating_point() else v for n, v in example.inputs.items()}
     with torch.no_grad():
-        with tokenreduce.attach(model, Hole(), adapter=adapter, restore=False) as handle:
+        with tokenreduce.attach(model, Hole(), adapter=adapter) as handle:
             (stack,) = (one.stack for one in handle.stacks.values())
             with final(stack.blocks[-1]) as got:
                 try:

@@ -27,9 +27,15 @@ def write(model, inputs, **options):
     return out.sequences[:, inputs["input_ids"].shape[1] :], logits, out
 
 
+def language_of(model):
+    """The language model in a model."""
+    inner = model.model
+    return inner.language_model if hasattr(inner, "language_model") else inner.text_model
+
+
 def cache_name(model):
     """What this version calls the argument for a cache."""
-    parameters = inspect.signature(type(model.model.language_model.layers[0]).forward).parameters
+    parameters = inspect.signature(type(language_of(model).layers[0]).forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
 
 
@@ -44,7 +50,7 @@ class Prefill(Exception):
 
 def entry(model, inputs):
     """What the plain language model is given for a prompt: embeddings with images, positions, mask."""
-    language = model.model.language_model
+    language = language_of(model)
 
     def catch(module, args, kwargs):
         raise Prefill(kwargs)
@@ -76,10 +82,13 @@ def recompute(model, inputs, new, visible, edit=None, compact=False):
         positions = torch.cat([positions, later + positions[..., -1:]], dim=-1)
         if positions.ndim == 3 and positions.shape[0] == 4:
             positions = positions[1:]
+        deep = deepstack(given, total)
         kinds = getattr(language.config, "layer_types", None) or ["full_attention"] * len(language.layers)
+        scales = getattr(language, "rope_types", None)
         for index, layer in enumerate(language.layers):
             if edit is not None:
                 x = edit(index, x)
+                deep = [*deep[:index], *(edit(index, side) for side in deep[index:])]
             seen = base_mask(mask, kinds[index], columns, total, language.config)
             hidden = set(range(columns)) - set(visible[index])
             at = positions
@@ -91,11 +100,23 @@ def recompute(model, inputs, new, visible, edit=None, compact=False):
             x = layer(
                 x,
                 attention_mask=form(seen, language.config, x.dtype),
-                position_embeddings=rotary(language, x, at, kinds[index]),
+                position_embeddings=rotary(language, x, at, scales[index] if scales else kinds[index]),
                 position_ids=None,
             )
+            if index < len(deep):
+                x = x + deep[index]
         x = x if edit is None else edit(len(language.layers), x)
         return model.lm_head(language.norm(x))[:, columns - 1 :]
+
+
+def deepstack(given, total):
+    """What Qwen3-VL adds to image tokens after each of the first layers, at its columns (1, N, C)."""
+    found = []
+    for features in given.get("deepstack_visual_embeds") or ():
+        side = torch.zeros(1, total, features.shape[-1], dtype=features.dtype)
+        side[:, : given["visual_pos_masks"].shape[1]][given["visual_pos_masks"]] = features
+        found.append(side)
+    return found
 
 
 def base_mask(mask, kind, columns, total, config):
@@ -120,6 +141,8 @@ def form(seen, config, dtype):
 
 def rotary(language, x, positions, kind):
     embed = language.rotary_emb
+    if kind == "unscaled":
+        embed = language.rotary_emb_unscaled
     if "layer_type" in inspect.signature(type(embed).forward).parameters:
         return embed(x, positions, kind)
     return embed(x, positions)

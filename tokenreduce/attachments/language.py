@@ -63,6 +63,11 @@ def bind_language(
         )
     if positions == "compact" and language.compact is not True:
         raise OptionError(f"positions='compact': {language.compact}; leave it at 'original'")
+    if unit == "tile" and not language.tiled:
+        raise OptionError(
+            f"unit='tile': the images of {type(language.module).__name__} are of one piece; unit must be one of "
+            f"{', '.join(map(repr, UNITS[:2]))} here"
+        )
     if not stack.depth and wanted.layers is not None:
         raise LayerError(
             f"layers={list(wanted.layers)}: the hand-over lies before the first layer and has none itself; leave "

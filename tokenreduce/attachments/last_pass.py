@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.trace import Trace
-from ..engine.causal.record import CausalRecord
+from ..engine.causal.record import CausalRecord, Pieces
 from ..engine.record import Record, SiteTokens, spread, sum_by_name
 from ..errors import UnsupportedCallError
 
@@ -117,6 +117,12 @@ class LastPass:
         """Bytes of a language model's keys and values for one sample, with every token and as held; None: no cache."""
         sizes: tuple[int, int] | None = self._only("kv_bytes")
         return sizes
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """Counts by image and by tile, where a language model's images are of several tiles; None elsewhere."""
+        pieces: Pieces | None = self._only("pieces")
+        return pieces
 
     def _only(self, name: str) -> Any:
         if len(self.records) > 1:

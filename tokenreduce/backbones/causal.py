@@ -54,6 +54,9 @@ class Prompt:
         real: (B, q) False for padding; None where there is none.
         grids: rows and columns of the tokens of each image, None where they form no grid.
         encoded: what the tower gives, images counted through all samples; None where it was not asked.
+        tiles: (B, q) number of the tile, within its image, that a column is of; None where images have none.
+        separators: (B, q) True for tokens between rows of an image, which stay; None where there are none.
+        added: (B, q, C) each, what is added to all tokens after the first, second ... layer.
         scored: (B,) the column whose attention rows are the signals of the language model's readout; None for the last.
     """
 
@@ -63,6 +66,17 @@ class Prompt:
     grids: Sequence[Sequence[tuple[int, ...] | None]] = ()
     encoded: Encoded | None = None
     scored: Tensor | None = None
+    tiles: Tensor | None = None
+    separators: Tensor | None = None
+    added: Sequence[Tensor] = ()
+
+    def passes(self) -> int:
+        """How many pictures the tower has seen: images, or their tiles."""
+        if self.tiles is None:
+            return sum(map(len, self.lengths))
+        most = int(self.tiles.max()) + 1
+        owners = torch.where(self.numbers >= 0, self.numbers * most + self.tiles, -1)
+        return sum(len(set(row) - {-1}) for row in owners.tolist())
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,11 @@ class CausalPass(Protocol):
         """Run one of ``count`` layers on what is left, with the cuts around it."""
         ...
 
+    def added(self, index: int) -> Tensor | None:
+        """(B, p, C) what of the prompt's ``added`` goes to the tokens that are left after layer ``index``; None while
+        every token is at its column."""
+        ...
+
     def spread(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hidden states before each layer and at the end, every token at its column; dropped ones with their last."""
         ...
@@ -144,6 +163,7 @@ class LanguageModel:
         module: the model whose ``forward`` takes images and text, replaced while attached.
         tower_signals: the signals of its vision tower.
         compact: whether positions can be counted anew; otherwise why not.
+        tiled: whether an image may be of several tiles.
         wanted: the signals of the tower that attached reducers ask for; set by ``attach``.
         reads_rows: whether one of them asks for attention rows of a layer; set by ``attach``.
     """
@@ -151,6 +171,7 @@ class LanguageModel:
     module: nn.Module
     tower_signals: frozenset[str] = frozenset()
     compact: bool | str = True
+    tiled: bool = False
     wanted: frozenset[str] = frozenset()
     reads_rows: bool = False
 

@@ -58,9 +58,7 @@ class Rule:
             raise OptionError(f"bucket must be a positive integer or None, got {self.bucket!r}")
 
     @torch.no_grad()
-    def counts(
-        self, score: Tensor, x: Tensor, real: Tensor | None = None, needed: Tensor | None = None
-    ) -> Tensor:
+    def counts(self, score: Tensor, x: Tensor, real: Tensor | None = None, needed: Tensor | None = None) -> Tensor:
         """(B,) number of tokens that each sample keeps, from ``least`` to ``cap``.
 
         A sample that has fewer tokens than ``least`` keeps all that it has. Where all scores, or all features, are

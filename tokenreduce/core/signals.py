@@ -264,7 +264,9 @@ class SeenAttention:
         if self.text is not None:
             found["text_attention"] = partial(self._text, *self.text, columns)
         if self.mutual:
-            patches = columns[:, prefix:] if isinstance(columns, Tensor) else slice(columns.start + prefix, columns.stop)
+            patches = (
+                columns[:, prefix:] if isinstance(columns, Tensor) else slice(columns.start + prefix, columns.stop)
+            )
             counted = None if real is None else real[:, prefix:]
             found["received_attention"] = partial(self._received, columns, patches, counted)
             found["paid_attention"] = partial(self._paid, columns, patches, counted)

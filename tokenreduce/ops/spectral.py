@@ -109,9 +109,7 @@ def rank_of_share(values: Tensor, share: float, total: Tensor | None = None) -> 
 
 
 @torch.no_grad()
-def energy_rank(
-    x: Tensor, share: float, real: Tensor | None = None, *, centre: bool = False, power: int = 2
-) -> Tensor:
+def energy_rank(x: Tensor, share: float, real: Tensor | None = None, *, centre: bool = False, power: int = 2) -> Tensor:
     """(B,) least number of singular directions of tokens (B, N, C) that hold a share of their energy.
 
     Args:

@@ -196,5 +196,7 @@ def _plain(selector: Any) -> Any:
         raise OptionError(f"{told} without {' and '.join(given)}: how many tokens stay is what e-adaprune says")
     made = make(options)
     if "keep" not in made.option_defaults():
-        raise OptionError(f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay")
+        raise OptionError(
+            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay"
+        )
     return options["reducer"] if set(options) == {"reducer"} else options

@@ -96,7 +96,9 @@ class FoPru(Reducer):
         order = rows.argsort(dim=1, descending=True, stable=True)
         rank = torch.arange(side, 0, -1, device=order.device).expand_as(order)
         by_row = torch.zeros_like(order).scatter(1, order, rank).float()
-        marked = torch.cat([score.new_zeros(score.shape[0], tokens.prefix), by_row.repeat_interleave(side, dim=1)], dim=1)
+        marked = torch.cat(
+            [score.new_zeros(score.shape[0], tokens.prefix), by_row.repeat_interleave(side, dim=1)], dim=1
+        )
         budget = self.budget
         if budget.rule is None:
             kept = max((tokens.removable - self.count(budget, site, tokens)) // side, 1) * side

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from reference_checks.case import Case, indices
 from torch import Tensor
 
 import tokenreduce
+from reference_checks.case import Case, indices
 from tokenreduce import testing
 from tokenreduce.methods import Streams
 from tokenreduce.ops import mean_logits

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from reference_checks.case import Case, indices, values
 from torch import Tensor
 
 import tokenreduce
+from reference_checks.case import Case, indices, values
 from tokenreduce import testing
 from tokenreduce.methods import Backbone, Streams
 from tokenreduce.ops import energy_rank, leverage

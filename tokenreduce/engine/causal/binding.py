@@ -19,7 +19,7 @@ class CausalBinding(BaseBinding):
     """A place in a language model with its reducer; its sites are by layer, -1 for the hand-over.
 
     Attributes:
-        unit: what is reduced by itself: ``"image"`` or ``"sample"``.
+        unit: what is reduced by itself: ``"image"``, ``"sample"`` or ``"tile"``.
         compact: whether what is left is numbered anew.
     """
 

@@ -11,7 +11,7 @@ from ...backbones.causal import LanguageModel
 from ...core.site import Site
 from ..record import SiteTokens, spread
 from .left import Left
-from .record import CausalRecord
+from .record import CausalRecord, Pieces
 from .trace import PromptTrace
 
 
@@ -67,7 +67,17 @@ class Costs:
             projector // batch,
             None if kv_bytes is None else (kv_bytes[0] // batch, kv_bytes[1] // batch),
             trace,
+            self.pieces(),
         )
+
+    def pieces(self) -> Pieces | None:
+        """Counts by image and by tile, where images are tiled."""
+        prompt = self.left.prompt
+        if prompt.tiles is None or not sum(self.images):
+            return None
+        images = sum(len([n for n in lengths if n]) for lengths in prompt.lengths)
+        separators = 0 if prompt.separators is None else int(prompt.separators.sum())
+        return Pieces(images, prompt.passes(), sum(self.images), sum(map(sum, self.left.lengths)), separators)
 
 
 def same(counts: Sequence[int]) -> int | Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backbones.causal import Prompt, pick
 from ...core.reduction import Reduction, compose_assignments, wide
-from .units import Unit
+from .units import Unit, image_columns, tiles_of, units_of
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,23 @@ class Entry:
     Args:
         lengths: tokens of each image of each sample.
         numbers: (B, p) number of the image that each token is of, -1 for anything else.
+        tiles: (B, p) number of the tile that each token of an image is of; None where images have none.
         columns: (B, p) column of each token.
         x: (B, q, C) the tokens at their columns; None where nobody asks for them.
     """
 
     lengths: list[list[int]]
     numbers: Tensor
+    tiles: Tensor | None
     columns: Tensor
     x: Tensor | None
+
+    def units(self, kind: str) -> tuple[list[Unit], Tensor]:
+        """The units of this kind, and (B, p) the places of their tokens, one unit behind the other."""
+        if kind == "tile" and self.tiles is not None:
+            units = tiles_of(self.lengths, self.numbers, self.tiles)
+            return units, image_columns(self.numbers, kind, self.tiles)
+        return units_of(self.lengths, kind), image_columns(self.numbers, kind)
 
 
 class Left:
@@ -40,6 +49,7 @@ class Left:
         full: (B, q, C) the last value of every token, once there is a cut.
         size: (B, q) tokens that each stands for, None while all are 1.
         trailing: columns at the end that are text, and real, in every sample.
+        added: (B, q, C) each, what is added to tokens between layers: it follows them.
         ends: (B, q) the column in which each token ended, -1 where it was dropped; None where nobody asks.
         entry: what entered the first layer, once it has.
     """
@@ -54,6 +64,7 @@ class Left:
         self.ragged = False
         self.full: Tensor | None = None
         self.size: Tensor | None = None
+        self.added = list(prompt.added)
         device = prompt.numbers.device
         self.ends = torch.arange(self.count, device=device).expand(self.batch, -1) if trace else None
         images = [sum(one) for one in self.lengths]
@@ -64,7 +75,8 @@ class Left:
     def enter(self, x: Tensor | None) -> None:
         """Note what enters the first layer, tokens (B, p, C) included if given."""
         lengths = [list(images) for images in self.lengths]
-        self.entry = Entry(lengths, self.numbers(), self.columns().clamp(min=0), None if x is None else self.spread(x))
+        columns, whole = self.columns().clamp(min=0), None if x is None else self.spread(x)
+        self.entry = Entry(lengths, self.numbers(), self.tiles(), columns, whole)
 
     @property
     def tokens(self) -> list[int]:
@@ -76,6 +88,27 @@ class Left:
         if self.rows is None:
             return self.prompt.numbers
         return torch.where(self.rows >= 0, pick(self.prompt.numbers, self.rows, 1), -1)
+
+    def text_tokens(self) -> Tensor:
+        """(B, p) True for the text of the prompt: of no image, no separator, no padding."""
+        text = (self.numbers() < 0) & self.real()
+        separators = self.prompt.separators
+        if separators is None:
+            return text
+        return text & ~(separators if self.rows is None else pick(separators, self.rows, 1))
+
+    def tiles(self) -> Tensor | None:
+        """(B, p) number of the tile that each token of an image is of; None where images have none."""
+        tiles = self.prompt.tiles
+        return tiles if tiles is None or self.rows is None else pick(tiles, self.rows, 1)
+
+    def units(self, kind: str) -> tuple[list[Unit], Tensor]:
+        """The units of this kind, and (B, p) the places of their tokens, one unit behind the other."""
+        numbers, tiles, entry = self.numbers(), self.tiles(), self.entry
+        if kind == "tile" and tiles is not None:
+            first = None if entry is None or entry.tiles is None else (entry.numbers, entry.tiles)
+            return tiles_of(self.lengths, numbers, tiles, first), image_columns(numbers, kind, tiles)
+        return units_of(self.lengths, kind, None if entry is None else entry.lengths), image_columns(numbers, kind)
 
     def columns(self) -> Tensor:
         """(B, p) column of each token."""
@@ -127,6 +160,9 @@ class Left:
                 size = size.index_put(at, sizes if left is None else sizes[left])
             made = reduction.apply(tokens)
             full = full.index_put(at, made if left is None else made[left])
+            for i, side in enumerate(self.added):
+                made = reduction.apply(side[samples, columns])
+                self.added[i] = side.index_put(at, made if left is None else made[left])
             alive[samples, columns] = False
             alive[at] = True
             self._follow(units, samples, columns, kept, reduction)
@@ -149,6 +185,9 @@ class Left:
         left = reduction.counts().tolist() if reduction.valid is not None else [reduction.count] * len(units)
         owners: Tensor | None = None
         for place, unit in enumerate(units):
+            if unit.tile is not None:
+                self.lengths[unit.sample][unit.images[0]] += left[place] - unit.length
+                continue
             if len(unit.images) == 1:
                 self.lengths[unit.sample][unit.images[0]] = left[place]
                 continue

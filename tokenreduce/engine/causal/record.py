@@ -11,6 +11,41 @@ from ..record import SiteTokens, mean, spread
 from .trace import PromptTrace
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Counts of a batch whose images are of several tiles.
+
+    Attributes:
+        images, tiles: how many there are.
+        before, after: image tokens at the start and after the last layer.
+        separators: tokens between rows, which stay and are not counted as the image's.
+    """
+
+    images: int
+    tiles: int
+    before: int
+    after: int
+    separators: int = 0
+
+    @property
+    def per_image(self) -> float:
+        """Tokens left of an image, over all its tiles."""
+        return self.after / self.images
+
+    @property
+    def per_tile(self) -> float:
+        """Tokens left of a tile, as several papers count."""
+        return self.after / self.tiles
+
+    def __str__(self) -> str:
+        counts = " and ".join(
+            f"{self.before / number:.4g} → {self.after / number:.4g} of {name}"
+            for name, number in (("an image", self.images), ("a tile", self.tiles))
+        )
+        kept = f"; {self.separators / self.images:.4g} separators stay" if self.separators else ""
+        return f"tokens {counts} ({self.tiles / self.images:.3g} tiles an image{kept})"
+
+
 @dataclass
 class CausalRecord:
     """What the last pass of a language model with new images did; passes that only decode leave it as it is.
@@ -27,6 +62,7 @@ class CausalRecord:
         tower_macs, projector_macs: of the vision tower and the projector, for one sample.
         kv_bytes: of keys and values of one sample, with every token and as held; None without a cache.
         trace: where each token of the prompt went; None where none is kept.
+        pieces: counts by image and by tile; None where images have no tiles.
     """
 
     sites: list[SiteTokens]
@@ -39,6 +75,7 @@ class CausalRecord:
     projector_macs: int = 0
     kv_bytes: tuple[int, int] | None = None
     trace: PromptTrace | None = None
+    pieces: Pieces | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: dict[str, Tensor] = field(default_factory=dict)
 
@@ -61,6 +98,8 @@ class CausalRecord:
     def remarks(self) -> list[str]:
         """What a handle prints beside sites and multiply-adds."""
         lines = [f"  image tokens per layer: {runs(self.image_tokens)}; mean {self.mean_image_tokens:.4g}"]
+        if self.pieces is not None:
+            lines.append(f"  {self.pieces}")
         if self.tower_macs:
             lines.append(f"  vision tower {gmacs(self.tower_macs)}, projector {gmacs(self.projector_macs)} per sample")
         if self.kv_bytes is not None:

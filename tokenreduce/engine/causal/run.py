@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen, pick_all
+from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen, pick, pick_all
 from ...backbones.kv_cache import Kept
 from ...core.gate import Gate
 from ...core.reduction import Reduction
@@ -30,7 +30,7 @@ from .left import Left, spread
 from .masks import physical_mask
 from .signals import LayerSignals, Sources, prompt_text, tower_sources
 from .trace import PromptTrace
-from .units import Unit, equal, image_columns, places, units_of
+from .units import Unit, equal, places
 
 HANDOVER = -1
 PATCHES = frozenset({"received_attention", "paid_attention", "received_logits", "paid_logits"})
@@ -55,6 +55,7 @@ class CausalRun:
         self.left: Left | None = None
         self.costs: Costs | None = None
         self.length = 0
+        self.whole = True
         self.passed: list[tuple[Tensor | None, Tensor | None]] = []
         self._memo: dict[Any, Any] = {}
         self._waiting: Seen | None = None
@@ -93,13 +94,22 @@ class CausalRun:
             self._waiting = Seen(index, before, call, keys, x)
             if not self._looks_ahead(index):
                 x = self._cut(index, x, self._waiting)
+        self.whole = left is None or left.rows is None
         if index == count - 1 and left is not None:
-            x = left.spread(x)
+            self.whole, x = True, left.spread(x)
         return x
 
     def _looks_ahead(self, index: int) -> bool:
         """Whether the cut after a layer reads signals of the next one, and so waits until that is called."""
         return index in self.sites and bool(NEXT & frozenset(self.sites[index][0].active.needs))
+
+    def added(self, index: int) -> Tensor | None:
+        """(B, p, C) what of the prompt's ``added`` goes to the tokens that are left after layer ``index``; None while
+        every token is at its column."""
+        left = self.left
+        if self.whole or left is None or left.rows is None or index >= len(left.added):
+            return None
+        return pick(left.added[index], left.rows, 1)
 
     def spread(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hidden states before each layer and at the end, every token at its column; dropped ones with their last."""
@@ -191,11 +201,10 @@ class CausalRun:
         left, costs = self.left, self.costs
         assert left is not None and costs is not None
         before = [sum(images) for images in left.lengths]
-        columns, order = left.columns(), image_columns(left.numbers(), binding.unit)
+        columns, (every, order) = left.columns(), left.units(binding.unit)
         layer = None if seen is None else LayerSignals(self.language, seen, left, binding.unit, ahead)
         done = []
-        initial = None if left.entry is None else left.entry.lengths
-        for units in equal(units_of(left.lengths, binding.unit, initial)):
+        for units in equal(every):
             samples, at = places(units, order)
             if layer is not None:
                 sources = layer.sources(units, samples, at)
@@ -229,7 +238,8 @@ class CausalRun:
                 f"{type(binding.active.reducer).__name__} needs {', '.join(sorted(names))} of the vision tower, but "
                 "the image features of this call were not computed by it while attached; pass pixel_values"
             )
-        sources = tower_sources(encoded, units, names - {"projector"})
+        assert self.left is not None
+        sources = tower_sources(self.left.prompt, encoded, units, names - {"projector"})
         return {**sources, "projector": lambda: encoded.project} if "projector" in names else sources
 
     def _guided(self, binding: CausalBinding, units: Sequence[Unit], samples: Tensor) -> Sources:

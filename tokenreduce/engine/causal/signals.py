@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backbones.causal import Encoded, LanguageModel, Seen, last_real, pick
+from ...backbones.causal import Encoded, LanguageModel, Prompt, Seen, last_real, pick
 from ...errors import UnsupportedCallError
 from .left import Left
-from .units import Unit, image_columns, units_of
+from .units import Unit
 from .units import places as places_of
 
 Sources = dict[str, Callable[[], Any]]
@@ -117,7 +117,7 @@ class LayerSignals:
     def _text_rows_of_all(self) -> Tensor:
         """(B, t) places of the text behind the first image of each sample, and some others behind shorter ones."""
         numbers = self.left.numbers()
-        text = (numbers < 0) & self.left.real() & ((numbers >= 0).cumsum(dim=1) > 0)
+        text = self.left.text_tokens() & ((numbers >= 0).cumsum(dim=1) > 0)
         text = text & (torch.arange(numbers.shape[1], device=numbers.device) <= self._scored())
         most = int(text.sum(dim=1).max())  # one host synchronisation
         if not most:
@@ -161,17 +161,24 @@ class LayerSignals:
         """(U, N, C) all tokens of each unit as they entered the first layer."""
         entry = self.left.entry
         assert entry is not None and entry.x is not None
-        first = {(unit.sample, unit.images): unit for unit in units_of(entry.lengths, self.unit)}
-        mine = [first[unit.sample, unit.images] for unit in units]
-        samples, at = places_of(mine, image_columns(entry.numbers, self.unit))
+        every, order = entry.units(self.unit)
+        first = {(unit.sample, unit.images, unit.tile): unit for unit in every}
+        mine = [first[unit.sample, unit.images, unit.tile] for unit in units]
+        samples, at = places_of(mine, order)
         return entry.x[samples, entry.columns[samples, at]]
 
 
-def tower_sources(encoded: Encoded, units: Sequence[Unit], names: frozenset[str]) -> Sources:
+def tower_sources(prompt: Prompt, encoded: Encoded, units: Sequence[Unit], names: frozenset[str]) -> Sources:
     """What the vision tower gives for units of equal length."""
 
+    def of(unit: Unit, name: str, image: int) -> Tensor:
+        signal = encoded.signal(name, image)
+        if unit.tile is None or prompt.tiles is None or name == "class_features":
+            return signal
+        return signal[prompt.tiles[unit.sample, prompt.numbers[unit.sample] == unit.images[0]] == unit.tile]
+
     def read(name: str) -> Tensor:
-        parts = [[encoded.signal(name, image) for image in unit.counted] for unit in units]
+        parts = [[of(unit, name, image) for image in unit.counted] for unit in units]
         return torch.stack([torch.cat(images) if len(images) > 1 else images[0] for images in parts])
 
     return {name: partial(read, name) for name in names}
@@ -179,8 +186,8 @@ def tower_sources(encoded: Encoded, units: Sequence[Unit], names: frozenset[str]
 
 def prompt_text(x: Tensor, left: Left, units: Sequence[Unit]) -> Tensor:
     """(U, t, C) embeddings of the text of each unit's sample, zeros behind the shorter ones."""
-    text = (left.numbers() < 0) & left.real()
-    most = max(left.text)
+    text = left.text_tokens()
+    most = max(left.text) if left.prompt.separators is None else int(text.sum(dim=1).max())
     order = (~text).int().argsort(dim=1, stable=True)[:, :most]
     tokens = pick(x, order, 1) * text.gather(1, order).unsqueeze(-1)
     return tokens[torch.tensor([unit.sample for unit in units], device=x.device)]

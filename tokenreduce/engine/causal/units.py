@@ -1,4 +1,4 @@
-"""Which tokens are reduced together: the images of a prompt one by one, or all those of a sample.
+"""Which tokens are reduced together: the images of a prompt one by one, their tiles, or all those of a sample.
 
 Axes: B batch, p tokens that are left, U units of equal length, n tokens of a unit.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-UNITS = ("image", "sample")
+UNITS = ("image", "sample", "tile")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Unit:
         begin: where its tokens begin among the sample's image tokens.
         length: how many there are.
         initial: how many of them entered the first layer.
+        tile: number of the tile within its image; None for all of it.
     """
 
     sample: int
@@ -33,6 +34,7 @@ class Unit:
     begin: int
     length: int
     initial: int
+    tile: int | None = None
 
 
 def units_of(lengths: Sequence[Sequence[int]], kind: str, initial: Sequence[Sequence[int]] | None = None) -> list[Unit]:
@@ -57,6 +59,32 @@ def units_of(lengths: Sequence[Sequence[int]], kind: str, initial: Sequence[Sequ
     return found
 
 
+def tiles_of(
+    lengths: Sequence[Sequence[int]], numbers: Tensor, tiles: Tensor, initial: tuple[Tensor, Tensor] | None = None
+) -> list[Unit]:
+    """The tiles of a batch, those without a token left out.
+
+    Args:
+        lengths: tokens of each image of each sample.
+        numbers: (B, p) number of the image within its sample, -1 for anything else.
+        tiles: (B, p) number of the tile within its image.
+        initial: both as they entered the first layer; as they are if None.
+    """
+    found, counted = [], 0
+    first_numbers, first_tiles = initial or (numbers, tiles)
+    for sample, images in enumerate(lengths):
+        begin = 0
+        for image in range(len(images)):
+            counts = torch.bincount(tiles[sample, numbers[sample] == image]).tolist()
+            entered = torch.bincount(first_tiles[sample, first_numbers[sample] == image]).tolist()
+            for tile, length in enumerate(counts):
+                if length:
+                    found.append(Unit(sample, (image,), (counted + image,), begin, length, entered[tile], tile))
+                begin += length
+        counted += len(images)
+    return found
+
+
 def equal(units: Iterable[Unit]) -> list[list[Unit]]:
     """Units of equal length, now and at first, which are reduced together: so a reducer never sees padding."""
     buckets: dict[tuple[int, int], list[Unit]] = {}
@@ -65,15 +93,20 @@ def equal(units: Iterable[Unit]) -> list[list[Unit]]:
     return list(buckets.values())
 
 
-def image_columns(numbers: Tensor, kind: str) -> Tensor:
-    """(B, p) places of each sample's image tokens in front, by image or in order, then those of everything else.
+def image_columns(numbers: Tensor, kind: str, tiles: Tensor | None = None) -> Tensor:
+    """(B, p) places of each sample's image tokens in front, by unit or in order, then those of everything else.
 
     Args:
         numbers: (B, p) number of the image within its sample, -1 for anything else.
         kind: of unit.
+        tiles: (B, p) number of the tile within its image.
     """
     other = numbers < 0
-    key = torch.where(other, numbers.shape[1], numbers) if kind == "image" else other.int()
+    key = other.int() if kind == "sample" else numbers
+    if kind == "tile" and tiles is not None:
+        key = numbers * (tiles.max() + 1) + tiles
+    if kind != "sample":
+        key = torch.where(other, torch.iinfo(key.dtype).max, key)
     return key.argsort(dim=1, stable=True)
 
 

@@ -76,7 +76,7 @@ def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> 
         keys = keys_of(layer, seen, seen.call.rotary, cache_name)
         held = seen.call.extra.get("keys")
         keys = keys if held is None else torch.cat([held, keys], dim=-2)
-    hidden = layer.input_layernorm(pick(seen.x, rows, 1))
+    hidden = normed(layer, pick(seen.x, rows, 1))
     out = type(attention).forward(
         stand_in(attention, config=config, training=False),
         hidden_states=hidden,
@@ -95,7 +95,7 @@ def keys_of(layer: Any, seen: Seen, rotary: Any, cache_name: str) -> Tensor:
     try:
         type(attention).forward(
             attention,
-            hidden_states=layer.input_layernorm(seen.x),
+            hidden_states=normed(layer, seen.x),
             position_embeddings=rotary,
             attention_mask=None,
             **{cache_name: Catching()},
@@ -103,6 +103,14 @@ def keys_of(layer: Any, seen: Seen, rotary: Any, cache_name: str) -> Tensor:
     except Caught as caught:
         return caught.keys
     raise RuntimeError(f"{type(attention).__name__} never added its keys to the cache")
+
+
+def normed(layer: Any, x: Tensor) -> Tensor:
+    """What a layer's attention is given of tokens: normed, but for layers that norm what they put out."""
+    if getattr(layer, "norm_after", False):
+        return x
+    hidden: Tensor = layer.input_layernorm(x)
+    return hidden
 
 
 def unrotated(rotary: Any) -> Any:

@@ -37,18 +37,35 @@ def tower_cost(inner: Any, family: LVLM, prompt: Prompt) -> tuple[int, int]:
     projector = getattr(inner, family.projector or "")
     weights = sum(p.numel() for p in projector.parameters() if p.ndim == 2)
     if kind is None:
-        return 0, sum(tokens) * weights
+        return cells_cost(inner, tower, prompt), sum(tokens) * weights
     size, patch = tower.config.image_size, tower.config.patch_size
     patches = (size // patch) ** 2
     embedding = patch * patch * tower.config.num_channels * tower.config.hidden_size
     count, width = patches + kind.prefix, tower.config.hidden_size
     blocks = sum(count * (matrices([block]) + 2 * count * width) for block in blocks_of(tower, kind))
-    return len(tokens) * (blocks + patches * embedding), sum(tokens) * weights
+    return prompt.passes() * (blocks + patches * embedding), sum(tokens) * weights
+
+
+def cells_cost(inner: Any, tower: Any, prompt: Prompt) -> int:
+    """Of a tower whose patches a projector puts together in cells; 0 where they overlap (Molmo2)."""
+    config = inner.config
+    cells = [getattr(config, name, 0) for name in ("scale_factor", "spatial_merge_size")]
+    cells.append(1 / getattr(config, "downsample_ratio", float("inf")))
+    blocks = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None)
+    tokens, passes = sum(map(sum, prompt.lengths)), prompt.passes()
+    patches = round(max(cells) ** 2 * tokens / max(passes, 1))
+    if not patches or blocks is None:
+        return 0
+    return passes * patches * (matrices(blocks) + len(blocks) * 2 * patches * tower.config.hidden_size)
 
 
 def merged_cost(tower: Any, patches: int) -> int:
-    """Of a tower with windows, for one image."""
+    """Of a tower that merges cells, with windows or without, for one image."""
     config = tower.config
+    if not hasattr(config, "fullatt_block_indexes"):
+        width = tower.blocks[0].attn.qkv.in_features
+        blocks = sum(patches * (matrices([block]) + 2 * patches * width) for block in tower.blocks)
+        return int(blocks + patches * sum(p.numel() for p in tower.patch_embed.parameters()))
     window = int(config.window_size // config.patch_size) ** 2
     total = 0
     for index, block in enumerate(tower.blocks):

@@ -16,6 +16,7 @@ from tokenreduce.errors import UnsupportedCallError
 from ..towers import stand_in
 from .families import LVLM
 from .merged_tower import MergedListener, MergedRead
+from .tiles import Packing, PackListener, frames
 from .towers import GridPool, Listener, Read, blocks_of
 from .towers import family_of as tower_family
 
@@ -30,11 +31,15 @@ class Notes:
         lengths: tokens of each image.
         grids: rows and columns of each (frames first, for a video), None where they form no grid.
         read: what the tower gives, None where nothing of it is asked for.
+        parts: (n,) of each image the tile of each token, -1 for a separator; None where an image has one tile.
+        piece: tokens of each image, where the features of a sample come in one piece; None where they do not.
     """
 
     lengths: list[int]
     grids: list[tuple[int, ...] | None]
     read: Read | MergedRead | None
+    parts: list[Tensor] | None = None
+    piece: int | None = None
 
 
 class Features:
@@ -54,23 +59,47 @@ class Features:
         inner, family = self.inner, self.family
         function = getattr(type(inner), f"get_{self.modality}_features")
         listener: Listener | MergedListener | None = None
-        model: Any = inner
+        own: dict[str, Any] = {}
         if self.asks.wanted:
             tower = getattr(inner, family.tower)
             listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
-            model = stand_in(inner, **{family.tower: listener})
-        output = function(model, *args, **kwargs)
+            own[family.tower] = listener
+        packs = PackListener(inner.pack_image_features) if family.tokens == "tile" else None
+        if packs is not None:
+            own["pack_image_features"] = packs
+        output = function(stand_in(inner, **own) if own else inner, *args, **kwargs)
         if isinstance(output, tuple):  # asked for with return_dict=False, which no pass of the model does
             return output
-        lengths = [len(one) for one in pooled(output)]
+        piece = piece_of(inner, family, output)
+        lengths = lengths_of(output, piece)
+        packing = None if packs is None else packs.packing
         read: Read | MergedRead | None = None
         if isinstance(listener, MergedListener):
             read = MergedRead(listener, lengths)
         elif listener is not None:
-            read = read_of(inner, family, listener, args, kwargs)
+            read = read_of(inner, family, listener, args, kwargs, packing)
         grids = grids_of(inner, family, lengths, kwargs.get(f"{self.modality}_grid_thw", _second(args)))
-        object.__setattr__(output, NOTES, Notes(lengths, grids, read))
+        parts: list[Tensor] | None = None
+        if packing is not None:
+            parts = packing.parts(pooled(output)[0])
+        elif packs is not None:
+            pixels = args[0] if args else kwargs["pixel_values_videos"]
+            parts = frames(lengths, pixels.shape[1], pixels.device)
+        object.__setattr__(output, NOTES, Notes(lengths, grids, read, parts, piece))
         return output
+
+
+def piece_of(inner: Any, family: LVLM, output: Any) -> int | None:
+    """Tokens of each tile where the features of a sample come in one piece."""
+    if family.groups != "mark":
+        return None
+    return int(output.last_hidden_state.shape[1]) // int(inner.config.scale_factor) ** 2
+
+
+def lengths_of(output: Any, piece: int | None) -> list[int]:
+    """Tokens of each item of features."""
+    lengths = [len(one) for one in pooled(output)]
+    return lengths if piece is None else [piece] * (sum(lengths) // piece)
 
 
 def pooled(output: Any) -> Sequence[Tensor]:
@@ -95,7 +124,14 @@ def notes_of(output: Any) -> Notes:
     return notes
 
 
-def read_of(inner: Any, family: LVLM, listener: Listener, args: Sequence[Any], given: Mapping[str, Any]) -> Read:
+def read_of(
+    inner: Any,
+    family: LVLM,
+    listener: Listener,
+    args: Sequence[Any],
+    given: Mapping[str, Any],
+    packing: Packing | None = None,
+) -> Read:
     """What is read of the tower in a call.
 
     Raises:
@@ -105,8 +141,8 @@ def read_of(inner: Any, family: LVLM, listener: Listener, args: Sequence[Any], g
     assert kind is not None
     states, blocks = listener.states, blocks_of(listener.tower, kind)
     if family.read == "last":
-        side = int(inner.config.mm_tokens_per_image**0.5)
-        return Read(kind, blocks[-1], states[len(blocks) - 1], listener.output.last_hidden_state, 0, GridPool(side))
+        pool = GridPool(int(inner.config.mm_tokens_per_image**0.5)) if family.tokens == "pool" else None
+        return Read(kind, blocks[-1], states[len(blocks) - 1], listener.output.last_hidden_state, 0, pool)
     layer = given.get("vision_feature_layer")
     layer = inner.config.vision_feature_layer if layer is None else layer
     if not isinstance(layer, int):
@@ -114,13 +150,21 @@ def read_of(inner: Any, family: LVLM, listener: Listener, args: Sequence[Any], g
     index = layer % len(states)
     if index == 0:
         raise UnsupportedCallError("signals of the vision tower were asked for, but its embeddings are read")
-    strategy = given.get("vision_feature_select_strategy") or inner.config.vision_feature_select_strategy
+    strategy = given.get("vision_feature_select_strategy")
+    strategy = strategy or getattr(inner.config, "vision_feature_select_strategy", "default")
     skipped = 1 if strategy == "default" else 0
-    return Read(kind, blocks[index - 1], states[index - 1], states[index], skipped)
+    if family.tokens == "tile" and packing is None:
+        raise UnsupportedCallError(
+            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; choose "
+            "a reducer that reads the tokens alone"
+        )
+    return Read(kind, blocks[index - 1], states[index - 1], states[index], skipped, packing)
 
 
 def grids_of(inner: Any, family: LVLM, lengths: Sequence[int], sizes: Any) -> list[tuple[int, ...] | None]:
     """How the tokens of each image are laid out."""
+    if family.tokens == "tile":
+        return [None] * len(lengths)
     if family.tokens == "merge" and isinstance(sizes, Tensor):
         merge = getattr(inner, family.tower).spatial_merge_size
         return [(t, h // merge, w // merge) if t > 1 else (h // merge, w // merge) for t, h, w in sizes.tolist()]

@@ -1,6 +1,7 @@
-"""What a tower that merges cells of patches gives for the tokens of an image: Qwen2.5-VL's.
+"""What a tower that merges cells of patches gives for the tokens of an image: those of Qwen.
 
-Its patches stand window by window, all images in one sequence; tokens come out in raster order.
+Its patches stand cell by cell (Qwen2.5-VL: window by window), all images in one sequence; tokens come out in raster
+order.
 
 Axes: P patches of all images, T = P / cells tokens of all images, n tokens of one image, H heads, d head width.
 """
@@ -26,8 +27,10 @@ SIGNALS = PATCHES | {"keys"}
 
 
 def gives_signals(tower: Any) -> bool:
-    """Whether the last block attends within the whole image, and patches are put in windows as known here."""
+    """Whether the last block attends within the whole image, and patches are put in windows as known here, if at all."""
     last = len(tower.blocks) - 1
+    if not hasattr(tower, "fullatt_block_indexes"):
+        return True
     return last in tower.fullatt_block_indexes and hasattr(type(tower), "permute_input_for_window_attn")
 
 
@@ -41,10 +44,10 @@ class MergedListener:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tower = self.tower
         *blocks, last = tower.blocks
-        changed = stand_in(
-            tower, blocks=(*blocks, _Noted(last, self.seen)), permute_input_for_window_attn=self._permute
-        )
-        return changed(*args, **kwargs)
+        own: dict[str, Any] = {"blocks": (*blocks, _Noted(last, self.seen))}
+        if hasattr(tower, "fullatt_block_indexes"):
+            own["permute_input_for_window_attn"] = self._permute
+        return stand_in(tower, **own)(*args, **kwargs)
 
     def _permute(self, x: Tensor, order: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.seen["order"] = order
@@ -88,7 +91,8 @@ class MergedRead:
                 values = self._keys() if name == "keys" else self._patches(name)
             cells = self.listener.tower.spatial_merge_size**2
             tokens = values.reshape(-1, cells, *values.shape[1:]).mean(dim=1)
-            tokens = tokens[self.listener.seen["order"].argsort()]
+            if "order" in self.listener.seen:
+                tokens = tokens[self.listener.seen["order"].argsort()]
             self._made[name] = list(torch.split(tokens, list(self.lengths)))
         return self._made[name]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -43,7 +44,7 @@ class TransformersModel(LanguageModel):
     def __init__(self, inner: nn.Module, outer: nn.Module | None, family: LVLM) -> None:
         self.module, self.outer, self.family = inner, outer, family
         self.kind = type(self.language)
-        self.tower_signals = tower_signals(inner, family)
+        self.tower_signals, self.tiled = tower_signals(inner, family), family.tiled
         if family.axes > 1:
             self.compact = (
                 f"{type(inner).__name__} has positions with {family.axes} axes (mRoPE), in which what is left cannot "
@@ -147,17 +148,25 @@ class TransformersModel(LanguageModel):
         if not outputs or not bool(kinds.any()):
             return None
         notes = {name: notes_of(output) for name, output in outputs.items()}
-        prompt = find_images(kinds, outputs, notes, projector_of(self.module, self.family))
+        projector = projector_of(self.module, self.family)
+        prompt = find_images(kinds, outputs, notes, projector, self.family.groups, ids)
         real = real_tokens(given.get("attention_mask"), columns)
         lengths = [list(images) for images in prompt.lengths]
         numbers = protect_last(prompt.numbers, lengths, real)
-        return Prompt(numbers, lengths, real, prompt.grids, prompt.encoded, scored)
+        tiles = prompt.tiles if self.tiled else None
+        return replace(prompt, tiles=tiles, numbers=numbers, lengths=lengths, real=real, scored=scored)
 
     def _language(self, run: CausalPass, look: Any, *args: Any, **kwargs: Any) -> Any:
         """The language model's own forward, with a stand-in for each layer."""
         language = self.language
+        own: dict[str, Any] = {}
+        deep = kwargs.get("deepstack_visual_embeds")
         if look is not None:
-            run.begin(look(kwargs["inputs_embeds"].shape[1]))
+            prompt = look(kwargs["inputs_embeds"].shape[1])
+            if prompt is not None and deep is not None:
+                prompt = replace(prompt, added=deep_features(kwargs["inputs_embeds"], kwargs["visual_pos_masks"], deep))
+                own["_deepstack_process"] = partial(self._deepstack, run, deep)
+            run.begin(prompt)
         asked = any(
             kwargs.get(name, getattr(language.config, name, False))
             for name in ("output_hidden_states", "output_attentions")
@@ -165,12 +174,20 @@ class TransformersModel(LanguageModel):
         if asked:
             maybe_install_capturing_hooks(language)
         layers = language.layers
-        own = tuple(Layer(self, run, layer, index, len(layers)) for index, layer in enumerate(layers))
-        output = type(language).forward(stand_in(language, layers=own), *args, **kwargs)
+        own["layers"] = tuple(Layer(self, run, layer, index, len(layers)) for index, layer in enumerate(layers))
+        output = type(language).forward(stand_in(language, **own), *args, **kwargs)
         if getattr(output, "hidden_states", None) is not None:
             output["hidden_states"] = run.spread(output.hidden_states)
         run.end(size_of(getattr(output, self.cache_name, None)))
         return output
+
+    def _deepstack(self, run: CausalPass, deep: Sequence[Tensor], x: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        """Add what the tower gives for this layer to the tokens that are left."""
+        added = run.added(next(index for index, one in enumerate(deep) if one is features))
+        if added is not None:
+            return x + added.to(x)
+        whole: Tensor = type(self.language)._deepstack_process(self.language, x, mask, features)
+        return whole
 
     def head_rows(self, seen: Seen, rows: Tensor) -> Tensor:
         return attention_rows_of(self.layers[seen.index], seen, rows, self.cache_name)
@@ -191,6 +208,9 @@ class TransformersModel(LanguageModel):
 
     def rotary(self, x: Tensor, positions: Tensor, index: int) -> Any:
         embed, kinds = self.language.rotary_emb, getattr(self.language.config, "layer_types", None)
+        types = getattr(self.language, "rope_types", None)
+        if types is not None and types[index] == "unscaled":  # Molmo2: some layers scale positions, others do not
+            embed = self.language.rotary_emb_unscaled
         if kinds is not None and "layer_type" in inspect.signature(type(embed).forward).parameters:
             return embed(x, positions, kinds[index])
         return embed(x, positions)
@@ -226,6 +246,11 @@ class TransformersModel(LanguageModel):
 
     def prove(self) -> None:
         prove(self)
+
+
+def deep_features(x: Tensor, mask: Tensor, deep: Sequence[Tensor]) -> list[Tensor]:
+    """Features (all image tokens, C) of several layers of the tower, each at its columns (B, q, C)."""
+    return [torch.zeros_like(x).masked_scatter(mask[..., None], features.to(x)) for features in deep]
 
 
 class Layer:

@@ -12,7 +12,8 @@ from tokenreduce.backbones import Prompt, last_real
 from tokenreduce.errors import UnsupportedCallError
 
 from .families import placeholders
-from .features import Notes, pooled
+from .features import Notes, lengths_of
+from .tiles import marked, runs
 
 Encoders = Mapping[str, Any]
 """Output of the vision tower by modality."""
@@ -22,21 +23,23 @@ class Tower:
     """What the tower gives, image by image in the order of the prompt.
 
     Args:
-        where: notes of each image's call, and its place there.
+        where: of each image, the notes and the places there of what it is made of.
         projector: from encoder features to the language model's space, None where there is none by itself.
     """
 
-    def __init__(self, where: Sequence[tuple[Notes, int]], projector: nn.Module | None) -> None:
+    def __init__(self, where: Sequence[Sequence[tuple[Notes, int]]], projector: nn.Module | None) -> None:
         self.where, self.projector = where, projector
 
     def signal(self, name: str, image: int) -> Tensor:
-        notes, place = self.where[image]
-        if notes.read is None:
-            raise UnsupportedCallError(
-                f"{name} was asked of the vision tower after the image features had been computed without it; compute "
-                "them again while attached"
-            )
-        return notes.read.signal(name)[place]
+        parts = []
+        for notes, place in self.where[image]:
+            if notes.read is None:
+                raise UnsupportedCallError(
+                    f"{name} was asked of the vision tower after the image features had been computed without it; "
+                    "compute them again while attached"
+                )
+            parts.append(notes.read.signal(name)[place])
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def project(self, features: Tensor) -> Tensor:
         assert self.projector is not None
@@ -58,19 +61,29 @@ def real_tokens(mask: Any, columns: int) -> Tensor | None:
     return None if bool(real.all()) else real
 
 
-def find_images(kinds: Tensor, encoders: Encoders, notes: Mapping[str, Notes], projector: nn.Module | None) -> Prompt:
+def find_images(
+    kinds: Tensor,
+    encoders: Encoders,
+    notes: Mapping[str, Notes],
+    projector: nn.Module | None,
+    groups: str = "one",
+    ids: Tensor | None = None,
+) -> Prompt:
     """The prompt that a call holds.
 
     Args:
         kinds: (B, q) 1 + number of the modality of a placeholder, in the order of ``encoders``; 0 for anything else.
         encoders: features by modality, beams included.
         notes: on them, beams not included.
+        projector: from encoder features to the language model's space, None where there is none by itself.
+        groups: how items of features belong to images, as in the table of families.
+        ids: (B, q) the prompt, None where it came as embeddings.
     """
     device = kinds.device
-    numbers = torch.full_like(kinds, -1)
+    items = torch.full_like(kinds, -1)
     sources: list[tuple[str, int]] = []
     for kind, (name, output) in enumerate(encoders.items(), 1):
-        lengths = torch.tensor([len(one) for one in pooled(output)], device=device)
+        lengths = torch.tensor(lengths_of(output, notes[name].piece), device=device)
         owners = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
         here = kinds == kind
         if int(here.sum()) != len(owners):
@@ -78,19 +91,60 @@ def find_images(kinds: Tensor, encoders: Encoders, notes: Mapping[str, Notes], p
                 f"the prompt has {int(here.sum())} {name} tokens, the {name} features {len(owners)}; give each image "
                 "as many placeholders as the processor does"
             )
-        numbers[here] = owners + len(sources)
+        items[here] = owners + len(sources)
         sources += [(name, i) for i in range(len(lengths))]
-    grid = numbers.tolist()
-    order: list[list[int]] = [list(dict.fromkeys(number for number in row if number >= 0)) for row in grid]
-    within = torch.full((len(sources) + 1,), -1, device=device)
-    for row in order:
-        for place, image in enumerate(row):
-            within[image] = place
-    lengths_of = [[row.count(image) for image in images] for row, images in zip(grid, order, strict=True)]
+    grid = items.tolist()
+    order: list[list[int]] = [list(dict.fromkeys(item for item in row if item >= 0)) for row in grid]
     originals = originals_of(order, sources, notes)
-    where = [originals[image] for row in order for image in row]
-    grids = [[originals[image][0].grids[originals[image][1]] for image in row] for row in order]
-    return Prompt(within[numbers], lengths_of, grids=grids, encoded=Tower(where, projector))
+    images = [
+        grouped(row, mine, groups, None if ids is None else ids[b].tolist())
+        for b, (row, mine) in enumerate(zip(grid, order, strict=True))
+    ]
+    within = torch.full((len(sources) + 1,), -1, device=device)
+    tile = torch.full((len(sources) + 1,), 0, device=device)
+    for sample in images:
+        for place, image in enumerate(sample):
+            for number, item in enumerate(image):
+                within[item], tile[item] = place, number
+    numbers, tiles = within[items], tile[items]
+    separators = torch.zeros_like(numbers, dtype=torch.bool)
+    if any(noted.parts is not None for noted in notes.values()):
+        for item, (noted, place) in originals.items():
+            if noted.parts is not None:
+                part = noted.parts[place]
+                tiles[items == item] = part
+        separators = (numbers >= 0) & (tiles < 0)
+        numbers = torch.where(separators, -1, numbers)
+    rows = numbers.tolist()
+    lengths_in = [[row.count(place) for place in range(len(sample))] for row, sample in zip(rows, images, strict=True)]
+    where = [[originals[item] for item in image] for sample in images for image in sample]
+    grids = [[grid_of([originals[item] for item in image]) for image in sample] for sample in images]
+    return Prompt(
+        numbers,
+        lengths_in,
+        grids=grids,
+        encoded=Tower(where, projector),
+        tiles=torch.where(numbers >= 0, tiles, -1),
+        separators=separators if bool(separators.any()) else None,
+    )
+
+
+def grid_of(items: Sequence[tuple[Notes, int]]) -> tuple[int, ...] | None:
+    """How the tokens of an image of these items are laid out; None for several tiles."""
+    notes, place = items[0]
+    return notes.grids[place] if len(items) == 1 else None
+
+
+def grouped(row: Sequence[int], items: Sequence[int], groups: str, ids: Sequence[int] | None) -> list[list[int]]:
+    """The items of each image of one sample, whose columns are those where ``row`` has their number."""
+    if groups == "one" or len(items) < 2:
+        return [[item] for item in items]
+    columns = [[column for column, one in enumerate(row) if one == item] for item in items]
+    if groups == "run":
+        found = runs(columns)
+    else:
+        found = [[place] for place in range(len(items))] if ids is None else marked(columns, ids)
+    return [[items[place] for place in image] for image in found]
 
 
 def originals_of(

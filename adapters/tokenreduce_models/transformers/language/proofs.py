@@ -18,7 +18,7 @@ from tokenreduce.backbones import LayerCall, Seen
 from tokenreduce.errors import UnsupportedModelError
 
 from ..towers import stand_in
-from .attention import attention_rows_of, keys_of, unwrapped
+from .attention import attention_rows_of, keys_of, normed, unwrapped
 
 TOKENS, HEAD, HEADS, GROUPS = 6, 8, 4, 2
 NEEDED = frozenset({"attention_mask", "position_embeddings"})
@@ -154,7 +154,7 @@ def compare(layer: Any, rotary: Any, cache_name: str) -> tuple[float, float]:
     seen.keys = keys_of(layer, seen, positions, cache_name)
     asked = attention_rows_of(layer, seen, last, cache_name)[:, :, 0]
     own = layer.self_attn(
-        hidden_states=layer.input_layernorm(x), position_embeddings=positions, attention_mask=additive(causal)
+        hidden_states=normed(layer, x), position_embeddings=positions, attention_mask=additive(causal)
     )[1][:, :, -1]
     return float((full - part).abs().max()), float((asked - own).abs().max())
 

@@ -20,19 +20,19 @@ def tower_signals(inner: nn.Module, family: LVLM) -> frozenset[str]:
     if kind is None:
         return frozenset()
     config: Any = inner.config
-    if family.read == "config" and not isinstance(config.vision_feature_layer, int):
+    if family.tokens == "cell" or (family.read == "config" and not isinstance(config.vision_feature_layer, int)):
         return frozenset()
     names = set(TOWER)
-    if kind.prefix:
+    if kind.prefix:  # a class token
         names |= {"class_attention", "class_features"}
-    if family.tokens == "patch":
+    if family.tokens in ("patch", "tile"):
         names.add("projector")
     return frozenset(names)
 
 
 def projector_of(inner: nn.Module, family: LVLM) -> nn.Module | None:
     """What takes encoder features one by one into the language model's space; None where they go in cells."""
-    if family.projector is None or family.tokens != "patch":
+    if family.projector is None or family.tokens not in ("patch", "tile"):
         return None
     projector: nn.Module = getattr(inner, family.projector)
     return projector

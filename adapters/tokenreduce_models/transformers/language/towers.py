@@ -5,7 +5,7 @@ Axes: U images of one call of the tower, N patches, n tokens of an image in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..clip import Clip
 from ..prenorm import PreNormView
 from ..siglip import Siglip
 from ..towers import Family
+from .tiles import Packing
 
 FAMILIES = (*Clip.families, *Siglip.families)
 
@@ -44,7 +45,8 @@ class Read:
         before: (U, N, C') its input.
         features: (U, N, C') what is read.
         skipped: tokens in front that the language model is not given.
-        pool: makes one value per token of those of its patches (U, N, ...) -> (U, n, ...); None for one patch each.
+        pool: makes values of tokens of those of patches: (U, N, ...) -> (U, n, ...), or a list with (n, ...) of each
+            image; None for one patch each.
     """
 
     family: Family
@@ -52,18 +54,19 @@ class Read:
     before: Tensor
     features: Tensor
     skipped: int
-    pool: Callable[[Tensor], Tensor] | None = None
-    _made: dict[str, Tensor] = field(default_factory=dict)
+    pool: Callable[[Tensor], Tensor] | Packing | None = None
+    _made: dict[str, Sequence[Tensor] | Tensor] = field(default_factory=dict)
 
-    def signal(self, name: str) -> Tensor:
-        """(U, n, ...) one signal of every image."""
+    def signal(self, name: str) -> Sequence[Tensor] | Tensor:
+        """(n, ...) one signal of every image."""
         if name not in self._made:
             self._made[name] = self._make(name)
         return self._made[name]
 
-    def _make(self, name: str) -> Tensor:
+    def _make(self, name: str) -> Sequence[Tensor] | Tensor:
         if name == "class_features":
-            return self.features[:, : self.family.prefix]
+            classes = self.features[:, : self.family.prefix]
+            return classes[self._first()] if isinstance(self.pool, Packing) else classes
         if name == "encoder_features":
             return self._tokens(self.features)
         projected = self._projected()
@@ -90,7 +93,12 @@ class Read:
         with torch.no_grad():
             return PreNormView(self.block, self.family.parts).project(self.before)
 
-    def _tokens(self, side: Tensor) -> Tensor:
+    def _first(self) -> list[int]:
+        """The first tile of each image, which is the whole of it."""
+        assert isinstance(self.pool, Packing)
+        return [sum(self.pool.tiles[:i]) for i in range(len(self.pool.tiles))]
+
+    def _tokens(self, side: Tensor) -> Sequence[Tensor] | Tensor:
         side = side[:, self.skipped :]
         return side if self.pool is None else self.pool(side)
 
