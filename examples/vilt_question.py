@@ -32,7 +32,7 @@ def asked(task: Task, image: Path | None, question: str, samples: int) -> tuple[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vilt-digits", help="hub id or folder (default: the embedded one)")
+    parser.add_argument("--model", default="vilt-scenes", help="hub id or folder (default: the embedded one)")
     parser.add_argument("--image", type=Path, help="a picture of yours")
     parser.add_argument("--question", default="", help="and what you ask about it")
     parser.add_argument("--samples", type=int, default=8, help="without a picture: held-out questions of the model (8)")
@@ -40,7 +40,7 @@ def main() -> None:
         "--out", type=Path, default=Path("question.png"), help="picture of the first one (question.png)"
     )
     args = parser.parse_args()
-    if args.image is None and args.model != "vilt-digits":
+    if args.image is None and args.model != "vilt-scenes":
         parser.error("--model needs a picture and a question: --image cat.jpg --question 'what animal is it?'")
 
     task = load_task(tokenreduce.registry.default_registry(), args.model)

@@ -97,7 +97,7 @@ def test_ablate_writes_table_and_json(run, tmp_path):
         assert row["macs"] <= rows["none"]["macs"] and row["peak_memory_bytes"] > 0
         assert set(row["groups"]) <= {"digit-of-colour", "colour-of-digit", "is-there", "how-many", "digit-at-place"}
         assert [pace["batch"] for pace in row["paces"]] == [1, 8, 10]
-    assert rows["none"]["tokens"] == 153 and rows["pumer"]["tokens_by_stream"] == {"text": 4, "image": 31}
+    assert rows["none"]["tokens"] == 155 and rows["pumer"]["tokens_by_stream"] == {"text": 5, "image": 31}
     assert rows["pumer"]["options"]["prune"] == 0.1 and rows["pumer"]["options"]["layers"] == [2, 5, 8]
     assert rows["pumer"]["training_memory_bytes"] < 0.7 * rows["none"]["training_memory_bytes"]
     assert len(rows["random"]["accuracy_by_seed"]) == 3 and len(rows["tome"]["accuracy_by_seed"]) == 1
