@@ -399,8 +399,8 @@ def test_a_rate_of_attention_dropout_that_is_set_after_attach_acts(label, tensor
         assert not torch.equal(got, before)
 
 
-def test_a_tower_that_is_exchanged_takes_the_attachment_along_and_the_handle_says_so():
-    """Nothing of the attachment runs in such a pass, so it cannot speak up there."""
+def test_a_tower_that_is_exchanged_is_refused_by_the_next_pass_and_by_the_handle():
+    """Nothing inside would run in such a pass, and nothing would be reduced."""
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8
     )
@@ -412,12 +412,24 @@ def test_a_tower_that_is_exchanged_takes_the_attachment_along_and_the_handle_say
     assert handle.last is not None
     old = model.vit
     model.vit = other.vit
-    for look in (lambda: handle.last, lambda: str(handle)):
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for look in (lambda: model(x), lambda: handle.last, lambda: str(handle)):
         with pytest.raises(UnsupportedCallError, match="no part of the ViTForImageClassification any more"):
             look()
     model.vit = old
     assert handle.last is not None
+    kept = copy.deepcopy(model)
+    with torch.no_grad():
+        reduced = compiled(x).logits
+        assert torch.equal(model(x).logits, reduced)
+    model.vit = other.vit
+    with pytest.raises(UnsupportedCallError, match="no part of the ViTForImageClassification any more"):
+        kept.vit = other.vit
+        kept(x)
+    with pytest.raises(Exception, match="no part of the ViTForImageClassification any more"):
+        compiled(x)
     handle.detach()
+    assert not model._forward_pre_hooks and model(x).logits.shape == reduced.shape
 
 
 def test_scripting_is_refused_in_words():

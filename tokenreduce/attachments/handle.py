@@ -19,6 +19,7 @@ from .checkpoint import save
 from .controls import pause, set_scale
 from .guide import Guidance, set_guide
 from .last_pass import LastPass
+from .reach import Reach
 from .reduced_stack import ReducedStack
 from .replacements import Replacement, standing
 
@@ -37,6 +38,7 @@ class Attachment:
     ) -> None:
         self.model, self._bindings, self._config, self._patches = model, bindings, config, patches
         self._installed, self._before = False, list[Any]()
+        self._reach = Reach(model, patches)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -62,7 +64,8 @@ class Attachment:
             UnsupportedCallError: a module that the attachment is on is no part of the model any more, so that passes
                 since then went past it.
         """
-        self._check_reached()
+        if self.attached:
+            self._reach.check()
         records = {binding.stack.name: binding.last for binding in self._bindings}
         done = {name: record for name, record in records.items() if record is not None}
         return LastPass(done) if len(done) == len(records) else None
@@ -83,6 +86,7 @@ class Attachment:
         self._before = [vars(module).get(attribute) for module, attribute, _ in self._patches]
         for module, attribute, replacement in self._patches:
             setattr(module, attribute, replacement)
+        self._reach.watch()
         self._installed = True
 
     def detach(self) -> None:
@@ -102,6 +106,7 @@ class Attachment:
             delattr(module, attribute)
             if before is not None:  # the class's own method, bound: attach refuses anything else
                 setattr(module, attribute, before)
+        self._reach.leave()
         self._installed = False
 
     def guide(
@@ -179,19 +184,6 @@ class Attachment:
                 )
         factors = {binding.stack.name: binding.factor for binding in self._bindings if binding.factor != 1}
         save(self.config, factors, {name: one.reducer for name, one in self.stacks.items()}, Path(folder))
-
-    def _check_reached(self) -> None:
-        """Raise UnsupportedCallError where what is attached to has been exchanged in the model."""
-        if not self.attached:
-            return
-        parts = {id(module) for module in self.model.modules()}
-        for module, attribute, _ in self._patches:
-            if id(module) not in parts:
-                raise UnsupportedCallError(
-                    f"the {type(module).__name__} whose {attribute} was replaced by attach is no part of the "
-                    f"{type(self.model).__name__} any more: passes since it was exchanged have not been reduced. Put "
-                    "it back, or detach() and attach again"
-                )
 
     def _binding(self, stack: str | None) -> BaseBinding:
         names = list(self.stacks)
