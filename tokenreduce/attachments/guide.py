@@ -76,7 +76,7 @@ def check_hands_over(stack: CausalStack, model: str, space: Any) -> None:
         raise UnfitReducerError(
             f"{model} has no projection of its encoder's features to the space of texts; pass space=, such as "
             "handle.guide(text_features, space=lambda x: clip.visual_projection(clip.vision_model.post_layernorm(x))) "
-            "of the CLIP model that its encoder is of"
+            "of the CLIP of transformers that its encoder comes from"
         )
 
 
