@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from . import tinies
-from .oracle import base_mask, cache_name, entry, form, rotary
+from .oracle import base_mask, cache_name, deepstack, entry, form, rotary
 
 
 @dataclass
@@ -23,7 +23,13 @@ class Look:
     normed: torch.Tensor
 
 
-def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False, gone=()):
+def image_columns(tiny, inputs):
+    """The columns of the prompt's only image, separators between its rows left out."""
+    places = [i for i, token in enumerate(inputs["input_ids"][0].tolist()) if token == tinies.IMAGE]
+    return [places[i] for i in tiny.columns(tiny.size)[0]]
+
+
+def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False, gone=()):
     """Logits of the new tokens, and what each layer works on: the choice is made anew from full matrices.
 
     Args:
@@ -34,6 +40,7 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
         compact: positions are counted anew in every layer, new tokens come last.
         gone: image columns that never enter the first layer.
     """
+    model = tiny.model
     with torch.no_grad():
         language, given = entry(model, inputs)
         start, positions, mask = given["inputs_embeds"], given["position_ids"], given.get("attention_mask")
@@ -44,9 +51,11 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
         positions = torch.cat([positions, later + positions[..., -1:]], dim=-1)
         positions = positions[1:] if positions.ndim == 3 and positions.shape[0] == 4 else positions
         kinds = getattr(language.config, "layer_types", None) or ["full_attention"] * len(language.layers)
-        image = [i for i, token in enumerate(inputs["input_ids"][0].tolist()) if token == tinies.IMAGE]
+        scales, deep = getattr(language, "rope_types", None) or kinds, deepstack(given, total)
+        image, ids = image_columns(tiny, inputs), inputs["input_ids"][0].tolist()
+        text = [i for i in range(image[-1] + 1, columns) if ids[i] != tinies.IMAGE]
         alive, seen, stage = [column for column in image if column not in gone], [], 0
-        state = {"embeddings": start[0], "image": image, "text": list(range(image[-1] + 1, columns))}
+        state = {"embeddings": start[0], "image": image, "text": text}
 
         def run(index, x, alive):
             hidden = set(image) - set(alive)
@@ -57,7 +66,7 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 at = (here.cumsum(0) - 1).clamp(min=0)[None]
             for column in hidden:
                 visible[:, column], visible[column, column] = False, True
-            layer, turned = language.layers[index], rotary(language, x, at, kinds[index])
+            layer, turned = language.layers[index], rotary(language, x, at, scales[index])
             before = language.config._attn_implementation
             language.config._attn_implementation = "eager"
             found = []
@@ -78,6 +87,8 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 position_embeddings=turned,
                 position_ids=None,
             )
+            if index < len(deep):
+                out = out + deep[index]
             (weights, keys), (_, plain) = found
             return out, Look(weights, keys, plain, language.norm(out)[0])
 
@@ -86,6 +97,10 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
             own = {members[0]: members for members in made if members[0] in kept}
             made = [members for members in made if members[0] not in kept]
             slots = sorted([*kept, *(max(members) for members in made)])
+            deep[:] = [moved(side, kept, own, made, slots) for side in deep]
+            return moved(x, kept, own, made, slots), slots
+
+        def moved(x, kept, own, made, slots):
             values = {column: x[0, own.get(column, [column])].mean(dim=0) for column in kept}
             fresh = [x[0, members].mean(dim=0) for members in made]
             if compact:
@@ -96,7 +111,7 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
             x = x.clone()
             for column, value in values.items():
                 x[0, column] = value
-            return x, slots
+            return x
 
         for index in range(len(language.layers)):
             out, look = run(index, x, alive)
@@ -178,6 +193,8 @@ def sparsevlm(shares, recycle=0.3, heads=None, scale=None, bias=0.0):
 
 def pumer(prune, merge):
     def choose(look, alive, stage, state):
+        if round(prune * len(alive)) == 0:  # as published, such a site does nothing
+            return alive, []
         row = look.weights.mean(dim=0)[state["text"]][:, alive].mean(dim=0)
         score = dict(zip(alive, row.tolist(), strict=True))
         left = sorted(alive, key=lambda column: -score[column])[: len(alive) - round(prune * len(alive))]
