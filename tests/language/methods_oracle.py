@@ -29,7 +29,7 @@ def image_columns(tiny, inputs):
     return [places[i] for i in tiny.columns(tiny.size)[0]]
 
 
-def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False, gone=()):
+def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False, gone=(), start=None):
     """Logits of the new tokens, and what each layer works on: the choice is made anew from full matrices.
 
     Args:
@@ -39,11 +39,13 @@ def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False,
         ahead: whether it looks at the layer to come.
         compact: positions are counted anew in every layer, new tokens come last.
         gone: image columns that never enter the first layer.
+        start: what enters it (1, n, C), where that is not what the model makes of the prompt.
     """
     model = tiny.model
     with torch.no_grad():
         language, given = entry(model, inputs)
-        start, positions, mask = given["inputs_embeds"], given["position_ids"], given.get("attention_mask")
+        start = given["inputs_embeds"] if start is None else start
+        positions, mask = given["position_ids"], given.get("attention_mask")
         columns = start.shape[1]
         x = torch.cat([start, language.get_input_embeddings()(new[:, :-1])], dim=1)
         total = x.shape[1]
@@ -55,7 +57,7 @@ def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False,
         image, ids = image_columns(tiny, inputs), inputs["input_ids"][0].tolist()
         text = [i for i in range(image[-1] + 1, columns) if ids[i] != tinies.IMAGE]
         alive, seen, stage = [column for column in image if column not in gone], [], 0
-        state = {"embeddings": start[0], "image": image, "text": text}
+        state = {"embeddings": start[0], "image": list(alive), "text": text}
 
         def run(index, x, alive):
             hidden = set(image) - set(alive)
@@ -125,6 +127,19 @@ def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False,
                 x, alive = cut(look, x, alive, stage)
                 stage += 1
         return model.lm_head(language.norm(x))[:, columns - 1 :], seen
+
+
+def by_part(chooser, parts):
+    """A chooser that chooses in each part of the image columns by itself."""
+
+    def choose(look, alive, stage, state):
+        kept, made = [], []
+        for part in parts:
+            own = chooser(look, [column for column in alive if column in part], stage, {**state, "image": part})
+            kept, made = kept + own[0], made + own[1]
+        return kept, made
+
+    return choose
 
 
 def best(scores, count):
