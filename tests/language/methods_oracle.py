@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from . import tinies
-from .oracle import base_mask, cache_name, entry, form, rotary
+from .oracle import base_mask, cache_name, deepstack, entry, form, rotary
 
 
 @dataclass
@@ -23,7 +23,13 @@ class Look:
     normed: torch.Tensor
 
 
-def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False, gone=()):
+def image_columns(tiny, inputs):
+    """The columns of the prompt's only image, separators between its rows left out."""
+    places = [i for i, token in enumerate(inputs["input_ids"][0].tolist()) if token == tinies.IMAGE]
+    return [places[i] for i in tiny.columns(tiny.size)[0]]
+
+
+def recompute(tiny, inputs, new, chooser, layers, *, ahead=False, compact=False, gone=(), start=None):
     """Logits of the new tokens, and what each layer works on: the choice is made anew from full matrices.
 
     Args:
@@ -33,10 +39,13 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
         ahead: whether it looks at the layer to come.
         compact: positions are counted anew in every layer, new tokens come last.
         gone: image columns that never enter the first layer.
+        start: what enters it (1, n, C), where that is not what the model makes of the prompt.
     """
+    model = tiny.model
     with torch.no_grad():
         language, given = entry(model, inputs)
-        start, positions, mask = given["inputs_embeds"], given["position_ids"], given.get("attention_mask")
+        start = given["inputs_embeds"] if start is None else start
+        positions, mask = given["position_ids"], given.get("attention_mask")
         columns = start.shape[1]
         x = torch.cat([start, language.get_input_embeddings()(new[:, :-1])], dim=1)
         total = x.shape[1]
@@ -44,9 +53,11 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
         positions = torch.cat([positions, later + positions[..., -1:]], dim=-1)
         positions = positions[1:] if positions.ndim == 3 and positions.shape[0] == 4 else positions
         kinds = getattr(language.config, "layer_types", None) or ["full_attention"] * len(language.layers)
-        image = [i for i, token in enumerate(inputs["input_ids"][0].tolist()) if token == tinies.IMAGE]
+        scales, deep = getattr(language, "rope_types", None) or kinds, deepstack(given, total)
+        image, ids = image_columns(tiny, inputs), inputs["input_ids"][0].tolist()
+        text = [i for i in range(image[-1] + 1, columns) if ids[i] != tinies.IMAGE]
         alive, seen, stage = [column for column in image if column not in gone], [], 0
-        state = {"embeddings": start[0], "image": image, "text": list(range(image[-1] + 1, columns))}
+        state = {"embeddings": start[0], "image": list(alive), "text": text}
 
         def run(index, x, alive):
             hidden = set(image) - set(alive)
@@ -57,7 +68,7 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 at = (here.cumsum(0) - 1).clamp(min=0)[None]
             for column in hidden:
                 visible[:, column], visible[column, column] = False, True
-            layer, turned = language.layers[index], rotary(language, x, at, kinds[index])
+            layer, turned = language.layers[index], rotary(language, x, at, scales[index])
             before = language.config._attn_implementation
             language.config._attn_implementation = "eager"
             found = []
@@ -78,6 +89,8 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 position_embeddings=turned,
                 position_ids=None,
             )
+            if index < len(deep):
+                out = out + deep[index]
             (weights, keys), (_, plain) = found
             return out, Look(weights, keys, plain, language.norm(out)[0])
 
@@ -86,6 +99,10 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
             own = {members[0]: members for members in made if members[0] in kept}
             made = [members for members in made if members[0] not in kept]
             slots = sorted([*kept, *(max(members) for members in made)])
+            deep[:] = [moved(side, kept, own, made, slots) for side in deep]
+            return moved(x, kept, own, made, slots), slots
+
+        def moved(x, kept, own, made, slots):
             values = {column: x[0, own.get(column, [column])].mean(dim=0) for column in kept}
             fresh = [x[0, members].mean(dim=0) for members in made]
             if compact:
@@ -96,7 +113,7 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
             x = x.clone()
             for column, value in values.items():
                 x[0, column] = value
-            return x, slots
+            return x
 
         for index in range(len(language.layers)):
             out, look = run(index, x, alive)
@@ -110,6 +127,19 @@ def recompute(model, inputs, new, chooser, layers, *, ahead=False, compact=False
                 x, alive = cut(look, x, alive, stage)
                 stage += 1
         return model.lm_head(language.norm(x))[:, columns - 1 :], seen
+
+
+def by_part(chooser, parts):
+    """A chooser that chooses in each part of the image columns by itself."""
+
+    def choose(look, alive, stage, state):
+        kept, made = [], []
+        for part in parts:
+            own = chooser(look, [column for column in alive if column in part], stage, {**state, "image": part})
+            kept, made = kept + own[0], made + own[1]
+        return kept, made
+
+    return choose
 
 
 def best(scores, count):
@@ -178,6 +208,8 @@ def sparsevlm(shares, recycle=0.3, heads=None, scale=None, bias=0.0):
 
 def pumer(prune, merge):
     def choose(look, alive, stage, state):
+        if round(prune * len(alive)) == 0:  # as published, such a site does nothing
+            return alive, []
         row = look.weights.mean(dim=0)[state["text"]][:, alive].mean(dim=0)
         score = dict(zip(alive, row.tolist(), strict=True))
         left = sorted(alive, key=lambda column: -score[column])[: len(alive) - round(prune * len(alive))]

@@ -12,7 +12,7 @@ from tokenreduce.testing import site, stream, synthetic_backbone
 
 from . import methods_oracle as oracle
 from . import tinies
-from .oracle import cache_of, visible, write
+from .oracle import cache_of, language_of, visible, write
 
 NAMES = ("fastv", "dart", "pyramiddrop", "sparsevlm")
 SHARES = (300 / 576, 200 / 576, 110 / 576)
@@ -43,8 +43,8 @@ METHODS = {
         False,
     ),
     "sparsevlm by rank": (
-        {"reducer": "sparsevlm", "scale": 2.0, "bias": 10.0, "layers": [1]},
-        oracle.sparsevlm(None, scale=2.0, bias=10.0),
+        {"reducer": "sparsevlm", "scale": 1.0, "bias": 3.0, "layers": [1]},
+        oracle.sparsevlm(None, scale=1.0, bias=3.0),
         [1],
         False,
     ),
@@ -53,15 +53,20 @@ METHODS = {
 
 SLIDING = ("fastv as published", "pyramiddrop", "pumer", "pumer, the ratios of METER")
 """They read a sliding layer of Gemma3, where a token behind the window has no attention and no rank."""
-CASES = [
-    (family, method, positions)
-    for family in tinies.ALL
-    for method in METHODS
-    for positions in (("original",) if family == "qwen2_5_vl" else ("original", "compact"))
-]
+EVERYWHERE = ("fastv", "pyramiddrop", "sparsevlm")
+"""One for each kind of look: at the layer, at the next one, at the text; with new tokens in the last."""
 
 
-@pytest.mark.parametrize(("family", "method", "positions"), CASES)
+def cases():
+    """Every method on every family; those that only repeat what others have tried are for the sweep."""
+    for family in tinies.ALL:
+        for method in METHODS:
+            for positions in ("original",) if "qwen" in family else ("original", "compact"):
+                main = family in tinies.FIRST or (method in EVERYWHERE and positions == "original")
+                yield pytest.param(family, method, positions, marks=[] if main else [pytest.mark.sweep])
+
+
+@pytest.mark.parametrize(("family", "method", "positions"), list(cases()))
 def test_choices_and_logits_equal_full_matrices(family, method, positions):
     """Positions, caches, decoded tokens and what is recycled."""
     config, chooser, layers, ahead = METHODS[method]
@@ -73,14 +78,33 @@ def test_choices_and_logits_equal_full_matrices(family, method, positions):
         seen = visible(handle.last.trace)
         held = [layer.keys.shape[-2] for layer in cache_of(out).layers]
         assert sorted(site.layer for site in handle.sites) == layers
-        text = int((inputs["input_ids"] != tinies.IMAGE).sum())
+        text = inputs["input_ids"].shape[1] - len(oracle.image_columns(tiny, inputs))
         assert handle.last.image_tokens == [len(one) - text for one in seen]
-    want, expected = oracle.recompute(model, inputs, ids, chooser, layers, ahead=ahead, compact=positions == "compact")
+    want, expected = oracle.recompute(tiny, inputs, ids, chooser, layers, ahead=ahead, compact=positions == "compact")
     assert seen == expected and len(set(map(len, seen))) > 1
     torch.testing.assert_close(logits, want, atol=1e-5, rtol=1e-5)
-    window = getattr(model.model.language_model.config, "sliding_window", None)
+    window = getattr(language_of(model).config, "sliding_window", None)
     for layer, (entries, mine) in enumerate(zip(held, expected, strict=True)):
         assert entries == min(len(mine) + 5, window - 1 if window and layer % 2 == 0 else 10**9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tiles_choose_by_themselves(method):
+    """unit="tile": the whole picture and two tiles side by side, whose rows alternate."""
+    config, chooser, layers, ahead = METHODS[method]
+    tiny = tinies.ALL["llava_next"]().double()
+    inputs = tiny.inputs(tail=9)
+    image = oracle.image_columns(tiny, inputs)
+    beside = image[16:]  # in rows of eight, four of either
+    parts = [image[:16], *([c for i, c in enumerate(beside) if i % 8 // 4 == tile] for tile in range(2))]
+    with tokenreduce.attach(tiny.model, {"language": config}, trace=True, unit="tile") as handle:
+        ids, logits, _ = write(tiny.model, inputs)
+        seen = visible(handle.last.trace)
+    chooser = oracle.by_part(chooser, parts)
+    want, expected = oracle.recompute(tiny, inputs, ids, chooser, layers, ahead=ahead)
+    assert seen == expected
+    assert {len(seen[-1] & set(part)) for part in parts} < set(range(1, 16))
+    torch.testing.assert_close(logits, want, atol=1e-5, rtol=1e-5)
 
 
 def test_the_trace_says_where_recycled_tokens_went(family, tiny):
@@ -125,34 +149,45 @@ def signals(now, initial):
     }
 
 
-def test_one_trace_and_one_cost_across_stacks(family, tiny):
+CHAINS = [
+    *(("random", family, "fastv") for family in tinies.FIRST),
+    *(("visionzip", family, "fastv") for family in tinies.FIRST),
+    *(("visionzip", "llava", name) for name in ("dart, later", "pyramiddrop", "sparsevlm")),
+    ("visionzip", "llava_next", "fastv"),
+]
+
+
+@pytest.mark.parametrize(("before", "family", "method"), CHAINS)
+def test_one_trace_and_one_cost_across_stacks(before, method, tiny):
     """A method at the hand-over and one between layers: the oracle from what is left, one record for both."""
     given = tiny.double().inputs(tail=9)
-    columns = given["input_ids"].shape[1]
-    plan = {"handover": {"reducer": "random", "keep": 0.5}, "language": {"reducer": "fastv", "layers": [1]}}
-    total = tiny.size[0] * tiny.size[1]
+    config, chooser, layers, ahead = METHODS[method]
+    plan = {"handover": {"reducer": before, "keep": 0.5}, "language": config}
+    image = oracle.image_columns(tiny, given)
+    total, half = len(image), len(image) // 2
+    with tokenreduce.attach(tiny.model, {"handover": plan["handover"]}, trace=True) as handle, torch.no_grad():
+        start = tiny.model(**given, output_hidden_states=True, logits_to_keep=1).hidden_states[0]
+        first, moved, one = visible(handle.last.trace)[0], handle.last.trace.image(0), handle.last
     with tokenreduce.attach(tiny.model, plan, trace=True) as handle:
         ids, logits, _ = write(tiny.model, given)
         last, seen = handle.last, visible(handle.last.trace)
-        assert last.image_tokens == [total / 2, total / 2, total / 4, total / 4]
-        assert [(site.stack, site.tokens_in, site.tokens_out) for site in last.sites] == [
-            ("handover", total, total // 2),
-            ("language", total // 2, total // 4),
-        ]
-        ends = last.trace.image(0)
-        assert int((ends >= 0).sum()) == total // 4 and last.initial["image"] == total
-        both = last.macs
-    first = seen[0]
-
-    with tokenreduce.attach(tiny.model, {"handover": plan["handover"]}) as handle:
-        write(tiny.model, given)
-        one = handle.last.macs
-    assert both[0] == one[0] and both[1] < one[1] < one[0]
-    image = set(range(columns)) - {i for i, token in enumerate(given["input_ids"][0].tolist()) if token != tinies.IMAGE}
-    gone = image - first
-    want, expected = oracle.recompute(tiny.model, given, ids, oracle.fastv(0.5), [1], gone=gone)
-    assert seen == expected
+    want, expected = oracle.recompute(
+        tiny, given, ids, chooser, layers, ahead=ahead, gone=set(image) - first, start=start
+    )
+    assert seen == expected and seen[0] == first and len(set(image) & first) == half
     torch.testing.assert_close(logits, want, atol=1e-5, rtol=1e-5)
+
+    assert last.image_tokens == [len(set(image) & mine) for mine in seen] and last.initial["image"] == total
+    ins = [total, *(len(set(image) & seen[layer]) for layer in layers)]
+    outs = [half, *(len(set(image) & seen[layer + 1]) for layer in layers)]
+    assert [(site.stack, site.tokens_in, site.tokens_out) for site in last.sites] == list(
+        zip(["handover", *["language"] * len(layers)], ins, outs, strict=True)
+    )
+    assert last.macs[0] == one.macs[0] and last.macs[1] < one.macs[1] < one.macs[0]
+    if method != "sparsevlm":  # those that only drop: what the hand-over has merged stays or goes as one
+        at = [sorted(first)[place] if place >= 0 else -1 for place in moved.tolist()]
+        ends = [sorted(seen[-1])[place] if place >= 0 else -1 for place in last.trace.image(0).tolist()]
+        assert ends == [column if column in seen[-1] else -1 for column in at]
 
 
 def test_where_they_land_and_what_is_refused(family, tiny):

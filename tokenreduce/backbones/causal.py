@@ -113,7 +113,7 @@ class Seen:
         x: (B, p, C) its input.
         call: as it was called, physical.
         keys: (B, G, P, d) keys as its attention had them, None where they were not noted.
-        out: (B, p, C) its output; None for a layer that is still to come.
+        out: (B, p, C) its output, with what the prompt adds behind it; None for a layer that is still to come.
     """
 
     index: int

@@ -91,7 +91,7 @@ class CausalRun:
         before = x
         x, keys = compute(x, call, after, site is not None)
         if site is not None:
-            self._waiting = Seen(index, before, call, keys, x)
+            self._waiting = Seen(index, before, call, keys, self._entering(index, x))
             if not self._looks_ahead(index):
                 x = self._cut(index, x, self._waiting)
         self.whole = left is None or left.rows is None
@@ -102,6 +102,14 @@ class CausalRun:
     def _looks_ahead(self, index: int) -> bool:
         """Whether the cut after a layer reads signals of the next one, and so waits until that is called."""
         return index in self.sites and bool(NEXT & frozenset(self.sites[index][0].active.needs))
+
+    def _entering(self, index: int, x: Tensor) -> Tensor:
+        """(B, p, C) what enters the next layer: the output of layer ``index`` and what the prompt adds to it."""
+        left = self.left
+        if left is None or index >= len(left.added):
+            return x
+        side = left.added[index]
+        return x + (side if left.rows is None else pick(side, left.rows, 1)).to(x)
 
     def added(self, index: int) -> Tensor | None:
         """(B, p, C) what of the prompt's ``added`` goes to the tokens that are left after layer ``index``; None while
@@ -203,6 +211,7 @@ class CausalRun:
         before = [sum(images) for images in left.lengths]
         columns, (every, order) = left.columns(), left.units(binding.unit)
         layer = None if seen is None else LayerSignals(self.language, seen, left, binding.unit, ahead)
+        read = x if seen is None or seen.out is None or ahead is not None else seen.out
         done = []
         for units in equal(every):
             samples, at = places(units, order)
@@ -216,7 +225,7 @@ class CausalRun:
             size = None if left.size is None else left.size[samples, here]
             first = torch.tensor([unit.images[0] for unit in units], device=x.device)
             grids = [left.grid(unit) for unit in units]
-            tokens = Tokens(x[samples, at], size)
+            tokens = Tokens(read[samples, at], size)
             reduction = self._reduce(binding, site, tokens, sources, first, units[0].initial, grids)
             if reduction is not None:
                 done.append((units, samples, here, reduction))
