@@ -18,9 +18,15 @@ RESIDUE = 1e-6  # share of a token's own weight below which rounding decides wha
 
 @torch.no_grad()
 def cosines(x: Tensor) -> Tensor:
-    """(B, N, N) cosines of tokens (B, N, C) with each other, in float32 or float64; 0 for a token that is zero."""
-    unit = F.normalize(at_least_float(x), dim=-1)
-    return unit @ unit.transpose(1, 2)
+    """(B, N, N) cosines of tokens (B, N, C) with each other, in float32 or float64; 0 for a token that is zero.
+
+    With itself a token's is exactly 1, so that rounding, which differs between batches, decides nothing among equals.
+    """
+    wide = at_least_float(x)
+    unit = F.normalize(wide, dim=-1)
+    cosine = unit @ unit.transpose(1, 2)
+    own = torch.eye(cosine.shape[1], dtype=torch.bool, device=x.device)
+    return torch.where(own, (wide != 0).any(dim=-1).to(cosine.dtype).unsqueeze(1), cosine)
 
 
 @torch.no_grad()
