@@ -66,9 +66,7 @@ def against(row: Row, controls: Sequence[Row], kind: str = "") -> Finding:
     ]
     if not fair:
         return None, f"not comparable{kind}: no control has a result on the same samples"
-    equal = sorted(
-        (pair for pair in fair if abs(pair[0] - macs) <= NEAR * macs), key=lambda pair: abs(pair[0] - macs)
-    )
+    equal = sorted((pair for pair in fair if abs(pair[0] - macs) <= NEAR * macs), key=lambda pair: abs(pair[0] - macs))
     nearest: dict[str, tuple[int, Row]] = {}
     for cost, control in equal:
         nearest.setdefault(str(control.reducer), (cost, control))

@@ -140,7 +140,8 @@ def thin_out(cosine: Tensor, order: Tensor, keep: int, at_once: int = 8) -> Tens
     """Remove the most redundant tokens of a list, some in each round, until ``keep`` are left.
 
     In a round every token at an even place is compared with those at odd places, and the ``at_once`` with the highest
-    cosine to any of them go. The next list is what is left of the even places by falling cosine, then the odd places.
+    cosine to any of them go, of equal ones the later in the list. The next list is what is left of the even places by
+    falling cosine, then the odd places.
 
     Args:
         cosine: (B, N, N).
@@ -158,7 +159,7 @@ def thin_out(cosine: Tensor, order: Tensor, keep: int, at_once: int = 8) -> Tens
         gone = min(at_once, order.shape[1] - keep, even.shape[1])
         rows = cosine.gather(1, even.unsqueeze(2).expand(-1, -1, cosine.shape[2]))
         likest = rows.gather(2, odd.unsqueeze(1).expand(-1, even.shape[1], -1)).amax(dim=2)
-        ranked = likest.argsort(dim=1, descending=True, stable=True)
+        ranked = even.shape[1] - 1 - likest.flip(1).argsort(dim=1, descending=True, stable=True)
         order = torch.cat([even.gather(1, ranked[:, gone:]), odd], dim=1)
     return order
 
