@@ -50,8 +50,9 @@ def against(row: Row, controls: Sequence[Row], kind: str = "") -> Finding:
     """How a row stands to controls of one kind: the comparison, if there is a fair one, and a sentence.
 
     At equal cost: of each reducer among the controls the row nearest in multiply-adds, within 5 % of the row's; of
-    these the most accurate. Where there is none, a control can still settle it: one that needs no more multiply-adds and is at least as accurate (the most accurate of those),
-    or one that needs at least as many and is beaten all the same (the nearest of those).
+    these the most accurate. Where there is none, a control can still settle it: one that needs no more multiply-adds
+    and is at least as accurate (the most accurate of those), or one that needs at least as many and is beaten all the
+    same (the nearest of those).
 
     Args:
         kind: what the controls do, for the sentence that says that there is no fair one.
