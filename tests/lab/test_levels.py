@@ -153,3 +153,13 @@ def test_the_controls_and_the_baseline_are_always_included():
     assert [row.name for row in levels] == [
         "none", "random @ 40 % MACs", "random @ 60 % MACs", "tome @ 40 % MACs", "tome @ 60 % MACs",
     ]  # fmt: skip
+
+
+def test_an_ablation_of_a_language_model_has_its_controls_too():
+    registry = tokenreduce.registry.default_registry()
+    rows = plan(registry, ["tome"], {"pooling": {"keep": 64}}, stacks=["handover", "language"])
+    controls = {row.name: row.options for row in rows if row.role == "control"}
+    assert controls == {"pooling": {"keep": 64}, "random": {}, "uniform": {}}
+    assert [row.role for row in plan(registry, ["uniform", "tome"], stacks=["vision"])] == [
+        "baseline", "control", "control", "method",
+    ]  # fmt: skip

@@ -62,6 +62,21 @@ def test_the_nearest_control_within_5_percent_is_taken_and_the_rest_is_said():
     assert "at equal" not in verdict(row("a", 0.9), chance(0.8, 106))
 
 
+def test_a_method_has_to_beat_every_kind_of_control_at_equal_cost():
+    controls = [
+        chance(0.7, 100, "drop", reducer="random"),
+        chance(0.95, 103, "drop more", reducer="random"),
+        chance(0.85, 102, "mean", reducer="pooling"),
+        chance(0.99, 40, "cheap", reducer="uniform"),
+    ]
+    rows = judged(*controls, row("a", 0.9))
+    assert rows["a"].versus_control == compare_paired("mean", right(0.9), right(0.85))
+    assert rows["a"].verdict == (
+        "beats mean: +5.0 points (p < 0.001) at equal multiply-adds (2 % fewer), the best of 2 controls"
+    )
+    assert verdict(row("a", 0.8), *controls).startswith("does not beat mean: -5.0 points")
+
+
 def test_a_cheaper_control_that_is_as_good_settles_it():
     text = verdict(row("a", 0.8), chance(0.8, 80), chance(0.9, 60, "best"), chance(0.5, 20, "worst"))
     assert text == "does not beat best: -10.0 points (p < 0.001) with 67 % more multiply-adds"

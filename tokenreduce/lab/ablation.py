@@ -143,8 +143,9 @@ def run_request(
     """
     assert request.variants is not None
     registry = default_registry()
-    rows = plan(registry, request.variants, settings, ratios=request.ratios, match_macs=request.match_macs)
-    crew, adapter = process_group(), find_adapter(registry, model, None)[0]
+    crew, (adapter, _, stacks) = process_group(), find_adapter(registry, model, None)
+    levels = {"ratios": request.ratios, "match_macs": request.match_macs}
+    rows = plan(registry, request.variants, settings, **levels, stacks=stacks)
     depends = Dependencies(model, adapter, metric, classes, ask)
     progress = Progress(step if crew.first else None)
     bench = Context(model, Batches(data), metric, store or Store(), crew, depends, progress, trust, ask)

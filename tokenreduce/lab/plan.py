@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import OptionError
@@ -20,6 +20,7 @@ def plan(
     *,
     ratios: Sequence[float] = (),
     match_macs: Sequence[float] = (),
+    stacks: Collection[str] = (),
 ) -> list[Row]:
     """The rows, without results: the baseline, then the controls, then the others as they were named.
 
@@ -29,8 +30,9 @@ def plan(
         settings: options that stand in for a reducer's defaults where nothing else is asked for.
         ratios: shares of image tokens to be gone at the end of the stack, one row per variant and share.
         match_macs: shares of the baseline's multiply-adds to remain, likewise.
+        stacks: that the model has.
 
-    The baseline and every control of the registry are always in.
+    The baseline is always in, and so is every control of the registry that is for a model with these stacks.
 
     Raises:
         OptionError: no baseline is installed.
@@ -43,8 +45,7 @@ def plan(
             variants[name] = dict(settings.get(name, {}))
     variants = {name: full_options(o) if o.get("weights") else o for name, o in variants.items()}
     plain = {name: options for name, options in variants.items() if not options.get("weights")}
-    by_role = [(role, n) for role in ("baseline", "control") for n in registry.reducers if role_of(registry, n) == role]
-    for _, name in by_role:
+    for name in always(registry, stacks):
         if not any(options.get("reducer", label) == name for label, options in plain.items()):
             variants[name] = dict(settings.get(name, {}))
     rows = []
@@ -61,6 +62,17 @@ def plan(
         if row.weights and row.role == "baseline":  # what training alone does
             row.role = "control"
     return rows
+
+
+def always(registry: Registry, stacks: Collection[str]) -> list[str]:
+    """The reducers of every ablation of a model with these stacks: baselines, then the controls for one of them."""
+    found = []
+    for role in ("baseline", "control"):
+        for name, entry in registry.reducers.items():
+            wanted = getattr(entry.spec, "stacks", ()) if role == "control" else ()
+            if role_of(registry, name) == role and (not wanted or set(wanted) & set(stacks)):
+                found.append(name)
+    return found
 
 
 def at_levels(row: Row, ratios: Sequence[float], match_macs: Sequence[float]) -> list[Row]:

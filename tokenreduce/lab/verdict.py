@@ -19,10 +19,11 @@ def compare_rows(rows: Sequence[Row], baseline: str) -> None:
     """Fill in each row's ``interval``, ``versus_baseline``, ``versus_control`` and ``verdict``.
 
     Every row with a result is compared with the baseline, and those p-values are adjusted together (Holm). A method
-    is compared with one control of its own, chosen by multiply-adds alone before any score is looked at where there
-    is one at equal cost (:func:`against`). Its verdict is at 5 % by the p of that one comparison as it is, not
-    adjusted: it answers "does this method beat its control?", not "does any of these?". Of forty methods that are
-    exactly as good as their controls, about one will be said to beat its own.
+    is compared with the controls at equal cost, of each kind (random drop, average pooling) with the one nearest in
+    multiply-adds, chosen before any score is looked at (:func:`against`). It has to beat them all: its verdict is the
+    comparison with the best of them, at 5 % by its p as it is, not adjusted. It answers "does this method beat its
+    controls?", not "does any of these?". Of forty methods that are exactly as good as their one control, about one
+    will be said to beat it.
 
     Fine-tuned rows are compared with fine-tuned controls, and the others with the others; where a fine-tuned row has
     no such control, the sentence says so. A control at a smaller input size answers a question of its own, and has a
@@ -48,9 +49,10 @@ def compare_rows(rows: Sequence[Row], baseline: str) -> None:
 def against(row: Row, controls: Sequence[Row], kind: str = "") -> Finding:
     """How a row stands to controls of one kind: the comparison, if there is a fair one, and a sentence.
 
-    At equal cost: the control nearest in multiply-adds, within 5 % of the row's. Where there is none, a control can
-    still settle it: one that needs no more multiply-adds and is at least as accurate (the most accurate of those),
-    or one that needs at least as many and is beaten all the same (the nearest of those).
+    At equal cost: of each reducer among the controls the row nearest in multiply-adds, within 5 % of the row's; of
+    these the most accurate. Where there is none, a control can still settle it: one that needs no more multiply-adds
+    and is at least as accurate (the most accurate of those), or one that needs at least as many and is beaten all the
+    same (the nearest of those).
 
     Args:
         kind: what the controls do, for the sentence that says that there is no fair one.
@@ -65,10 +67,15 @@ def against(row: Row, controls: Sequence[Row], kind: str = "") -> Finding:
     ]
     if not fair:
         return None, f"not comparable{kind}: no control has a result on the same samples"
-    cost, control = min(fair, key=lambda pair: abs(pair[0] - macs))
-    if abs(cost - macs) <= NEAR * macs:
-        found = compare_paired(control.name, row.scores, control.scores)
-        return found, f"{_standing(found)} at equal multiply-adds{_remark(macs, cost)}"
+    equal = sorted((pair for pair in fair if abs(pair[0] - macs) <= NEAR * macs), key=lambda pair: abs(pair[0] - macs))
+    nearest: dict[str, tuple[int, Row]] = {}
+    for cost, control in equal:
+        nearest.setdefault(str(control.reducer), (cost, control))
+    if nearest:
+        compared = [(compare_paired(one.name, row.scores, one.scores), cost) for cost, one in nearest.values()]
+        found, cost = min(compared, key=lambda pair: pair[0].difference)
+        others = f", the best of {len(compared)} controls" if len(compared) > 1 else ""
+        return found, f"{_standing(found)} at equal multiply-adds{_remark(macs, cost)}{others}"
 
     cheaper = [(fmean(control.scores), -cost, control) for cost, control in fair if cost < macs]
     if cheaper:

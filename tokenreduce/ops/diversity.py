@@ -18,9 +18,15 @@ RESIDUE = 1e-6  # share of a token's own weight below which rounding decides wha
 
 @torch.no_grad()
 def cosines(x: Tensor) -> Tensor:
-    """(B, N, N) cosines of tokens (B, N, C) with each other, in float32 or float64; 0 for a token that is zero."""
-    unit = F.normalize(at_least_float(x), dim=-1)
-    return unit @ unit.transpose(1, 2)
+    """(B, N, N) cosines of tokens (B, N, C) with each other, in float32 or float64; 0 for a token that is zero.
+
+    With itself a token's is exactly 1, so that rounding, which differs between batches, decides nothing among equals.
+    """
+    wide = at_least_float(x)
+    unit = F.normalize(wide, dim=-1)
+    cosine = unit @ unit.transpose(1, 2)
+    own = torch.eye(cosine.shape[1], dtype=torch.bool, device=x.device)
+    return torch.where(own, (wide != 0).any(dim=-1).to(cosine.dtype).unsqueeze(1), cosine)
 
 
 @torch.no_grad()
@@ -134,7 +140,8 @@ def thin_out(cosine: Tensor, order: Tensor, keep: int, at_once: int = 8) -> Tens
     """Remove the most redundant tokens of a list, some in each round, until ``keep`` are left.
 
     In a round every token at an even place is compared with those at odd places, and the ``at_once`` with the highest
-    cosine to any of them go. The next list is what is left of the even places by falling cosine, then the odd places.
+    cosine to any of them go, of equal ones the later in the list. The next list is what is left of the even places by
+    falling cosine, then the odd places.
 
     Args:
         cosine: (B, N, N).
@@ -152,7 +159,7 @@ def thin_out(cosine: Tensor, order: Tensor, keep: int, at_once: int = 8) -> Tens
         gone = min(at_once, order.shape[1] - keep, even.shape[1])
         rows = cosine.gather(1, even.unsqueeze(2).expand(-1, -1, cosine.shape[2]))
         likest = rows.gather(2, odd.unsqueeze(1).expand(-1, even.shape[1], -1)).amax(dim=2)
-        ranked = likest.argsort(dim=1, descending=True, stable=True)
+        ranked = even.shape[1] - 1 - likest.flip(1).argsort(dim=1, descending=True, stable=True)
         order = torch.cat([even.gather(1, ranked[:, gone:]), odd], dim=1)
     return order
 

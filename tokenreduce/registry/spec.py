@@ -71,8 +71,8 @@ def check_fields(spec: Spec) -> None:
     for entry in fields(spec):
         value, default = getattr(spec, entry.name), entry.default
         wanted: type | tuple[type, ...] = bool if isinstance(default, bool) else str
-        if entry.name in ("needs", "variants", "rows"):
-            wanted = (tuple, list) if entry.name == "needs" or value is not None else type(None)
+        if entry.name in ("needs", "stacks", "variants", "rows"):
+            wanted = (tuple, list) if entry.name in ("needs", "stacks") or value is not None else type(None)
             if value is not None and not all(isinstance(one, str) for one in value):
                 wanted = ()
         if not isinstance(value, wanted):
@@ -96,12 +96,15 @@ class ReducerSpec(Spec):
         needs: the signals that it asks for under its default options.
         role: ``"baseline"`` (changes nothing; others are compared with it), ``"control"`` or ``"method"``.
         learns: whether it means nothing before it was trained; ablations leave it out then.
+        stacks: of a control: it belongs into every ablation of a model that has one of these stacks, such as
+            ``("handover",)`` for every large vision-language model. Empty: of every model.
     """
 
     source: str = ""
     needs: tuple[str, ...] = ()
     role: Literal["baseline", "control", "method"] = "method"
     learns: bool = False
+    stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,4 +14,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "tokenreduce_methods.pooling.method:Pooling",
         "average tokens over cells of the image's grid: a control",
         role="control",
+        stacks=("handover",),
     )

@@ -43,7 +43,7 @@ class Pooling(Reducer):
             counts = [tokens.removable - remove] * len(tokens.x)
         else:
             found = self.kept_counts(stream, site, torch.zeros_like(tokens.x[..., 0]))
-            counts = found.clamp(max=budget.cap(site, tokens.removable)).tolist()  # the host waits
+            counts = found.clamp(min=1, max=budget.cap(site, tokens.removable)).tolist()  # the host waits
         return {streams.main: pooled(stream, counts)}
 
 

@@ -14,4 +14,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "tokenreduce_methods.uniform.method:Uniform",
         "keep tokens at equal distances, whatever they hold: a control",
         role="control",
+        stacks=("handover",),
     )

@@ -158,8 +158,8 @@ class VisionZipped(BoundReducer):
             contextual = torch.minimum(contextual, (counts - 2).clamp(min=0))
             dominant = counts - contextual - 1
         found = zipped(score[:, prefix:], stream.signals.keys[:, prefix:], dominant, contextual, free_real(stream))
-        ragged = budget.rule is not None or tokens.ragged
-        reduction = merged(stream, found, most - bool(reducer.class_token), counts if ragged else None, self.handover)
+        ragged, extra = budget.rule is not None or tokens.ragged, int(bool(reducer.class_token))
+        reduction = merged(stream, found, most - extra, counts - extra if ragged else None, self.handover)
         return {streams.main: self._valued(stream, reduction) if self.merges else reduction}
 
     def _valued(self, stream: Stream, reduction: Reduction) -> Reduction:

@@ -33,8 +33,8 @@ class VisPruner(Selector):
 
     Source: Zhang et al., Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs, ICCV
     2025, arXiv 2412.01818, section 3 and the published code. Where this differs: a list of odd length is no error (its
-    even places are one more); a round never removes more than the even places hold; equal values go to the lower place;
-    other attention where there is no class token.
+    even places are one more); a round never removes more than the even places hold; of equal cosines the token with
+    less attention goes; other attention where there is no class token.
 
     Args:
         keep: share of the removable tokens that stay at each site (float, rounded up) or their number (int), or a list;

@@ -21,7 +21,7 @@ def reduced(reducer: str, x: Tensor, signals: dict[str, Any] | None = None, **op
     active = make({"reducer": reducer, **options}).bind(backbone)
     sources = {name: (lambda value=value: value) for name, value in given.items()}
     stream = Stream(Tokens(x), Signals(sources, frozenset(active.needs)), False, initial=x.shape[1])
-    return active.reduce_streams(Streams({"image": stream}, "image"), site())["image"]
+    return active.reduce_streams(Streams({"image": stream}, "image"), site()).get("image", stream.tokens.identity())
 
 
 def mask(reduction: Reduction) -> Tensor:

@@ -227,7 +227,8 @@ def kept_columns(columns: Tensor, reduction: Reduction, ordered: bool = True) ->
     last = torch.zeros_like(reduction.keep).scatter_reduce(1, end.clamp(min=0), place * (end >= 0), "amax")
     alone = new & (last == 0)
     index = torch.where(new, last - 1, reduction.keep)
-    used = torch.zeros_like(columns[:, :1]).expand(-1, length + 1).scatter(1, torch.where(alone, length, index), 1)
+    taken = ~alone if reduction.valid is None else ~alone & reduction.valid
+    used = torch.zeros_like(columns[:, :1]).expand(-1, length + 1).scatter(1, torch.where(taken, index, length), 1)
     index = torch.where(alone, used[:, :length].argmin(dim=1, keepdim=True), index)
     kept = columns.gather(1, index)
     if ordered:
@@ -236,7 +237,10 @@ def kept_columns(columns: Tensor, reduction: Reduction, ordered: bool = True) ->
     if reduction.valid is not None:  # what only fills up stays where it is, at the end
         kept = torch.where(reduction.valid, kept, 3 * behind)
     slots = kept.sort(dim=1).values
-    rank = torch.where(alone, -1, torch.where(new & (kept < behind), kept + behind, kept))
+    given = behind + torch.arange(
+        kept.shape[1], device=kept.device
+    )  # new tokens among themselves as the method has them
+    rank = torch.where(alone, -1, torch.where(new & (kept < behind), given, kept))
     dealt = torch.empty_like(kept).scatter(1, rank.argsort(dim=1, stable=True), slots)
     return torch.minimum(dealt, columns[:, -1:])
 
