@@ -126,11 +126,8 @@ class EAdaPrune(WrapperReducer):
         return self.inside[0].reducer.layers(backbone)  # type: ignore[no-any-return]
 
     def bind(self, backbone: Backbone) -> BoundEAdaPrune:
-        inner = self.inside[0].reducer.bind(backbone)
-        bound = replace(self, features=features_on(backbone, self.features, "e-adaprune"))
-        made = BoundEAdaPrune(bound, [inner])
-        bound.check_needs(replace(backbone, provides=backbone.provides | frozenset(inner.needs)))
-        return made
+        features = features_on(backbone, self.features, "e-adaprune")
+        return BoundEAdaPrune(replace(self, features=features), [self.inside[0].reducer.bind(backbone)])
 
     def scaled(self, factor: float, sites: int) -> EAdaPrune:
         return replace(self, factor=self.factor * factor)

@@ -92,7 +92,7 @@ class FoPru(Reducer):
                 "besides the protected ones, or padding among them; use strategy='rank'"
             )
         score = self._significance(stream)
-        rows = score[:, tokens.prefix :].unflatten(1, (side, side)).sum(dim=2)
+        rows = score[:, tokens.prefix :].reshape(-1, side, side).sum(dim=2)
         order = rows.argsort(dim=1, descending=True, stable=True)
         rank = torch.arange(side, 0, -1, device=order.device).expand_as(order)
         by_row = torch.zeros_like(order).scatter(1, order, rank).float()
