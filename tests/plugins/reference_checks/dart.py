@@ -1,24 +1,24 @@
 """DART: which image tokens stay, pivots choosing in the published order."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 import torch
 
 from tokenreduce.methods import Streams
 from tokenreduce.testing import site, stream
 from tokenreduce_methods.dart.method import DART
 
+from .case import Case, indices
 
-def check(case, tensors):
-    """Raise AssertionError where the selection of the port is not reproduced.
 
-    Args:
-        case: the JSON beside the tensors.
-        tensors: by name, inputs and outputs (``out_...``).
-    """
-    given = case["params"]
+def check(case: Case) -> Iterator[str]:
+    given = case.params
     begin, count = given["image_start"], given["image_len"]
     pivots = given["pivot_image_token"], given["pivot_text_token"]
     kept = pivots[0] + sum(pivots) * int(count * (1 - given["reduction_ratio"]) / sum(pivots))
-    states, keys = tensors["hidden_normed"], tensors["key_states"].transpose(1, 2).flatten(2)
+    states, keys = case["hidden_normed"], case["key_states"].transpose(1, 2).flatten(2)
     columns = torch.arange(states.shape[1])[None]
     own, text = slice(begin, begin + count), slice(begin + count, None)
     image = stream(
@@ -33,4 +33,7 @@ def check(case, tensors):
     reducer = DART(keep=min(kept, count), image_pivots=pivots[0], text_pivots=pivots[1], order="set")
     chosen = reducer.reduce_streams(Streams({"image": image}, "image"), site())
     keep = chosen["image"].keep[0] if chosen else torch.arange(count)
-    assert torch.equal(begin + keep, tensors["out_kept_sorted"])
+    yield from indices("kept", begin + keep[None], case["out_kept_sorted"].reshape(1, -1))
+
+
+CHECKS = {"dart": check}
