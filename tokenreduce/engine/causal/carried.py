@@ -67,6 +67,4 @@ def reduction_of(ends: Tensor) -> Reduction:
     ones = torch.ones(keep.shape, device=ends.device)
     weight = torch.zeros(source.shape, device=ends.device)
     partial = bool((end < 0).any())
-    return Reduction(
-        keep, source, target, length=ends.shape[1], keep_weight=ones, weight=weight, partial=partial
-    )
+    return Reduction(keep, source, target, length=ends.shape[1], keep_weight=ones, weight=weight, partial=partial)

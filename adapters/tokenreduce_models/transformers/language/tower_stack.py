@@ -8,6 +8,7 @@ Axes: B pictures, N tokens of one, C' width of the encoder.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,6 +58,15 @@ class LanguageTower(TowerStack):
         if not isinstance(block, self.family.block):
             raise UnsupportedModelError(f"{type(block).__name__} is not a {self.family.block.__name__}")
         return view_of(block, self.family)
+
+    def plain(self, block: nn.Module, x: Tensor, mask: Tensor | None = None, **given: Any) -> Tensor:
+        if "attention_mask" in inspect.signature(type(block).forward).parameters:
+            return super().plain(block, x, mask, **given)
+        config = getattr(block, self.family.parts.attention).config
+        if any(kind in str(config._attn_implementation) for kind in ("flash", "flex")):
+            config._attn_implementation = "eager"  # those kernels do not take float64
+        out: Tensor = block.forward(x)  # InternVL's takes no mask
+        return out
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
         tower = self.module
