@@ -30,9 +30,9 @@ from .adapter_lookup import find_adapter
 from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
 from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
-from .towers import check_tower_signals, following
 from .replacements import Replacement, check_originals, replacements
 from .resolution import Wanted, bind_stack
+from .towers import check_tower_signals, following
 
 
 def attach(

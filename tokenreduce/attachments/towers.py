@@ -37,7 +37,7 @@ def check_tower_signals(bindings: Sequence[CausalBinding], towers: Sequence[Stac
         missing = frozenset(binding.active.needs) & (TOWER - RESTORED)
         if not binding.stack.depth and missing:
             raise UnfitReducerError(
-                f"{type(binding.active.reducer).__name__} reads {', '.join(sorted(missing))} of the vision tower at the "
-                f"hand-over, but the stack {towers[0].name!r} is reduced too, and tokens that are gone there have none; "
-                "choose a reducer that reads the tokens alone (divprune, random), or reduce one of the two"
+                f"{type(binding.active.reducer).__name__} reads {', '.join(sorted(missing))} of the vision tower at "
+                f"the hand-over, but the stack {towers[0].name!r} is reduced too, and tokens that are gone there have "
+                "none; choose a reducer that reads the tokens alone (divprune, random), or reduce one of the two"
             )

@@ -59,8 +59,8 @@ class CausalRecord:
         image_tokens: image tokens that each layer works on.
         macs: multiply-adds of the language model's layers in this pass for one sample, without and with reduction.
         macs_of_samples: (B,) or (1,) the second of them for each sample.
-        tower_macs, projector_macs: of the vision tower and the projector, for one sample; 0 for a tower that is reduced,
-            which has a record of its own.
+        tower_macs, projector_macs: of the vision tower and the projector, for one sample; 0 for a tower that is
+            reduced, which has a record of its own.
         kv_bytes: of keys and values of one sample, with every token and as held; None without a cache.
         trace: where each token of the prompt went; None where none is kept.
         pieces: counts by image and by tile; None where images have no tiles.

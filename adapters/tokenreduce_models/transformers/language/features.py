@@ -34,8 +34,8 @@ class Notes:
         grids: rows and columns of each (frames first, for a video), None where they form no grid.
         read: what the tower gives, None where nothing of it is asked for.
         parts: (n,) of each image the tile of each token, -1 for a separator; None where an image has one tile.
-        ends: (n,) of each image, where the tower has reduced them, of each token the one that it is part of, -1 where it
-            was dropped; None where it has not.
+        ends: (n,) of each image that the tower has reduced: of each token the one that it is part of, -1 where it was
+            dropped; None where it has reduced nothing.
         piece: tokens of each image, where the features of a sample come in one piece; None where they do not.
     """
 
@@ -69,7 +69,8 @@ class Features:
             tower = getattr(inner, family.tower)
             listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
             own[family.tower] = listener
-        packs = PackListener(inner.pack_image_features) if family.tokens == "tile" else None
+        pack: Any = getattr(inner, "pack_image_features", None)
+        packs = PackListener(pack) if family.tokens == "tile" else None
         if packs is not None:
             own["pack_image_features"] = packs
         output = function(stand_in(inner, **own) if own else inner, *args, **kwargs)
@@ -170,8 +171,8 @@ def read_of(
     skipped = 1 if strategy == "default" else 0
     if family.tokens == "tile" and packing is None:
         raise UnsupportedCallError(
-            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; choose "
-            "a reducer that reads the tokens alone"
+            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; "
+            "choose a reducer that reads the tokens alone"
         )
     return Read(kind, blocks[index - 1], states[index - 1], states[index], skipped, packing)
 

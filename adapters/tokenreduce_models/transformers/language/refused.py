@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from torch import nn
 
 LINEAR = (
-    "some of its layers are linear attention, whose state has every token in it in turn: leaving out a token is not the "
-    "same as hiding it"
+    "some of its layers are linear attention, whose state has every token in it in turn: leaving out a token is not "
+    "the same as hiding it"
 )
 CONVOLUTION = "some of its layers are convolutions over neighbouring tokens: leaving out a token moves others together"
 PER_LAYER = (
-    "its layers are given inputs of their own for every token of the prompt (per-layer inputs), or share keys and values "
-    "with earlier ones, so what is left of one layer does not fit the next"
+    "its layers are given inputs of their own for every token of the prompt (per-layer inputs), or share keys and "
+    "values with earlier ones, so what is left of one layer does not fit the next"
 )
 MEMORY = (
     "the image is a memory that some of its layers attend to, not a part of the prompt, so there are no image tokens "

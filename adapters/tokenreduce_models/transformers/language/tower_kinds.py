@@ -49,12 +49,14 @@ class InternView(PreNormView):
 
     def attend(self, x: Tensor, context: Tensor, projected: Projected) -> Tensor:
         out: Tensor = self.attn.projection_dropout(self.attn.projection_layer(context))
-        return x + self.block.lambda_1 * out
+        scale: Tensor = self.block.lambda_1
+        return x + scale * out
 
     def mlp(self, x: Tensor) -> Tensor:
         block = self.block
         out: Tensor = block.dropout(block.mlp(block.layernorm_after(x)))
-        return x + block.lambda_2 * out
+        scale: Tensor = block.lambda_2
+        return x + scale * out
 
 
 def kind_of(tower: nn.Module) -> Family | None:

@@ -23,7 +23,7 @@ from .tower_kinds import blocks_of, kind_of, view_of
 CARRIED = "_tokenreduce_carried"
 """Attribute of a tower's output: (B, N) of each token the one that it is part of, -1 where it was dropped."""
 UNKNOWN = {
-    "PixtralVisionModel": "packs the pictures of a call into one sequence, and cells of 2 x 2 patches are merged after it",
+    "PixtralVisionModel": "packs the pictures of a call into one sequence, whose patches are merged in cells of 2 x 2",
     "Molmo2VisionModel": "is read at several layers, and each token is pooled from a cell of patches",
 }
 
@@ -94,8 +94,8 @@ class LanguageTower(TowerStack):
         if self.last or {index % (self.layers + 1) for index in chosen} == {self.read}:
             return
         raise UnsupportedCallError(
-            f"hidden states {chosen} of the vision tower were asked for, but it is reduced for the one that was read at "
-            f"attach, behind block {self.read - 1} of {self.layers}; leave vision_feature_layer as it was, or detach() "
+            f"hidden states {chosen} of the vision tower were asked for, but it is reduced for the one that was read "
+            f"at attach, behind block {self.read - 1} of {self.layers}; leave vision_feature_layer as it was, or detach() "
             "and attach again"
         )
 
