@@ -43,8 +43,9 @@ class LargeVisionLanguage(Adapter):
         return stacks
 
     def refusals(self, model: nn.Module) -> dict[str, str]:
-        reasons = [tower_refusal(inner, family) for inner, family in inner_models(model)[:1]]
-        return {"vision": reason for reason in reasons if reason is not None}
+        found = inner_models(model)
+        reason = tower_refusal(*found[0]) if found else None
+        return {} if reason is None else {"vision": reason}
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return dict(EXAMPLES)

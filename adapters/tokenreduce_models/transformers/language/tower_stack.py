@@ -95,8 +95,8 @@ class LanguageTower(TowerStack):
             return
         raise UnsupportedCallError(
             f"hidden states {chosen} of the vision tower were asked for, but it is reduced for the one that was read "
-            f"at attach, behind block {self.read - 1} of {self.layers}; leave vision_feature_layer as it was, or detach() "
-            "and attach again"
+            f"at attach, behind block {self.read - 1} of {self.layers}; leave vision_feature_layer as it was, or "
+            "detach() and attach again"
         )
 
     def start(self, run: Pass, x: Tensor, mask: Any, given: Any) -> None:
