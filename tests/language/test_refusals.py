@@ -88,7 +88,6 @@ def test_features_from_before():
     [
         ({"handover": {"reducer": "random", "layers": [1]}}, {}, LayerError, "hand-over.*'language'"),
         ({"language": {"reducer": "random", "layers": [4]}}, {}, LayerError, "4"),
-        ({"vision": "tome"}, {}, UnsupportedModelError, "placeholder"),
         ({"langauge": "tome"}, {}, UnsupportedModelError, "language"),
         ({"handover": {"reducer": "evit", "saliency": "text"}}, {}, UnfitReducerError, "text_attention"),
         ({"handover": "random"}, {"unit": "tile"}, OptionError, "'image', 'sample'"),

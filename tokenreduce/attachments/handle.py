@@ -47,7 +47,7 @@ class Attachment:
     @property
     def stacks(self) -> dict[str, ReducedStack]:
         """The reduced stacks by name, in the order given to ``attach``."""
-        return {binding.stack.name: ReducedStack(binding) for binding in self._bindings}
+        return {binding.stack.name: ReducedStack(binding) for binding in self._bindings if binding.sites}
 
     @property
     def sites(self) -> list[Site]:

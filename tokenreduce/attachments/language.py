@@ -35,11 +35,14 @@ def check_placing(unit: Any, positions: Any) -> None:
         raise OptionError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
 
 
-def check_plain(stack: Stack, unit: Any, positions: Any, model: str) -> None:
-    """Raise OptionError where a stack is not a language model's, but one of its settings is given."""
+def check_plain(stacks: Sequence[Stack], unit: Any, positions: Any, model: str) -> None:
+    """Raise OptionError where no stack is a language model's, but one of its settings is given."""
     given = [f"unit={unit!r}"] if unit is not None else []
     given += [f"positions={positions!r}"] if positions != POSITIONS[0] else []
+    if positions != POSITIONS[0] and any(stack.carries for stack in stacks):
+        given.remove(f"positions={positions!r}")
     if given:
+        stack = stacks[0]
         raise OptionError(
             f"{' and '.join(given)} is for language models with images; the stack {stack.name!r} of {model} takes a "
             "picture as a whole and keeps positions. Leave it out"

@@ -17,10 +17,11 @@ class LastPass:
     """What the last forward pass did: ``handle.last``.
 
     Where several stacks are reduced, ``tokens``, ``gates`` and ``trace`` are those of each:
-    ``handle.stacks["vision"].last.tokens``.
+    ``handle.last.stacks["vision"].tokens``.
 
     Attributes:
-        stacks: the record of each stack; the stacks of one language model share theirs.
+        stacks: the record of each stack; the stacks of one language model share theirs. Where only the vision tower in
+            front of one is reduced, ``"handover"`` has that of the language model.
     """
 
     def __init__(self, stacks: Mapping[str, Record | CausalRecord]) -> None:
@@ -40,15 +41,24 @@ class LastPass:
     def macs(self) -> tuple[int, int]:
         """Multiply-adds of the blocks for one sample, without and with reduction; the reducer's own work left out.
 
-        The mean over the samples where they keep different numbers of tokens, each counted by its own.
+        The mean over the samples where they keep different numbers of tokens, each counted by its own. A vision tower
+        in front of a language model counts for each picture of a sample.
         """
-        pairs = [record.macs for record in self.records]
-        return sum(before for before, _ in pairs), sum(after for _, after in pairs)
+        pairs = [(record.macs, self._pictures(record)) for record in self.records]
+        return round(sum(pair[0] * n for pair, n in pairs)), round(sum(pair[1] * n for pair, n in pairs))
+
+    def _pictures(self, record: Record | CausalRecord) -> float:
+        """How many samples of this record make up one sample of the model."""
+        if isinstance(record, CausalRecord):
+            return 1
+        return next((one.pictures for one in self.records if isinstance(one, CausalRecord)), 1)
 
     @property
     def macs_spread(self) -> float:
         """Standard deviation over the samples of the second of :attr:`macs`; 0 where all keep as many tokens."""
         total = [record.macs_of_samples for record in self.records]
+        if any(isinstance(record, CausalRecord) for record in self.records):  # pictures are not samples
+            return max(spread(one) for one in total)
         return spread(sum(total[1:], start=total[0]))
 
     @property
@@ -103,31 +113,36 @@ class LastPass:
     @property
     def image_tokens(self) -> list[float]:
         """Image tokens that each layer of a language model works on, the mean over samples."""
-        tokens: list[float] = self._only("image_tokens")
+        tokens: list[float] = self._language("image_tokens")
         return list(tokens)
 
     @property
     def mean_image_tokens(self) -> float:
         """Their mean over the layers, as papers state a budget."""
-        mean: float = self._only("mean_image_tokens")
+        mean: float = self._language("mean_image_tokens")
         return mean
 
     @property
     def kv_bytes(self) -> tuple[int, int] | None:
         """Bytes of a language model's keys and values for one sample, with every token and as held; None: no cache."""
-        sizes: tuple[int, int] | None = self._only("kv_bytes")
+        sizes: tuple[int, int] | None = self._language("kv_bytes")
         return sizes
 
     @property
     def pieces(self) -> Pieces | None:
         """Counts by image and by tile, where a language model's images are of several tiles; None elsewhere."""
-        pieces: Pieces | None = self._only("pieces")
+        pieces: Pieces | None = self._language("pieces")
         return pieces
+
+    def _language(self, name: str) -> Any:
+        """Of the language model's record, which alone has it."""
+        record = next((one for one in self.records if isinstance(one, CausalRecord)), None)
+        return self._only(name) if record is None else getattr(record, name)
 
     def _only(self, name: str) -> Any:
         if len(self.records) > 1:
             raise UnsupportedCallError(
                 f"several stacks are reduced ({', '.join(self.stacks)}); name one: "
-                f"handle.stacks[{next(iter(self.stacks))!r}].last.{name}"
+                f"handle.last.stacks[{next(iter(self.stacks))!r}].{name}"
             )
         return getattr(self.records[0], name)

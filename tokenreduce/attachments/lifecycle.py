@@ -32,6 +32,7 @@ from .handle import Attachment
 from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
 from .replacements import Replacement, check_originals, replacements
 from .resolution import Wanted, bind_stack
+from .towers import check_tower_signals, following
 
 
 def attach(
@@ -144,7 +145,6 @@ def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Aske
             own |= {} if acting is None else {"layers": acting}
             configs[stack.name] = {**own, **causal.active.reducer.options()}
             continue
-        check_plain(stack, asked.unit, asked.positions, type(model).__name__)
         binding, chosen = bind_stack(registry, model, stack, wanted)
         patches += replacements(binding)
         check_originals(stack, patches)
@@ -156,7 +156,15 @@ def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Aske
         configs[named] = {**own, "layers": chosen, **binding.active.reducer.options()}
     common: dict[str, Any] = {"adapter": adapter, "trace": asked.trace, "restore": asked.restore}
     causals = [binding for binding in bindings if isinstance(binding, CausalBinding)]
+    towers = [binding.stack for binding in bindings if not isinstance(binding, CausalBinding)]
+    if not causals:
+        check_plain(towers, asked.unit, asked.positions, type(model).__name__)
+    check_tower_signals(causals, towers)
+    if any(stack.carries for stack in towers) and not causals:
+        causals = [following(stacks, asked.trace, asked.positions, type(model).__name__)]
+        bindings += causals
     if causals:
+        causals[0].stack.language.tower_reduced = bool(towers)
         causals[0].stack.language.prove()
         patches += language_replacements(causals)
         check_originals(causals[0].stack, patches)

@@ -39,6 +39,11 @@ class Encoded(Protocol):
         """One signal of one image: (n, ...) per token, or (1, C') for ``class_features``."""
         ...
 
+    def ends(self, image: int) -> Tensor | None:
+        """(n,) of each token of one image, where the tower reduced them, the one that it is part of, -1 where it was
+        dropped; None where it did not."""
+        ...
+
     def project(self, features: Tensor) -> Tensor:
         """Encoder features (U, k, C') in the space of the language model (U, k, C)."""
         ...
@@ -57,6 +62,8 @@ class Prompt:
         tiles: (B, q) number of the tile, within its image, that a column is of; None where images have none.
         separators: (B, q) True for tokens between rows of an image, which stay; None where there are none.
         added: (B, q, C) each, what is added to all tokens after the first, second ... layer.
+        carried: whether the tower has reduced its tokens, one for each placeholder: what it merged or dropped does not
+            enter the first layer.
         scored: (B,) the column whose attention rows are the signals of the language model's readout; None for the last.
     """
 
@@ -69,6 +76,7 @@ class Prompt:
     tiles: Tensor | None = None
     separators: Tensor | None = None
     added: Sequence[Tensor] = ()
+    carried: bool = False
 
     def passes(self) -> int:
         """How many pictures the tower has seen: images, or their tiles."""
@@ -166,6 +174,7 @@ class LanguageModel:
         tiled: whether an image may be of several tiles.
         wanted: the signals of the tower that attached reducers ask for; set by ``attach``.
         reads_rows: whether one of them asks for attention rows of a layer; set by ``attach``.
+        tower_reduced: whether a reducer acts in its vision tower; set by ``attach``.
     """
 
     module: nn.Module
@@ -174,6 +183,7 @@ class LanguageModel:
     tiled: bool = False
     wanted: frozenset[str] = frozenset()
     reads_rows: bool = False
+    tower_reduced: bool = False
 
     @property
     def layers(self) -> Sequence[nn.Module]:

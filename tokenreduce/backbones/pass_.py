@@ -45,6 +45,13 @@ class Pass(Protocol):
         """Reduce further tokens (B, N, C) of a sequence as it was reduced in block ``since`` and later ones."""
         ...
 
+    def places(self, sequence: str = "image") -> Tensor | None:
+        """(B, N0) of each input token of a sequence the one at whose place it is at the end, -1 where it was dropped.
+
+        None where nothing was reduced, or the stack does not need every token at its place at the end.
+        """
+        ...
+
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """Record the pass and return what the rest of the model expects: the tokens of each sequence started."""
         ...

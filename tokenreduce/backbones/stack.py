@@ -42,6 +42,8 @@ class Stack:
         whole: whether what follows fails without every token at its place, so that ``restore=False`` is refused.
         drops_patches: whether patches are taken away at random before the first block now (patch dropout in training),
             so that a trace could not say which patch a token was.
+        carries: whether the stack stands in front of a language model whose ``"handover"`` leaves out what it merges
+            and drops (:attr:`Prompt.carried`).
         guidable: whether :meth:`shared_space` is there, so that ``handle.guide(text_features)`` works.
     """
 
@@ -61,6 +63,7 @@ class Stack:
     whole: bool = False
     drops_patches: bool = False
     guidable: bool = False
+    carries: bool = False
 
     @property
     def home(self) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import Tensor
 from .._torch import plain_size
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
+from ..core.columns import kept_columns
 from ..core.composition import combine
 from ..core.gate import Gate
 from ..core.reduction import Reduction, compose_assignments
@@ -134,6 +135,22 @@ class Run:
             if name == sequence and index >= since:
                 x = reduction.detach().apply(x)
         return x
+
+    def places(self, sequence: str = "image") -> Tensor | None:
+        """(B, N0) of each input token of a sequence the one at whose place it is at the end, -1 where it was dropped.
+
+        None where nothing was reduced, or the stack does not need every token at its place at the end.
+        """
+        states = self.states[-1]
+        done = [reduction for (_, name), reduction in self.done.items() if name == sequence]
+        if states is None or not done or states[sequence].assignment is None:
+            return None
+        assignment = states[sequence].assignment
+        assert assignment is not None
+        kept = torch.arange(assignment.shape[1], device=assignment.device).expand(assignment.shape[0], -1)
+        for reduction in done:
+            kept = kept_columns(kept, reduction)
+        return compose_assignments(assignment, kept)
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """Record the pass and return what the rest of the model expects: the tokens of each sequence started.

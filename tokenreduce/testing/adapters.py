@@ -15,6 +15,7 @@ from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
 from ..backbones.adapter import Adapter, Example
 from ..backbones.causal import CausalStack
+from ..engine.causal.run import NEXT
 from ..backbones.stack import Stack
 from ..core.signals import WHOLE
 from ..errors import OptionError, UnsupportedModelError
@@ -150,17 +151,17 @@ class AdapterConformance:
         for stack in self._stacks(model):
             promised = frozenset[str]().union(*(one for one in self._provided(self._stack(model, stack))))
             for signal in sorted(promised - set(WHOLE)):
-                with (
-                    attach(model, {stack: Listener(signals=(signal,))}, adapter=self._name()) as handle,
-                    torch.no_grad(),
-                ):
+                plan: dict[str, Any] = {"reducer": Listener(signals=(signal,))}
+                if signal in NEXT:  # none comes after the last layer
+                    plan["layers"] = list(range(len(self._stack(model, stack).blocks) - 1))
+                with attach(model, {stack: plan}, adapter=self._name()) as handle, torch.no_grad():
                     run(model, example.inputs)
                     heard = reduced_stack(handle).reducer.reducer.heard
                 for (layer, stream), values in heard.items():
                     value, where = values[signal], f"{signal} of stream {stream!r}, layer {layer} of stack {stack!r}"
                     assert value.shape[:2] == values["x"].shape[:2], f"{where}: {tuple(value.shape)}"
                     assert value.isfinite().all(), f"{where} is not finite"
-                    if signal.endswith("_attention"):
+                    if signal.endswith("_attention") and signal != "paid_attention":  # a mean of what each pays
                         assert (value >= 0).all() and (value.sum(dim=1) <= 1 + 1e-3).all(), f"{where}: no share of one"
 
     def test_samples_are_reduced_one_by_one(self, example: Example) -> None:
@@ -175,7 +176,7 @@ class AdapterConformance:
             for rows in ([2, 0, 1], [1]):
                 got = comparable_outputs(handle, run(model, pick_samples(inputs, rows)))
                 every_one = whole
-                if not self._viewed(model):  # a language model gives lists of image features, too
+                if self._is_language(model):  # it gives lists of image features, too
                     got = [tensor for tensor in got if tensor.ndim and len(tensor) == len(rows)]
                     every_one = [tensor for tensor in whole if tensor.ndim and len(tensor) == 3]
                 for number, (one, every) in enumerate(zip(got, every_one, strict=True)):
@@ -325,7 +326,7 @@ class AdapterConformance:
         if label != next(iter(self._made().examples() if self.examples is None else self.examples)):
             return
         model = example.model
-        if not self._viewed(model):  # a language model looks at where its images are
+        if self._is_language(model):  # it looks at where its images are
             return
         with attach(model, Halve(), adapter=self._name()), torch.no_grad():
             expected = run(model, example.inputs)
@@ -362,6 +363,10 @@ class AdapterConformance:
     def _viewed(self, model: nn.Module) -> list[str]:
         """Stacks whose blocks run in parts, through views; those of language models run whole."""
         return [name for name, stack in self._made().stacks(model).items() if not isinstance(stack, CausalStack)]
+
+    def _is_language(self, model: nn.Module) -> bool:
+        """Whether it is a language model with images, perhaps with a tower whose blocks run in parts."""
+        return any(isinstance(stack, CausalStack) for stack in self._made().stacks(model).values())
 
     def _stack(self, model: nn.Module, name: str) -> Stack:
         return self._made().stacks(model)[name]

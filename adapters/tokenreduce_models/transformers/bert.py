@@ -151,6 +151,9 @@ class Plain:
         assert memory is not None and role.memory is not None
         return self.stack.unpack(block(x, memory, self.masks[role.own], self.masks[role.memory])), memory
 
+    def places(self, sequence: str = "image") -> Tensor | None:
+        return None
+
     def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
         return x
 

@@ -202,6 +202,10 @@ class Whole:
         check_no_mask(kwargs.get("head_mask"), "head_mask")
         check_no_mask(kwargs.get("is_causal") or None, "is_causal")
         self.stack.start(self.run, x, attention_mask if self.masked else None, kwargs)
+        return self.through(x)
+
+    def through(self, x: Tensor) -> Tensor:
+        """Tokens through all blocks."""
         return self.run(x)
 
 

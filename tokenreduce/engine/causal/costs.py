@@ -56,6 +56,8 @@ class Costs:
         batch = self.left.batch
         images = [sum(lengths) for lengths in self.left.lengths]
         tower, projector = self.language.tower_macs(self.left.prompt)
+        if self.language.tower_reduced:  # its own record has them
+            tower = 0
         return CausalRecord(
             self.sites,
             {"image": self.mean(self.images), "text": sum(self.left.text) / batch},
@@ -68,6 +70,7 @@ class Costs:
             None if kv_bytes is None else (kv_bytes[0] // batch, kv_bytes[1] // batch),
             trace,
             self.pieces(),
+            self.left.prompt.passes() / batch,
         )
 
     def pieces(self) -> Pieces | None:

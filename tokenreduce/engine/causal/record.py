@@ -59,10 +59,12 @@ class CausalRecord:
         image_tokens: image tokens that each layer works on.
         macs: multiply-adds of the language model's layers in this pass for one sample, without and with reduction.
         macs_of_samples: (B,) or (1,) the second of them for each sample.
-        tower_macs, projector_macs: of the vision tower and the projector, for one sample.
+        tower_macs, projector_macs: of the vision tower and the projector, for one sample; 0 for a tower that is
+            reduced, which has a record of its own.
         kv_bytes: of keys and values of one sample, with every token and as held; None without a cache.
         trace: where each token of the prompt went; None where none is kept.
         pieces: counts by image and by tile; None where images have no tiles.
+        pictures: that the vision tower has seen for one sample: images, or their tiles.
     """
 
     sites: list[SiteTokens]
@@ -76,6 +78,7 @@ class CausalRecord:
     kv_bytes: tuple[int, int] | None = None
     trace: PromptTrace | None = None
     pieces: Pieces | None = None
+    pictures: float = 1.0
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: dict[str, Tensor] = field(default_factory=dict)
 
@@ -100,8 +103,10 @@ class CausalRecord:
         lines = [f"  image tokens per layer: {runs(self.image_tokens)}; mean {self.mean_image_tokens:.4g}"]
         if self.pieces is not None:
             lines.append(f"  {self.pieces}")
-        if self.tower_macs:
-            lines.append(f"  vision tower {gmacs(self.tower_macs)}, projector {gmacs(self.projector_macs)} per sample")
+        encoders = {"vision tower": self.tower_macs, "projector": self.projector_macs}
+        named = [f"{name} {gmacs(macs)}" for name, macs in encoders.items() if macs]
+        if named:
+            lines.append(f"  {', '.join(named)} per sample")
         if self.kv_bytes is not None:
             before, after = (size / 2**20 for size in self.kv_bytes)
             lines.append(f"  keys and values: {before:.2f} → {after:.2f} MiB per sample")

@@ -25,6 +25,7 @@ from ...errors import UnsupportedCallError
 from ...methods.contract import check_reductions
 from ...ops.similarity import text_cosines, text_similarity
 from .binding import CausalBinding
+from .carried import SITE, carried
 from .costs import Costs
 from .left import Left, spread
 from .masks import physical_mask
@@ -62,7 +63,7 @@ class CausalRun:
 
     def begin(self, prompt: Prompt | None) -> None:
         """Say what the call holds, before the first layer; None where there is no new image."""
-        if prompt is None or not self.sites:
+        if prompt is None or not (self.sites or prompt.carried):
             return
         self.left = Left(prompt, any(binding.trace for binding in self.bindings))
         self.costs = Costs(self.language, self.left)
@@ -76,6 +77,8 @@ class CausalRun:
                     f"the language model has {count} layers now, and a reducer acts after layer {max(self.sites)}; "
                     "layers were removed after attach: call handle.detach() and attach again"
                 )
+            if self.left is not None and self.left.prompt.carried:
+                x = self._carry(x)
             if HANDOVER in self.sites and self.left is not None:
                 x = self._cut(HANDOVER, x, None)
             if self.left is not None:
@@ -199,6 +202,18 @@ class CausalRun:
             rows = torch.arange(self.length, device=after.prompt.device).expand(after.prompt.shape[0], -1)
         flat = bool(call.extra.get("flat", False))
         return physical_mask(call.mask, rows, after.columns(), after.logical, call.past, after.ragged, flat)
+
+    def _carry(self, x: Tensor) -> Tensor:
+        """Leave out what the vision tower has merged or dropped."""
+        left, costs = self.left, self.costs
+        assert left is not None and costs is not None
+        before = [sum(images) for images in left.lengths]
+        done = carried(left)
+        if done:
+            x = left.take(x, done, not self.compact)
+            self._memo.clear()
+        costs.site(SITE, before, [sum(images) for images in left.lengths])
+        return x
 
     def _cut(self, index: int, x: Tensor, seen: Seen | None, ahead: Seen | None = None) -> Tensor:
         binding, site = self.sites[index]

@@ -12,16 +12,20 @@ from tokenreduce.errors import UnsupportedModelError
 from .examples import EXAMPLES
 from .families import LVLM, family_of
 from .model import TransformersModel
+from .refused import refused_reason
+from .tower_stack import LanguageTower, tower_refusal
 
 
 class LargeVisionLanguage(Adapter):
     """A model of one of the families, with or without the head that computes logits, or wrapped (PEFT)."""
 
     def accepts(self, model: nn.Module) -> bool:
-        return bool(inner_models(model))
+        return bool(inner_models(model)) or refused_reason(model) is not None
 
     def stacks(self, model: nn.Module) -> dict[str, Stack]:
         found = inner_models(model)
+        if not found:
+            raise UnsupportedModelError(f"{type(model).__name__} cannot be reduced: {refused_reason(model)}")
         if len(found) > 1:
             raise UnsupportedModelError(
                 f"{type(model).__name__} holds {len(found)} language models with images; attach to one of them"
@@ -33,13 +37,15 @@ class LargeVisionLanguage(Adapter):
                 f"{family.inner.__name__} of transformers"
             )
         language = TransformersModel(inner, outer_model(model, inner, family), family)
-        return {"handover": HandOver(language), "language": Language(language)}
+        stacks: dict[str, Stack] = {"handover": HandOver(language), "language": Language(language)}
+        if tower_refusal(inner, family) is None:
+            stacks["vision"] = LanguageTower(inner, family)
+        return stacks
 
     def refusals(self, model: nn.Module) -> dict[str, str]:
-        return {
-            "vision": "the language model expects a token for every placeholder in the prompt; reduce at the "
-            "hand-over, or attach to the tower of a model that is used by itself"
-        }
+        found = inner_models(model)
+        reason = tower_refusal(*found[0]) if found else None
+        return {} if reason is None else {"vision": reason}
 
     def examples(self) -> dict[str, Callable[[], Example]]:
         return dict(EXAMPLES)

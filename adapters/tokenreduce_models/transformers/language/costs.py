@@ -43,7 +43,7 @@ def tower_cost(inner: Any, family: LVLM, prompt: Prompt) -> tuple[int, int]:
     embedding = patch * patch * tower.config.num_channels * tower.config.hidden_size
     count, width = patches + kind.prefix, tower.config.hidden_size
     blocks = sum(count * (matrices([block]) + 2 * count * width) for block in blocks_of(tower, kind))
-    return prompt.passes() * (blocks + patches * embedding), sum(tokens) * weights
+    return prompt.passes() * (blocks + patches * int(embedding)), sum(tokens) * weights
 
 
 def cells_cost(inner: Any, tower: Any, prompt: Prompt) -> int:
@@ -56,7 +56,8 @@ def cells_cost(inner: Any, tower: Any, prompt: Prompt) -> int:
     patches = round(max(cells) ** 2 * tokens / max(passes, 1))
     if not patches or blocks is None:
         return 0
-    return passes * patches * (matrices(blocks) + len(blocks) * 2 * patches * tower.config.hidden_size)
+    width = int(tower.config.hidden_size)
+    return passes * patches * (matrices(blocks) + len(blocks) * 2 * patches * width)
 
 
 def merged_cost(tower: Any, patches: int) -> int:

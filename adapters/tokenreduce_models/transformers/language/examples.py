@@ -52,12 +52,13 @@ def prompts(tokens: int, batch: int = 2) -> Tensor:
 
 
 def llava() -> Example:
-    """LLaVA-1.5: a CLIP tower read one block before its end, an MLP, a Llama."""
+    """LLaVA-1.5: a CLIP tower, read at its end, an MLP, a Llama."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**TOWER, projection_dim=16),
         text_config=LlamaConfig(**TEXT),
         image_token_id=IMAGE,
         image_seq_length=25,
+        vision_feature_layer=-1,
     )
     model = tiny(LlavaForConditionalGeneration, config)
     return Example(model, {"input_ids": prompts(25), "pixel_values": pixels()})

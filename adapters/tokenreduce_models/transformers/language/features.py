@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenreduce.errors import UnsupportedCallError
@@ -17,6 +18,7 @@ from ..towers import stand_in
 from .families import LVLM
 from .merged_tower import MergedListener, MergedRead
 from .tiles import Packing, PackListener, frames
+from .tower_stack import CARRIED
 from .towers import GridPool, Listener, Read, blocks_of
 from .towers import family_of as tower_family
 
@@ -32,6 +34,8 @@ class Notes:
         grids: rows and columns of each (frames first, for a video), None where they form no grid.
         read: what the tower gives, None where nothing of it is asked for.
         parts: (n,) of each image the tile of each token, -1 for a separator; None where an image has one tile.
+        ends: (n,) of each image that the tower has reduced: of each token the one that it is part of, -1 where it was
+            dropped; None where it has reduced nothing.
         piece: tokens of each image, where the features of a sample come in one piece; None where they do not.
     """
 
@@ -40,6 +44,7 @@ class Notes:
     read: Read | MergedRead | None
     parts: list[Tensor] | None = None
     piece: int | None = None
+    ends: Sequence[Tensor] | None = None
 
 
 class Features:
@@ -64,7 +69,8 @@ class Features:
             tower = getattr(inner, family.tower)
             listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
             own[family.tower] = listener
-        packs = PackListener(inner.pack_image_features) if family.tokens == "tile" else None
+        pack: Any = getattr(inner, "pack_image_features", None)
+        packs = PackListener(pack) if family.tokens == "tile" else None
         if packs is not None:
             own["pack_image_features"] = packs
         output = function(stand_in(inner, **own) if own else inner, *args, **kwargs)
@@ -85,7 +91,8 @@ class Features:
         elif packs is not None:
             pixels = args[0] if args else kwargs["pixel_values_videos"]
             parts = frames(lengths, pixels.shape[1], pixels.device)
-        object.__setattr__(output, NOTES, Notes(lengths, grids, read, parts, piece))
+        ends = ends_of(output)
+        object.__setattr__(output, NOTES, Notes(lengths, grids, read, parts, piece, ends))
         return output
 
 
@@ -100,6 +107,15 @@ def lengths_of(output: Any, piece: int | None) -> list[int]:
     """Tokens of each item of features."""
     lengths = [len(one) for one in pooled(output)]
     return lengths if piece is None else [piece] * (sum(lengths) // piece)
+
+
+def ends_of(output: Any) -> Sequence[Tensor] | None:
+    """(n,) of each image what the tower's reduction made of its tokens; None where there was none."""
+    carried: Tensor | None = getattr(output, CARRIED, None)
+    if carried is None:
+        return None
+    skipped = carried.shape[1] - len(pooled(output)[0])  # a class token that the language model is not given
+    return list(torch.where(carried >= 0, carried - skipped, -1)[:, skipped:])
 
 
 def pooled(output: Any) -> Sequence[Tensor]:
@@ -155,8 +171,8 @@ def read_of(
     skipped = 1 if strategy == "default" else 0
     if family.tokens == "tile" and packing is None:
         raise UnsupportedCallError(
-            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; choose "
-            "a reducer that reads the tokens alone"
+            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; "
+            "choose a reducer that reads the tokens alone"
         )
     return Read(kind, blocks[index - 1], states[index - 1], states[index], skipped, packing)
 

@@ -27,7 +27,7 @@ SIGNALS = PATCHES | {"keys"}
 
 
 def gives_signals(tower: Any) -> bool:
-    """Whether the last block attends within the whole image, and patches are put in windows as known here, if at all."""
+    """Whether the last block attends within the whole image, and patches are windowed as known here, if at all."""
     last = len(tower.blocks) - 1
     if not hasattr(tower, "fullatt_block_indexes"):
         return True

@@ -41,6 +41,10 @@ class Tower:
             parts.append(notes.read.signal(name)[place])
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def ends(self, image: int) -> Tensor | None:
+        ((notes, place), *others) = self.where[image]
+        return None if notes.ends is None or others else notes.ends[place]
+
     def project(self, features: Tensor) -> Tensor:
         assert self.projector is not None
         projected: Tensor = self.projector(features)
@@ -126,6 +130,7 @@ def find_images(
         encoded=Tower(where, projector),
         tiles=torch.where(numbers >= 0, tiles, -1),
         separators=separators if bool(separators.any()) else None,
+        carried=any(noted.ends is not None for noted in notes.values()),
     )
 
 
