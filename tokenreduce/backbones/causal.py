@@ -58,6 +58,8 @@ class Prompt:
         lengths: tokens of each image of each sample.
         real: (B, q) False for padding; None where there is none.
         grids: rows and columns of the tokens of each image, None where they form no grid.
+        pieces: of an image of several tiles, rows and columns of each grid that its tokens form one behind the other;
+            empty for other images.
         encoded: what the tower gives, images counted through all samples; None where it was not asked.
         tiles: (B, q) number of the tile, within its image, that a column is of; None where images have none.
         separators: (B, q) True for tokens between rows of an image, which stay; None where there are none.
@@ -71,6 +73,7 @@ class Prompt:
     lengths: Sequence[Sequence[int]]
     real: Tensor | None = None
     grids: Sequence[Sequence[tuple[int, ...] | None]] = ()
+    pieces: Sequence[Sequence[Sequence[tuple[int, int]]]] = ()
     encoded: Encoded | None = None
     scored: Tensor | None = None
     tiles: Tensor | None = None

@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, words in (("before", picture.before), ("after", picture.after)):
         print(f"{name}: {one_line(words) or '(no words)'}")
     found = regions(picture.grid, picture.owner)
-    print(f"{clean(table)}\npatches: {len(picture.owner)} to {found.left} tokens ({found})")
+    print(f"{clean(table)}\npatches: {found.patches} to {found.left} tokens ({found})")
     write("--out", arguments.out, draw(picture))
     print(f"written: {arguments.out}")
     return 0

@@ -116,7 +116,8 @@ class Picture:
         before, after: the model's answer under the baseline and under the row.
         image: the picture as PNG in base64.
         grid: rows and columns of patches.
-        owner: for each patch in raster order the final token that it is part of, -1 where it was dropped.
+        owner: for each patch in raster order the final token that it is part of, -1 where it was dropped,
+            -2 where there is no patch (between the tiles of a picture).
     """
 
     row: str

@@ -93,10 +93,11 @@ def patch_owners(
     return grid, owner
 
 
-def prompt_owners(handle: Attachment, sample: int = 0) -> tuple[tuple[int, int], list[int]] | None:
+def prompt_owners(handle: Attachment, sample: int = 0) -> tuple[list[tuple[int, int]], list[int]] | None:
     """Rows and columns of the tokens of a language model's first image; the token each is part of, -1 for none.
 
-    None where no language model is reduced.
+    None where no language model is reduced. An image of several tiles has a grid for each of its pieces, whose tokens
+    stand one behind the other.
 
     Raises:
         NoForwardError: no trace is kept, or no forward pass yet.
@@ -111,11 +112,15 @@ def prompt_owners(handle: Attachment, sample: int = 0) -> tuple[tuple[int, int],
             "no trace is kept, or no pass with an image yet; attach with trace=True, then run the model"
         )
     grid, ends = trace.grid(sample), trace.image(sample).tolist()
-    if grid is None or len(grid) != 2 or grid[0] * grid[1] != len(ends):
+    pieces = list(trace.pieces(sample))
+    if grid is not None and len(grid) == 2:
+        pieces = [(grid[0], grid[1])]
+    if not pieces or sum(rows * columns for rows, columns in pieces) != len(ends):
         raise UnsupportedCallError(
-            f"the {len(ends)} tokens of the first image of sample {sample} form no grid, so no patch can be named"
+            f"the {len(ends)} tokens of the first image of sample {sample} form no grid, so no patch can be named; "
+            f"handle.last.trace.image({sample}) has them in the order of the prompt"
         )
-    return (grid[0], grid[1]), ends
+    return pieces, ends
 
 
 def trace_legs(legs: Sequence[Leg]) -> tuple[list[int], int]:

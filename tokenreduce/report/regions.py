@@ -11,6 +11,9 @@ from dataclasses import dataclass
 Cell = tuple[int, int]
 Segment = tuple[float, float, float, float]
 
+BLANK = -2
+"""Owner of a cell in which there is no patch: between the tiles of a mosaic."""
+
 # Colours that stay apart for colour-blind eyes and on dark and bright pictures (after Okabe and Ito).
 PALETTE = ("#56b4e9", "#e69f00", "#00b183", "#f0e442", "#e0619f", "#e8542a", "#9b7bff")
 
@@ -34,6 +37,11 @@ class Regions:
         """Tokens that stand for patches."""
         return len(self.kept) + len(self.merged)
 
+    @property
+    def patches(self) -> int:
+        """Patches that the model was given."""
+        return len(self.kept) + sum(map(len, self.merged)) + len(self.gone)
+
     def counts(self) -> tuple[str, str, str]:
         """How many were kept, merged and dropped, in words."""
         patches = sum(map(len, self.merged))
@@ -49,11 +57,12 @@ def regions(grid: tuple[int, int], owner: Sequence[int]) -> Regions:
 
     Args:
         grid: rows and columns.
-        owner: for each patch in raster order its token, or -1.
+        owner: for each patch in raster order its token, or -1; :data:`BLANK` where there is no patch.
     """
     members: dict[int, list[Cell]] = {}
     for place, token in enumerate(owner):
-        members.setdefault(token, []).append(divmod(place, grid[1]))
+        if token != BLANK:
+            members.setdefault(token, []).append(divmod(place, grid[1]))
     gone = members.pop(-1, [])
     kept = [cells[0] for cells in members.values() if len(cells) == 1]
     merged = sorted((cells for cells in members.values() if len(cells) > 1), key=lambda cells: (-len(cells), cells))

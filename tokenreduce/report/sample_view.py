@@ -19,6 +19,7 @@ from ..lab.result import Picture
 from ..lab.tuned_weights import load_reducer_weights
 from ..tasks.inputs import image_size
 from ..tasks.task import Sample, Task
+from .mosaic import mosaic
 from .patch_map import patch_owners, prompt_owners
 
 LONG_SIDE = 384  # pixels: smaller pictures are enlarged by a whole number to about this
@@ -107,14 +108,16 @@ def pictures(
     mask = inputs.get("pixel_mask") if isinstance(inputs, Mapping) else None
     made = []
     for place, (sample, old, new) in enumerate(zip(samples, before, after, strict=True)):
-        prompt = prompt_owners(handle, place)
-        if prompt is not None or patch is None or size is None:
+        prompt, image, share = prompt_owners(handle, place), sample.image, (1.0, 1.0)
+        if prompt is not None and (len(prompt[0]) > 1 or sample.tiles):
+            image, grid, owner = mosaic(sample.tiles, *prompt)
+        elif prompt is not None or patch is None or size is None:
             assert prompt is not None
-            (grid, owner), share = prompt, (1.0, 1.0)  # the processor has fitted the picture to the grid
+            (grid,), owner = prompt  # the processor has fitted the picture to the grid
         else:
             grid, owner = patch_owners(handle, size, patch, place, mask)
             share = grid[0] * patch[0] / size[0], grid[1] * patch[1] / size[1]
-        made.append(Picture(row, sample.text, sample.answer, old, new, png(sample.image, share), grid, owner))
+        made.append(Picture(row, sample.text, sample.answer, old, new, png(image, share), grid, owner))
     return made
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .loading import load_task
     from .records import read_records
     from .scoring import Labels, logits_of, normalize_answer, vqa_accuracy
-    from .task import Batch, Sample, Task
+    from .task import Batch, Sample, Task, Tile
     from .task_types import Source, best_text, classes, questions, texts_of
     from .zero_shot import ZeroShot
 
@@ -29,6 +29,7 @@ _LAZY = {  # imported on first use: most of them need torch
     "Source": "task_types",
     "Target": "batches",
     "Task": "task",
+    "Tile": "task",
     "ZeroShot": "zero_shot",
     "best_text": "task_types",
     "classes": "task_types",
@@ -55,6 +56,7 @@ __all__ = [
     "Source",
     "Target",
     "Task",
+    "Tile",
     "ZeroShot",
     "best_text",
     "classes",

@@ -18,6 +18,20 @@ NO_GROUP = "(no group)"
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A part of a picture that the model was given by itself, or the whole of it made smaller.
+
+    Args:
+        image: (3, H, W) floating-point numbers in 0..1.
+        row, column: where it is drawn, in a mosaic of all of them.
+    """
+
+    image: Tensor
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
 class Sample:
     """One sample for the eye.
 
@@ -25,11 +39,13 @@ class Sample:
         image: (3, H, W) floating-point numbers in 0..1, all of what the model was given, padding included.
         text: the question, the caption, or nothing.
         answer: the right answer in words, or nothing.
+        tiles: where the model was given the picture in several pieces, these, in the order of their tokens.
     """
 
     image: Tensor
     text: str = ""
     answer: str = ""
+    tiles: tuple[Tile, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "tokenreduce_models.transformers.language.adapter:LargeVisionLanguage",
         "large vision-language models of transformers, at the hand-over and between language layers",
         library="transformers",
-        models="LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, Qwen2_5_VLForConditionalGeneration of "
-        "transformers, and their models without a head",
+        models="LLaVA, LLaVA-NeXT, LLaVA-OneVision, VipLLaVA, PaliGemma, Gemma3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, "
+        "InternVL, Idefics3, SmolVLM, Mistral3, Molmo2: ...ForConditionalGeneration and ...Model of transformers",
     )
 
 
@@ -121,6 +121,6 @@ def tokenreduce_loaders() -> Iterator[LoaderSpec]:
         models="OWNER/NAME of the hub, or a folder of save_pretrained: ViltForQuestionAnswering, "
         "ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval, BlipForImageTextRetrieval, "
         "BridgeTowerForImageAndTextRetrieval, CLIPModel, SiglipModel, "
-        "every ...ForImageClassification, LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, "
-        "Qwen2_5_VLForConditionalGeneration",
+        "every ...ForImageClassification; ...ForConditionalGeneration of LLaVA, LLaVA-NeXT, LLaVA-OneVision, "
+        "VipLLaVA, PaliGemma, Gemma3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, Idefics3, SmolVLM, Mistral3, Molmo2",
     )

@@ -24,6 +24,7 @@ class PromptTrace(Trace):
     def __init__(self, prompt: Prompt, ends: Tensor, columns: Tensor, layers: Sequence[Tensor]) -> None:
         self.columns, self.layers, self._numbers = columns, list(layers), prompt.numbers
         self._grids: Sequence[Sequence[tuple[int, ...] | None]] = prompt.grids
+        self._pieces = prompt.pieces
         left = torch.full_like(ends[:, :1], -1).expand(-1, ends.shape[1] + 1).clone()
         place = torch.arange(columns.shape[1], device=ends.device).expand_as(columns)
         left.scatter_(1, torch.where(columns >= 0, columns, ends.shape[1]), place)
@@ -49,3 +50,7 @@ class PromptTrace(Trace):
     def grid(self, sample: int, number: int = 0) -> tuple[int, ...] | None:
         """Rows and columns (frames first, for a video) of the tokens of an image in the prompt; None for no grid."""
         return self._grids[sample][number] if self._grids else None
+
+    def pieces(self, sample: int, number: int = 0) -> Sequence[tuple[int, int]]:
+        """Rows and columns of each grid that the tokens of an image of several tiles form, one behind the other."""
+        return self._pieces[sample][number] if self._pieces else ()

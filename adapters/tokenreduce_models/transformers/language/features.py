@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class Notes:
         ends: (n,) of each image that the tower has reduced: of each token the one that it is part of, -1 where it was
             dropped; None where it has reduced nothing.
         piece: tokens of each image, where the features of a sample come in one piece; None where they do not.
+        pieces: of each image the grids that its tokens form one behind the other; None where an image has one.
     """
 
     lengths: list[int]
@@ -45,6 +47,7 @@ class Notes:
     parts: list[Tensor] | None = None
     piece: int | None = None
     ends: Sequence[Tensor] | None = None
+    pieces: list[list[tuple[int, int]]] | None = None
 
 
 class Features:
@@ -84,15 +87,18 @@ class Features:
             read = MergedRead(listener, lengths)
         elif listener is not None:
             read = read_of(inner, family, listener, args, kwargs, packing)
-        grids = grids_of(inner, family, lengths, kwargs.get(f"{self.modality}_grid_thw", _second(args)))
+        given = {**dict(zip(inspect.signature(function).parameters, (inner, *args), strict=False)), **kwargs}
+        grids = grids_of(inner, family, lengths, given, self.modality)
         parts: list[Tensor] | None = None
+        pieces: list[list[tuple[int, int]]] | None = None
         if packing is not None:
             parts = packing.parts(pooled(output)[0])
+            pieces = packing.pieces(pooled(output)[0])
         elif packs is not None:
             pixels = args[0] if args else kwargs["pixel_values_videos"]
             parts = frames(lengths, pixels.shape[1], pixels.device)
         ends = ends_of(output)
-        object.__setattr__(output, NOTES, Notes(lengths, grids, read, parts, piece, ends))
+        object.__setattr__(output, NOTES, Notes(lengths, grids, read, parts, piece, ends, pieces))
         return output
 
 
@@ -177,16 +183,26 @@ def read_of(
     return Read(kind, blocks[index - 1], states[index - 1], states[index], skipped, packing)
 
 
-def grids_of(inner: Any, family: LVLM, lengths: Sequence[int], sizes: Any) -> list[tuple[int, ...] | None]:
-    """How the tokens of each image are laid out."""
+def grids_of(
+    inner: Any, family: LVLM, lengths: Sequence[int], given: Mapping[str, Any], modality: str
+) -> list[tuple[int, ...] | None]:
+    """How the tokens of each image are laid out.
+
+    Args:
+        given: to the function that makes the features, by name.
+        modality: ``"image"`` or ``"video"``.
+    """
     if family.tokens == "tile":
         return [None] * len(lengths)
+    sizes = given.get(f"{modality}_grid_thw")
+    pixels, tiles = given.get("image_sizes"), given.get("image_grids")
+    if pixels is not None and family.tokens == "cell":  # Mistral3: pictures of any shape
+        side = inner.config.vision_config.patch_size * inner.config.spatial_merge_size
+        return [(int(h) // side, int(w) // side) for h, w in pixels]
+    if isinstance(tiles, Tensor):  # Molmo2: a small picture, and overlapping crops behind it
+        return [None if h * w else (rows, columns) for rows, columns, h, w in tiles.tolist()]
     if family.tokens == "merge" and isinstance(sizes, Tensor):
         merge = getattr(inner, family.tower).spatial_merge_size
         return [(t, h // merge, w // merge) if t > 1 else (h // merge, w // merge) for t, h, w in sizes.tolist()]
     sides = [round(n**0.5) for n in lengths]
     return [(side, side) if side * side == n else None for side, n in zip(sides, lengths, strict=True)]
-
-
-def _second(args: Sequence[Any]) -> Any:
-    return args[1] if len(args) > 1 else None

@@ -123,10 +123,12 @@ def find_images(
     lengths_in = [[row.count(place) for place in range(len(sample))] for row, sample in zip(rows, images, strict=True)]
     where = [[originals[item] for item in image] for sample in images for image in sample]
     grids = [[grid_of([originals[item] for item in image]) for image in sample] for sample in images]
+    pieces = [[pieces_of([originals[item] for item in image]) for image in sample] for sample in images]
     return Prompt(
         numbers,
         lengths_in,
         grids=grids,
+        pieces=pieces,
         encoded=Tower(where, projector),
         tiles=torch.where(numbers >= 0, tiles, -1),
         separators=separators if bool(separators.any()) else None,
@@ -138,6 +140,16 @@ def grid_of(items: Sequence[tuple[Notes, int]]) -> tuple[int, ...] | None:
     """How the tokens of an image of these items are laid out; None for several tiles."""
     notes, place = items[0]
     return notes.grids[place] if len(items) == 1 else None
+
+
+def pieces_of(items: Sequence[tuple[Notes, int]]) -> list[tuple[int, int]]:
+    """The grids that the tokens of an image of several tiles form, one behind the other; empty where they do not."""
+    if len(items) == 1:
+        notes, place = items[0]
+        return [] if notes.pieces is None else notes.pieces[place]
+    grids = [notes.grids[place] for notes, place in items]
+    flat = [(grid[0], grid[1]) for grid in grids if grid is not None and len(grid) == 2]
+    return flat if len(flat) == len(items) else []
 
 
 def grouped(row: Sequence[int], items: Sequence[int], groups: str, ids: Sequence[int] | None) -> list[list[int]]:

@@ -40,6 +40,16 @@ class Packing:
             self._where = [torch.where(one.sum(dim=-1) > 0.5, one.argmax(dim=-1), -1) for one in packed]
         return self._where
 
+    def pieces(self, like: Tensor) -> list[list[tuple[int, int]]]:
+        """Of each image the grids that its tokens form: the whole picture, then rows of all tiles side by side."""
+        side = round(self.patches**0.5)
+        found = []
+        for part in self.parts(like):
+            ends = torch.nonzero(part[self.patches :] < 0).flatten().tolist()
+            rest = [(len(ends), ends[0])] if ends and ends[0] else []
+            found.append([(side, side), *rest])
+        return found
+
     def __call__(self, values: Tensor) -> list[Tensor]:
         """Values of patches (all tiles, N, ...) as those of each image's tokens (n, ...), separators left out."""
         flat = values.reshape(*values.shape[:2], -1)

@@ -22,7 +22,26 @@ REFUSED = {
     "ViltForMaskedLM": "fills in words, and has no answers to choose among",
     "ViltForTokenClassification": "labels words, and has no answers to choose among",
 }
-WRITING = ("LlavaForConditionalGeneration", "Gemma3ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+WRITING = tuple(
+    f"{family}ForConditionalGeneration"
+    for family in (
+        "Llava",
+        "LlavaNext",
+        "LlavaOnevision",
+        "VipLlava",
+        "PaliGemma",
+        "Gemma3",
+        "Qwen2VL",
+        "Qwen2_5_VL",
+        "Qwen3VL",
+        "InternVL",
+        "Idefics3",
+        "SmolVLM",
+        "Mistral3",
+        "Molmo2",
+    )
+)
+"""Those of the adapter's table of families."""
 MATCHING = (
     "ViltForImageAndTextRetrieval",
     "BlipForImageTextRetrieval",
