@@ -357,7 +357,7 @@ class SeenAttention:
 def _chunks(rows: slice | Tensor, size: int = 128) -> list[slice] | list[Tensor]:
     """Rows a few at a time."""
     if isinstance(rows, Tensor):
-        return list(rows.split(size, dim=1))
+        return list(torch.split(rows, size, dim=1))
     return [slice(begin, min(begin + size, rows.stop)) for begin in range(rows.start, rows.stop, size)]
 
 
