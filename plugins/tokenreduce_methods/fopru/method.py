@@ -28,8 +28,8 @@ class FoPru(Reducer):
 
     Source: FoPru: Focal Pruning for Efficient Large Vision-Language Models, arXiv 2411.14164, abstract and
     introduction; scores and selection as in ``hydrainfer/layer/token_prunning.py`` of HydraInfer (d4d5f4f, Apache-2.0),
-    which shares authors with the paper. No code of the paper itself is known, nor its tables. Where this differs:
-    images one by one, for any number of tokens; ``"row"`` takes a number of tokens, of which whole rows are made.
+    which shares authors with the paper. No code of the paper itself is known, and none of its tables was at hand.
+    Where this differs: images one by one; ``"row"`` takes a number of tokens, of which whole rows are made.
 
     Args:
         keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or a
