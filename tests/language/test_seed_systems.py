@@ -32,7 +32,6 @@ PLANS = {
     },
 }
 FAMILIES = ("llava", "gemma3", "qwen2_5_vl")
-SQUARE = ("llava", "gemma3")
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +50,6 @@ def kept(handle, sample=0, image=0):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_image_is_judged_alone(models, family, plan):
     """Two prompts, one with two images, padded: each image keeps what it keeps by itself, and so do the answers."""
-    if plan == "fopru, rows" and family not in SQUARE:
-        plan = "fopru"
     tiny = models[family]
     other = tiny.size if tiny.fixed else tiny.other
     sizes, tails = [[tiny.size], [other, tiny.size]], [4, 6]

@@ -1,5 +1,7 @@
 """fopru, svd-prune, e-adaprune: slow oracles, laws, and what is at the edges. Axes: B batch, N tokens, C width."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,26 @@ def test_fopru_goes_by_the_axis_that_varies():
     assert chosen("fopru", x, given, keep=4) == [[11, 12, 13, 14]] * 2
 
 
-def test_rows_need_a_square_grid():
+def test_rows_of_any_grid_that_is_known():
+    """Two images of 4 x 9 and 9 x 4, which keep 2 and 5 whole rows of 20 tokens."""
+    x = tokens(2, 36)
+    image = replace(stream(x, **signals(x)), grids=[(4, 9), (9, 4)])
+    found = make({"reducer": "fopru", "keep": 20, "strategy": "row"}).reduce_streams(
+        Streams({"image": image}, "image"), site()
+    )["image"]
+    query, key = logits(x)
+    maps = (query @ key.transpose(-1, -2) / 6**0.5).numpy()
+    assert found.keep[0][found.valid[0]].tolist() == oracle.rows(maps[0], 2, 9)
+    assert found.keep[1][found.valid[1]].tolist() == oracle.rows(maps[1], 5, 4)
+
+
+def test_rows_need_a_grid():
+    x = tokens(2)
+    for image in (replace(stream(x, **signals(x)), grids=[(4, 4), None]), replace(stream(x, **signals(x)), initial=20)):
+        with pytest.raises(UnsupportedCallError, match="use strategy='rank'"):
+            make({"reducer": "fopru", "keep": 5, "strategy": "row"}).reduce_streams(
+                Streams({"image": image}, "image"), site()
+            )
     with pytest.raises(UnsupportedCallError, match="use strategy='rank'"):
         reduction("fopru", tokens(length=15), keep=5, strategy="row")
     with pytest.raises(OptionError, match="'rank' or 'row'"):
@@ -216,6 +237,8 @@ def test_a_randomised_spectrum_is_seeded_and_nearly_exact():
         ({"selector": "tome"}, "has no option keep"),
         ({"selector": {"reducer": "fopru", "keep": 3}}, "without keep"),
         ({"selector": 3}, "name of a method"),
+        ({"selector": "pitome"}, "use a method that ranks tokens"),
+        ({"selector": "dynamicvit"}, "use a method that ranks tokens"),
         ({"energy": 0.0}, "energy"),
         ({"min_keep": 9, "max_keep": 8}, "below min_keep=9"),
         ({"max_keep": 0}, "positive integer"),

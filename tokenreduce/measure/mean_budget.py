@@ -157,7 +157,8 @@ class BoundCounted(BoundWrapper):
 def _with(given: Any, options: Mapping[str, Any]) -> BaseReducer:
     """A reducer with these options; what is given stays as it is."""
     if isinstance(given, BaseReducer):
-        return replace(given, **options)
+        changed: BaseReducer = replace(given, **options)  # type: ignore[type-var]
+        return changed
     return make({**(given if isinstance(given, Mapping) else {"reducer": given}), **options})
 
 

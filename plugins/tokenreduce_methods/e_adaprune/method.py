@@ -111,8 +111,14 @@ class EAdaPrune(WrapperReducer):
     @cached_property
     def inside(self) -> Sequence[SiteReducer]:
         selector = {"reducer": self.selector} if isinstance(self.selector, str) else dict(self.selector)
-        made = make({**selector, "keep": self.limits})
-        made.check_rules()
+        try:
+            made = make({**selector, "keep": self.limits})
+            made.check_rules()
+        except OptionError as error:
+            raise OptionError(
+                f"selector={selector['reducer']!r} cannot keep a number of tokens for each image; use a method that "
+                f"ranks tokens, such as 'fopru', 'svd-prune', 'random' or 'evit' ({error})"
+            ) from error
         return (made,)
 
     @property
@@ -195,6 +201,7 @@ def _plain(selector: Any) -> Any:
     made = make(options)
     if "keep" not in made.option_defaults():
         raise OptionError(
-            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay"
+            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay; use a method "
+            "that ranks tokens, such as 'fopru', 'svd-prune', 'random' or 'evit'"
         )
     return options["reducer"] if set(options) == {"reducer"} else options
