@@ -33,9 +33,9 @@ class FoPru(Reducer):
     Where this differs: images one by one; ``"row"`` takes a number of tokens, of which whole rows are made.
 
     Args:
-        keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or a
-            rule (``tokenreduce.Budget.energy(0.95, cap=64)``). 0.25 where neither is given. With ``strategy="row"`` that
-            many tokens are rounded down to whole rows, one at least.
+        keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or
+            a rule (``tokenreduce.Budget.energy(0.95, cap=64)``). 0.25 where neither is given. With ``strategy="row"``
+            that many tokens are rounded down to whole rows, one at least.
         remove: what goes, likewise; or ``(r, inflection)``.
         strategy: ``"rank"`` or ``"row"``, which needs the image's grid: known at the hand-over, and taken to be square
             in an encoder whose number of patches is a square. Nothing may have been taken from it.
