@@ -21,11 +21,11 @@ def rank(attention, keep):
     return sorted(np.argsort(-score, kind="stable")[:keep].tolist())
 
 
-def rows(attention, count):
+def rows(attention, count, width=None):
     score = significance(attention)
-    side = int(len(score) ** 0.5)
-    best = np.argsort(-score.reshape(side, side).sum(axis=1), kind="stable")[:count]
-    return sorted(row * side + column for row in best.tolist() for column in range(side))
+    width = width or int(len(score) ** 0.5)
+    best = np.argsort(-score.reshape(-1, width).sum(axis=1), kind="stable")[:count]
+    return sorted(row * width + column for row in best.tolist() for column in range(width))
 
 
 def spectrum(x, centre):

@@ -64,7 +64,8 @@ def calibrate(
         UnknownOptionError: the method has no such option.
         UnfitReducerError: no value comes within a token of it; or what ``attach`` raises.
     """
-    base = _reducer(reducer, {name: value for name, value in options.items() if name not in PLACING})
+    own = {name: value for name, value in options.items() if name not in PLACING}
+    base = _with(reducer, own)
     if option not in base.option_defaults():
         raise UnknownOptionError(
             f"{reducer_name(base)} has no option {option!r}.{nearest(option, base.option_defaults())}"
@@ -73,7 +74,7 @@ def calibrate(
     batches, placing = _batches(data), {name: options[name] for name in PLACING if name in options}
 
     def mean(value: float) -> tuple[float, int]:
-        counted = Counted(inner=replace(base, **{option: value}))
+        counted = Counted(inner=_with(reducer, {**own, option: value}))
         with attach(model, counted, **placing) as handle:
             (stack,) = handle.stacks.values()
             for inputs in _inputs(batches, model):
@@ -153,9 +154,12 @@ class BoundCounted(BoundWrapper):
         return reductions
 
 
-def _reducer(given: Any, options: Mapping[str, Any]) -> BaseReducer:
-    own = dict(given) if isinstance(given, Mapping) else {"reducer": given}
-    return make({**own, **options})
+def _with(given: Any, options: Mapping[str, Any]) -> BaseReducer:
+    """A reducer with these options; what is given stays as it is."""
+    if isinstance(given, BaseReducer):
+        changed: BaseReducer = replace(given, **options)  # type: ignore[type-var]
+        return changed
+    return make({**(given if isinstance(given, Mapping) else {"reducer": given}), **options})
 
 
 def _check(mean_keep: Any, within: Any) -> None:

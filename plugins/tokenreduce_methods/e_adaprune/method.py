@@ -44,12 +44,13 @@ class EAdaPrune(WrapperReducer):
     Images of one batch may keep different numbers.
 
     Source: E-AdaPrune, arXiv 2603.05950, abstract: the budget of an image follows from the singular value spectrum of
-    its visual features, by the share of spectral energy that is preserved. The authors' code was not public and no table
-    was at hand, so what the abstract leaves open is defined here: which features, no centring, the bounds. The authors use
-    a randomised SVD; the exact spectrum is the default here.
+    its visual features, by the share of spectral energy that is preserved. The authors' code was not public and no
+    table was at hand, so what the abstract leaves open is defined here: which features, no centring, the bounds. The
+    authors use a randomised SVD; the exact spectrum is the default here.
 
     Args:
-        selector: a method that takes ``keep`` as a rule: its name, or ``{"reducer": name, **options}`` without ``keep``.
+        selector: a method that takes ``keep`` as a rule: its name, or ``{"reducer": name, **options}`` without
+            ``keep``.
         energy: the share, in (0, 1]. For a given mean number of tokens: ``tokenreduce.measure.calibrate``.
         min_keep: fewest tokens of an image; one that has no more keeps all.
         max_keep: most.
@@ -110,8 +111,14 @@ class EAdaPrune(WrapperReducer):
     @cached_property
     def inside(self) -> Sequence[SiteReducer]:
         selector = {"reducer": self.selector} if isinstance(self.selector, str) else dict(self.selector)
-        made = make({**selector, "keep": self.limits})
-        made.check_rules()
+        try:
+            made = make({**selector, "keep": self.limits})
+            made.check_rules()
+        except OptionError as error:
+            raise OptionError(
+                f"selector={selector['reducer']!r} cannot keep a number of tokens for each image; use a method that "
+                f"ranks tokens, such as 'fopru', 'svd-prune', 'random' or 'evit' ({error})"
+            ) from error
         return (made,)
 
     @property
@@ -146,8 +153,8 @@ class BoundEAdaPrune(BoundWrapper):
 
     @property
     def needs(self) -> Collection[str]:
-        needs = set(super().needs)
-        return {*needs, "encoder_features"} if self.reducer.features == "encoder" else needs
+        needs = {need for other in self.inside for need in other.needs}  # torch.compile reads no property of super()
+        return needs | {"encoder_features"} if self.reducer.features == "encoder" else needs
 
     @property
     def ragged(self) -> bool:
@@ -194,6 +201,7 @@ def _plain(selector: Any) -> Any:
     made = make(options)
     if "keep" not in made.option_defaults():
         raise OptionError(
-            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay"
+            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay; use a method "
+            "that ranks tokens, such as 'fopru', 'svd-prune', 'random' or 'evit'"
         )
     return options["reducer"] if set(options) == {"reducer"} else options

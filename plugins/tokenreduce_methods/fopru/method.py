@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from tokenreduce.errors import OptionError, UnsupportedCallError
+from tokenreduce.errors import OptionError
 from tokenreduce.methods import Backbone, Reducer, Reduction, Site, Stream, Streams
+
+from .rows import by_row, grids_of
 
 NEEDS = {
     "logits": frozenset({"received_logits", "paid_logits"}),
@@ -28,15 +29,16 @@ class FoPru(Reducer):
 
     Source: FoPru: Focal Pruning for Efficient Large Vision-Language Models, arXiv 2411.14164, abstract and
     introduction; scores and selection as in ``hydrainfer/layer/token_prunning.py`` of HydraInfer (d4d5f4f, Apache-2.0),
-    which shares authors with the paper. No code of the paper itself is known, nor its tables. Where this differs:
-    images one by one, for any number of tokens; ``"row"`` takes a number of tokens, of which whole rows are made.
+    which shares authors with the paper. No code of the paper itself is known, and none of its tables was at hand.
+    Where this differs: images one by one; ``"row"`` takes a number of tokens, of which whole rows are made.
 
     Args:
-        keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or a
-            rule (``tokenreduce.Budget.energy(0.95, cap=64)``). 0.25 where neither is given. With ``strategy="row"`` that
-            many tokens are rounded down to whole rows, one at least.
+        keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or
+            a rule (``tokenreduce.Budget.energy(0.95, cap=64)``). 0.25 where neither is given. With ``strategy="row"``
+            that many tokens are rounded down to whole rows, one at least.
         remove: what goes, likewise; or ``(r, inflection)``.
-        strategy: ``"rank"`` or ``"row"``, which needs a square grid that nothing was taken from.
+        strategy: ``"rank"`` or ``"row"``, which needs the image's grid: known at the hand-over, and taken to be square
+            in an encoder whose number of patches is a square. Nothing may have been taken from it.
         scores: ``"logits"`` (scaled products of queries and keys, as HydraInfer has them) or ``"softmax"`` (attention,
             the class token in its sum). Which of them the paper means is not known.
     """
@@ -85,27 +87,19 @@ class FoPru(Reducer):
         tokens = stream.tokens
         if self.removes_nothing(site, tokens):
             return None
-        side = math.isqrt(tokens.removable)
-        if side * side != tokens.removable or tokens.real is not None:
-            raise UnsupportedCallError(
-                f"fopru with strategy='row' takes whole rows of a square grid, and there are {tokens.removable} tokens "
-                "besides the protected ones, or padding among them; use strategy='rank'"
-            )
-        score = self._significance(stream)
-        rows = score[:, tokens.prefix :].reshape(-1, side, side).sum(dim=2)
-        order = rows.argsort(dim=1, descending=True, stable=True)
-        rank = torch.arange(side, 0, -1, device=order.device).expand_as(order)
-        by_row = torch.zeros_like(order).scatter(1, order, rank).float()
-        marked = torch.cat(
-            [score.new_zeros(score.shape[0], tokens.prefix), by_row.repeat_interleave(side, dim=1)], dim=1
-        )
-        budget = self.budget
+        grids, budget, score = grids_of(stream), self.budget, self._significance(stream)
+        marked = by_row(score, tokens.prefix, grids)
+        widths = torch.tensor([columns for _, columns in grids], device=score.device)
         if budget.rule is None:
-            kept = max((tokens.removable - self.count(budget, site, tokens)) // side, 1) * side
-            return tokens.keep_top(marked, remove=tokens.removable - kept)
-        counts = (self.kept_counts(stream, site, score) // side).clamp(min=1) * side
-        cap = max(budget.cap(site, tokens.removable) // side, 1) * side
-        return tokens.keep_top(marked, counts=counts, cap=cap, bucket=budget.rule.bucket)
+            wanted = torch.full_like(widths, tokens.removable - self.count(budget, site, tokens))
+        else:
+            wanted = self.kept_counts(stream, site, score)
+        cap = max(max(budget.cap(site, tokens.removable) // columns, 1) * columns for _, columns in set(grids))
+        if budget.rule is None and len(set(grids)) == 1:
+            return tokens.keep_top(marked, remove=tokens.removable - cap)
+        counts = (wanted // widths).clamp(min=1) * widths
+        bucket = None if budget.rule is None else budget.rule.bucket
+        return tokens.keep_top(marked, counts=counts, cap=cap, bucket=bucket)
 
 
 @torch.no_grad()

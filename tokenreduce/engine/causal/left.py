@@ -125,7 +125,13 @@ class Left:
         return torch.ones_like(self.prompt.numbers, dtype=torch.bool) if given is None else given
 
     def grid(self, unit: Unit) -> tuple[int, int] | None:
-        """Rows and columns of the tokens of a unit, frames of a video one below the other; None for no grid."""
+        """Rows and columns of the tokens of a unit, frames of a video one below the other; None for no grid.
+
+        A tile is taken to be square if its number of tokens is one.
+        """
+        if unit.tile is not None:
+            side = math.isqrt(unit.length)
+            return (side, side) if side * side == unit.length == unit.initial else None
         if len(unit.images) > 1 or not self.prompt.grids:
             return None
         sides = self.prompt.grids[unit.sample][unit.images[0]]
