@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from tokenreduce.core.signals import SeenAttention, Signals
 from tokenreduce.core.streams import Stream, Streams
@@ -77,16 +77,17 @@ class Image:
             "text_cosine": lambda: text_cosines(self.space, self.features, self.text),
         }
 
-    def chooser(self, options: dict[str, Any]) -> Callable[[], Tensor]:
+    def chooser(self, options: dict[str, Any]) -> Callable[[], Any]:
         """A method's whole work on the image."""
         given = frozenset(self.signals())
         backbone = Backbone("handover", 1, ("image",), given, False, "LLaVA", sites=1, width=self.x.shape[-1])
         active = make(options).bind(backbone)
 
-        def work() -> Tensor:
+        def work() -> Any:
             signals = Signals(self.signals(), frozenset(active.needs))
             stream = Stream(Tokens(self.x), signals, False, initial=IMAGE)
-            return active.reduce_streams(Streams({"image": stream}, "image"), site())["image"].apply(self.x)
+            reduction: Any = active.reduce_streams(Streams({"image": stream}, "image"), site())["image"]
+            return reduction.apply(self.x)
 
         return work
 
