@@ -78,6 +78,10 @@ TestChainByARule = conformance(
     ],
     FEW,
 )
+TestVisPrunerByARule = conformance("vispruner", [{"keep": ENERGY}], FEW[:1])
+TestVisionZipByARule = conformance("visionzip", [{"keep": ENERGY, "contextual": 0.4}], FEW[:1])
+TestCDPrunerByARule = conformance("cdpruner", [{"keep": ENERGY}], FEW[:1])
+TestPoolingByARule = conformance("pooling", [{"keep": ENERGY}], FEW[:1])
 TestByTheText = conformance("evit", [{"keep": 0.6, "saliency": "text"}], TEXT)
 TestPublished = conformance("pumer", [{}], READ, compiled=True)
 TestAcrossModalities = conformance("pumer", [{"modality_aware": False}], [kind for kind in TEXT if "one" in kind])

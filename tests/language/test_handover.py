@@ -145,6 +145,21 @@ def test_a_text_guides_cdpruner_on_clip(clip):
     assert torch.equal(one, third) and not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_from_one_token_to_more_than_there_are(llava, name):
+    given = llava.inputs(batch=2)
+    blank = {**given, "pixel_values": given["pixel_values"] * 0}
+    with torch.no_grad():
+        plain = llava.model(**given).logits
+        for keep in (1, 2, 35, 36, 100):
+            with tokenreduce.attach(llava.model, name, keep=keep) as handle:
+                logits = llava.model(**given).logits
+                assert handle.last.tokens["image"] == min(keep, 36) and logits.isfinite().all()
+                assert torch.equal(logits, plain) == (keep >= 36)
+        with tokenreduce.attach(llava.model, name, keep=7):
+            assert llava.model(**blank).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
 def test_towers_alone(kind):
     torch.manual_seed(0)

@@ -163,8 +163,9 @@ def test_ablate_judges_what_is_written(checkpoint, asked, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
-    assert {"none", "random", "evit", "tome"} <= set(rows)
-    assert not [row for row in rows.values() if row.get("error")], done.stdout
+    assert {"none", "random", "pooling", "uniform", "evit", "tome"} <= set(rows)  # two more controls than elsewhere
+    assert [name for name, row in rows.items() if row["role"] == "control"] == ["pooling", "random", "uniform"]
+    assert not [row for row in rows.values() if row["failed"]], done.stdout
     assert rows["evit"]["macs"] < rows["none"]["macs"]
 
 

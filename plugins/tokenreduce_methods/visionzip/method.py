@@ -208,6 +208,8 @@ def merged(stream: Stream, found: Zipped, most: int, counts: Tensor | None, new:
     contextual = found.target.gather(1, keep)
     if new:
         end, keep = torch.where(found.target, rank, end), torch.where(contextual, -1, keep)
+    if most == 0:  # the class token alone is left
+        return Reduction(place[:, :prefix], length=tokens.count, partial=True, valid=valid)
     source = free
     if not new and valid is None:
         source, end, weight = (side.gather(1, order[:, most:]) for side in (source, end, weight))
@@ -226,9 +228,9 @@ def merged(stream: Stream, found: Zipped, most: int, counts: Tensor | None, new:
 
 def in_front(reduction: Reduction) -> Reduction:
     """The same with a new token without members before all others."""
-    valid = reduction.valid
+    valid, keep = reduction.valid, reduction.keep
     return Reduction(
-        torch.cat([torch.full_like(reduction.keep[:, :1], -1), reduction.keep], dim=1),
+        torch.cat([keep.new_full((len(keep), 1), -1), keep], dim=1),
         reduction.source,
         None if reduction.target is None else torch.where(reduction.target >= 0, reduction.target + 1, -1),
         length=reduction.length,
@@ -236,5 +238,5 @@ def in_front(reduction: Reduction) -> Reduction:
         mean=False,
         fresh=reduction.fresh + 1,
         partial=True,
-        valid=None if valid is None else torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1),
+        valid=None if valid is None else torch.cat([valid.new_ones(len(valid), 1), valid], dim=1),
     )
