@@ -220,7 +220,9 @@ def test_blocks_behind_the_one_that_is_read_are_not_computed(tiny):
         tiny.model(**tiny.inputs())
         assert called == list(range(read)) and read < len(blocks)
         out = tower(pixels, output_hidden_states=True)
-        assert len(out.hidden_states) == len(blocks) + 1 and out.hidden_states[-1] is None
+        assert len(out.hidden_states) == len(blocks) + 1
+        with pytest.raises(UnsupportedCallError, match=r"vision_feature_layer"):
+            out.hidden_states[-1]
         lengths = [x.shape[1] for x in out.hidden_states[: read + 1]]
         assert lengths[read] == lengths[0] > lengths[read - 1]
         assert out.last_hidden_state is None and out.pooler_output is None
