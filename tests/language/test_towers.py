@@ -4,6 +4,7 @@ Axes: B pictures, N tokens of a tower, C' its width.
 """
 
 import contextlib
+import copy
 from functools import lru_cache
 
 import pytest
@@ -233,7 +234,7 @@ def test_blocks_behind_the_one_that_is_read_are_not_computed(tiny):
 
 
 @pytest.mark.parametrize("family", SHORTER)
-def test_counts_and_costs(tiny):
+def test_counts_and_costs(tiny, tmp_path):
     given = tiny.batch([[tiny.size], [tiny.size] * 2], tails=[4, 6])
     _, _, read, prefix = parts(tiny.model)
     count = tiny.size[0] * tiny.size[1]
@@ -249,10 +250,12 @@ def test_counts_and_costs(tiny):
         want = [round(1.5 * a + b) for a, b in zip(vision.macs, language.macs, strict=True)]
         assert list(handle.last.macs) == want
         assert "handover" in str(handle) and "projector" in str(handle)
-        config = handle.config
-    with tokenreduce.attach(tiny.model, **config) as again, torch.no_grad():
+        handle.scale(2 / 3)
+        write(copy.deepcopy(tiny.model), given)
+        handle.save(tmp_path)
+    with tokenreduce.load(tiny.model, tmp_path) as again, torch.no_grad():
         tiny.model(**given)
-        assert again.last.image_tokens == [1.5 * left] * 4
+        assert again.last.image_tokens == [1.5 * (left + read)] * 4
     with tokenreduce.attach(tiny.model, TOME, positions="compact"), torch.no_grad():
         compact = tiny.model(**given).logits
     with tokenreduce.attach(tiny.model, TOME), torch.no_grad():

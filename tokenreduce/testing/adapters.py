@@ -15,9 +15,9 @@ from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
 from ..backbones.adapter import Adapter, Example
 from ..backbones.causal import CausalStack
-from ..engine.causal.run import NEXT
 from ..backbones.stack import Stack
 from ..core.signals import WHOLE
+from ..engine.causal.run import NEXT
 from ..errors import OptionError, UnsupportedModelError
 from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry, use_registry
