@@ -336,3 +336,32 @@ def test_what_does_not_go_together(tiny):
         tokenreduce.attach(tiny.model, TOME, unit="sample")
     with pytest.raises(OptionError, match=r"every token"):
         tokenreduce.attach(tiny.model, TOME, restore=False)
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+def test_masks_of_pictures(tiny):
+    given = {**tiny.inputs(), "pixel_attention_mask": torch.ones(1, 1, 32, 32, dtype=torch.long)}
+    with tokenreduce.attach(tiny.model, TOME), torch.no_grad():
+        assert torch.equal(tiny.model(**given).logits, tiny.model(**tiny.inputs()).logits)
+        given["pixel_attention_mask"][..., 16:] = 0
+        with pytest.raises(UnsupportedCallError, match=r"pixel_attention_mask.*detach"):
+            tiny.model(**given)
+
+
+@pytest.mark.parametrize("tail", [[7, 8, 9], []], ids=["text behind", "ends with the image"])
+def test_a_class_token_that_the_language_model_is_given(tail):
+    model = copy.deepcopy(made("llava").model)
+    model.config.vision_feature_select_strategy = "full"
+    ids = torch.tensor([[5, 6, *[tinies.IMAGE] * 37, *tail]])
+    given = {"input_ids": ids, "pixel_values": made("llava").inputs()["pixel_values"]}
+    with torch.no_grad():
+        plain = model(**given).logits
+        with tokenreduce.attach(model, {"vision": "none"}):
+            assert torch.equal(model(**given).logits, plain)
+        with tokenreduce.attach(model, TOME, trace=True) as handle:
+            logits = model(**given).logits
+            record = handle.last.stacks["handover"]
+    kept = 37 - 6
+    assert record.tokens["image"] == (kept if tail else kept - 1)  # the last token of a prompt stays as it is
+    assert record.trace.image(0)[0] == 2, "the class token stays in front"
+    assert logits.shape == plain.shape and not torch.allclose(logits, plain)

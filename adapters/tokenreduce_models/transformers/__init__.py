@@ -104,10 +104,10 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
     yield AdapterSpec(
         "hf-lvlm",
         "tokenreduce_models.transformers.language.adapter:LargeVisionLanguage",
-        "large vision-language models of transformers, at the hand-over and between language layers",
+        "large vision-language models of transformers, at the hand-over, between language layers and in the vision tower",
         library="transformers",
-        models="LlavaForConditionalGeneration, Gemma3ForConditionalGeneration, Qwen2_5_VLForConditionalGeneration of "
-        "transformers, and their models without a head",
+        models="Llava, LlavaNext, LlavaOnevision, VipLlava, PaliGemma, Gemma3, Qwen2VL, Qwen2_5_VL, Qwen3VL, InternVL, "
+        "Idefics3, SmolVLM, Mistral3 and Molmo2 (each ...ForConditionalGeneration, or its model without a head)",
     )
 
 
