@@ -104,7 +104,7 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
     yield AdapterSpec(
         "hf-lvlm",
         "tokenreduce_models.transformers.language.adapter:LargeVisionLanguage",
-        "large vision-language models of transformers, at the hand-over, between language layers and in the vision tower",
+        "large vision-language models of transformers, at the hand-over, between layers, in the tower",
         library="transformers",
         models="Llava, LlavaNext, LlavaOnevision, VipLlava, PaliGemma, Gemma3, Qwen2VL, Qwen2_5_VL, Qwen3VL, InternVL, "
         "Idefics3, SmolVLM, Mistral3 and Molmo2 (each ...ForConditionalGeneration, or its model without a head)",

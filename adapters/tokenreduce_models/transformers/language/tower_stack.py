@@ -129,8 +129,8 @@ def other_state(index: Any) -> str:
     """What an error says where another layer is to be read than at attach."""
     return (
         f"hidden state {index} of the vision tower was asked for, but while a reducer is attached only the one that "
-        "was read at attach has every token at its place, and blocks after it are not computed; leave vision_feature_layer "
-        "as it was, or detach() and attach again"
+        "was read at attach has every token at its place, and blocks after it are not computed; leave "
+        "vision_feature_layer as it was, or detach() and attach again"
     )
 
 
