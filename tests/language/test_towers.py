@@ -4,6 +4,7 @@ Axes: B pictures, N tokens of a tower, C' its width.
 """
 
 import contextlib
+import copy
 from functools import lru_cache
 
 import pytest
@@ -220,7 +221,9 @@ def test_blocks_behind_the_one_that_is_read_are_not_computed(tiny):
         tiny.model(**tiny.inputs())
         assert called == list(range(read)) and read < len(blocks)
         out = tower(pixels, output_hidden_states=True)
-        assert len(out.hidden_states) == len(blocks) + 1 and out.hidden_states[-1] is None
+        assert len(out.hidden_states) == len(blocks) + 1
+        with pytest.raises(UnsupportedCallError, match=r"vision_feature_layer"):
+            out.hidden_states[-1]
         lengths = [x.shape[1] for x in out.hidden_states[: read + 1]]
         assert lengths[read] == lengths[0] > lengths[read - 1]
         assert out.last_hidden_state is None and out.pooler_output is None
@@ -231,7 +234,7 @@ def test_blocks_behind_the_one_that_is_read_are_not_computed(tiny):
 
 
 @pytest.mark.parametrize("family", SHORTER)
-def test_counts_and_costs(tiny):
+def test_counts_and_costs(tiny, tmp_path):
     given = tiny.batch([[tiny.size], [tiny.size] * 2], tails=[4, 6])
     _, _, read, prefix = parts(tiny.model)
     count = tiny.size[0] * tiny.size[1]
@@ -247,10 +250,12 @@ def test_counts_and_costs(tiny):
         want = [round(1.5 * a + b) for a, b in zip(vision.macs, language.macs, strict=True)]
         assert list(handle.last.macs) == want
         assert "handover" in str(handle) and "projector" in str(handle)
-        config = handle.config
-    with tokenreduce.attach(tiny.model, **config) as again, torch.no_grad():
+        handle.scale(2 / 3)
+        write(copy.deepcopy(tiny.model), given)
+        handle.save(tmp_path)
+    with tokenreduce.load(tiny.model, tmp_path) as again, torch.no_grad():
         tiny.model(**given)
-        assert again.last.image_tokens == [1.5 * left] * 4
+        assert again.last.image_tokens == [1.5 * (left + read)] * 4
     with tokenreduce.attach(tiny.model, TOME, positions="compact"), torch.no_grad():
         compact = tiny.model(**given).logits
     with tokenreduce.attach(tiny.model, TOME), torch.no_grad():
@@ -331,3 +336,32 @@ def test_what_does_not_go_together(tiny):
         tokenreduce.attach(tiny.model, TOME, unit="sample")
     with pytest.raises(OptionError, match=r"every token"):
         tokenreduce.attach(tiny.model, TOME, restore=False)
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+def test_masks_of_pictures(tiny):
+    given = {**tiny.inputs(), "pixel_attention_mask": torch.ones(1, 1, 32, 32, dtype=torch.long)}
+    with tokenreduce.attach(tiny.model, TOME), torch.no_grad():
+        assert torch.equal(tiny.model(**given).logits, tiny.model(**tiny.inputs()).logits)
+        given["pixel_attention_mask"][..., 16:] = 0
+        with pytest.raises(UnsupportedCallError, match=r"pixel_attention_mask.*detach"):
+            tiny.model(**given)
+
+
+@pytest.mark.parametrize("tail", [[7, 8, 9], []], ids=["text behind", "ends with the image"])
+def test_a_class_token_that_the_language_model_is_given(tail):
+    model = copy.deepcopy(made("llava").model)
+    model.config.vision_feature_select_strategy = "full"
+    ids = torch.tensor([[5, 6, *[tinies.IMAGE] * 37, *tail]])
+    given = {"input_ids": ids, "pixel_values": made("llava").inputs()["pixel_values"]}
+    with torch.no_grad():
+        plain = model(**given).logits
+        with tokenreduce.attach(model, {"vision": "none"}):
+            assert torch.equal(model(**given).logits, plain)
+        with tokenreduce.attach(model, TOME, trace=True) as handle:
+            logits = model(**given).logits
+            record = handle.last.stacks["handover"]
+    kept = 37 - 6
+    assert record.tokens["image"] == (kept if tail else kept - 1)  # the last token of a prompt stays as it is
+    assert record.trace.image(0)[0] == 2, "the class token stays in front"
+    assert logits.shape == plain.shape and not torch.allclose(logits, plain)

@@ -47,7 +47,7 @@ class Attachment:
     @property
     def stacks(self) -> dict[str, ReducedStack]:
         """The reduced stacks by name, in the order given to ``attach``."""
-        return {binding.stack.name: ReducedStack(binding) for binding in self._bindings if binding.sites}
+        return {binding.stack.name: ReducedStack(binding) for binding in self._acting}
 
     @property
     def sites(self) -> list[Site]:
@@ -153,7 +153,7 @@ class Attachment:
             OptionError: not a non-negative number.
             UnfitReducerError: the method has no option to scale.
         """
-        set_scale(self._bindings if stack is None else [self._binding(stack)], factor)
+        set_scale(self._acting if stack is None else [self._binding(stack)], factor)
 
     def paused(self) -> AbstractContextManager[None]:
         """A context in which the model computes what it does without reduction, up to rounding.
@@ -182,8 +182,13 @@ class Attachment:
                     f"{type(binding.acting).__name__} now; save them with the library that put it there "
                     "(model.save_pretrained), or unload that first (model.merge_and_unload())"
                 )
-        factors = {binding.stack.name: binding.factor for binding in self._bindings if binding.factor != 1}
+        factors = {binding.stack.name: binding.factor for binding in self._acting if binding.factor != 1}
         save(self.config, factors, {name: one.reducer for name, one in self.stacks.items()}, Path(folder))
+
+    @property
+    def _acting(self) -> list[BaseBinding]:
+        """All but one that only keeps the record of a language model behind a reduced tower; that one is the last."""
+        return [binding for binding in self._bindings if binding.sites]
 
     def _binding(self, stack: str | None) -> BaseBinding:
         names = list(self.stacks)

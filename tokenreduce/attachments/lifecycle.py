@@ -63,7 +63,8 @@ def attach(
         replace: detach what is attached already.
         guide: text features for a dual encoder, as ``handle.guide(guide)`` sets them later.
         unit: in a language model with images, what is reduced by itself, and what an integer ``keep`` counts: each
-            ``"image"`` (the default at the hand-over) or each ``"sample"`` (the default between layers).
+            ``"image"`` (the default at the hand-over), each ``"tile"`` of an image that has several, or each
+            ``"sample"`` (the default between layers).
         positions: in a language model, ``"original"``: every token keeps the position that it had in the prompt;
             ``"compact"``: what is left is numbered anew, as some papers publish.
         **options: the reducer's options (``tokenreduce info NAME``).

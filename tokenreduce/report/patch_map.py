@@ -106,7 +106,8 @@ def prompt_owners(handle: Attachment, sample: int = 0) -> tuple[list[tuple[int, 
     if not any(isinstance(one.stack, CausalStack) for one in handle.stacks.values()):
         return None
     last = handle.last
-    trace = None if last is None else last.trace
+    traces = [] if last is None else [record.trace for record in last.records]
+    trace = next((one for one in traces if isinstance(one, PromptTrace)), None)
     if not isinstance(trace, PromptTrace):
         raise NoForwardError(
             "no trace is kept, or no pass with an image yet; attach with trace=True, then run the model"

@@ -104,7 +104,7 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
     yield AdapterSpec(
         "hf-lvlm",
         "tokenreduce_models.transformers.language.adapter:LargeVisionLanguage",
-        "large vision-language models of transformers, at the hand-over and between language layers",
+        "large vision-language models of transformers, at the hand-over, between layers, in the tower",
         library="transformers",
         models="LLaVA, LLaVA-NeXT, LLaVA-OneVision, VipLLaVA, PaliGemma, Gemma3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, "
         "InternVL, Idefics3, SmolVLM, Mistral3, Molmo2: ...ForConditionalGeneration and ...Model of transformers",

@@ -102,6 +102,12 @@ def family_of(inner: nn.Module) -> LVLM | None:
     return next((family for family in FAMILIES.values() if isinstance(inner, family.inner)), None)
 
 
+def feature_layer(config: Any) -> Any:
+    """Which hidden state of the tower is read, or which ones; versions of the library call it differently."""
+    found = getattr(config, "vision_feature_layer", None)
+    return getattr(config, "vision_feature_layers", None) if found is None else found
+
+
 def placeholders(config: Any) -> dict[str, int]:
     """Token numbers that stand for images and for videos in a prompt."""
     found = {"image": config.image_token_id}

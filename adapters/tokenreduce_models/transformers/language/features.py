@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tokenreduce.errors import UnsupportedCallError
 
 from ..towers import stand_in
-from .families import LVLM
+from .families import LVLM, feature_layer
 from .merged_tower import MergedListener, MergedRead
 from .tiles import Packing, PackListener, frames
 from .tower_stack import CARRIED
@@ -166,7 +166,7 @@ def read_of(
         pool = GridPool(int(inner.config.mm_tokens_per_image**0.5)) if family.tokens == "pool" else None
         return Read(kind, blocks[-1], states[len(blocks) - 1], listener.output.last_hidden_state, 0, pool)
     layer = given.get("vision_feature_layer")
-    layer = inner.config.vision_feature_layer if layer is None else layer
+    layer = feature_layer(inner.config) if layer is None else layer
     if not isinstance(layer, int):
         raise UnsupportedCallError(f"signals of the vision tower were asked for, but {layer!r} of its layers are read")
     index = layer % len(states)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .families import LVLM, TOWER
+from .families import LVLM, TOWER, feature_layer
 from .merged_tower import SIGNALS, gives_signals
 from .towers import family_of
 
@@ -20,7 +20,7 @@ def tower_signals(inner: nn.Module, family: LVLM) -> frozenset[str]:
     if kind is None:
         return frozenset()
     config: Any = inner.config
-    if family.tokens == "cell" or (family.read == "config" and not isinstance(config.vision_feature_layer, int)):
+    if family.tokens == "cell" or (family.read == "config" and not isinstance(feature_layer(config), int)):
         return frozenset()
     names = set(TOWER)
     if kind.prefix:  # a class token

@@ -17,7 +17,7 @@ from tokenreduce.backbones import BlockView, Pass
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from ..towers import Head, TowerStack, Whole, stand_in
-from .families import LVLM
+from .families import LVLM, feature_layer
 from .tower_kinds import blocks_of, kind_of, view_of
 
 CARRIED = "_tokenreduce_carried"
@@ -81,7 +81,7 @@ class LanguageTower(TowerStack):
                 output["last_hidden_state"] = output["pooler_output"] = None
             if blocks.seen:
                 missing = [None] * (self.layers - self.read)
-                output["hidden_states"] = (*blocks.seen[:-1], blocks.restored, *missing)
+                output["hidden_states"] = States((*blocks.seen[:-1], blocks.restored, *missing))
             if self.carries:
                 object.__setattr__(output, CARRIED, run.places())
         return output
@@ -93,11 +93,7 @@ class LanguageTower(TowerStack):
         chosen = [asked] if isinstance(asked, int) else list(asked)
         if self.last or {index % (self.layers + 1) for index in chosen} == {self.read}:
             return
-        raise UnsupportedCallError(
-            f"hidden states {chosen} of the vision tower were asked for, but it is reduced for the one that was read "
-            f"at attach, behind block {self.read - 1} of {self.layers}; leave vision_feature_layer as it was, or "
-            "detach() and attach again"
-        )
+        raise UnsupportedCallError(other_state(chosen))
 
     def start(self, run: Pass, x: Tensor, mask: Any, given: Any) -> None:
         if mask is not None and not bool((mask == 0 if mask.is_floating_point() else mask).all()):
@@ -110,6 +106,32 @@ class LanguageTower(TowerStack):
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         family = self.family
         return [(self.module, "forward", family.tower.forward), (self.encoder, "forward", family.encoder.forward)]
+
+
+class States(tuple[Any, ...]):
+    """Hidden states of which one has every token at its place; to read another one by its number is refused."""
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = super().__getitem__(index)
+        if isinstance(chosen, Tensor) and chosen.shape[1] == self.tokens:
+            return chosen
+        if isinstance(index, slice):
+            return chosen
+        raise UnsupportedCallError(other_state(index))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens before the first block."""
+        return len(next(iter(self))[0])
+
+
+def other_state(index: Any) -> str:
+    """What an error says where another layer is to be read than at attach."""
+    return (
+        f"hidden state {index} of the vision tower was asked for, but while a reducer is attached only the one that "
+        "was read at attach has every token at its place, and blocks after it are not computed; leave "
+        "vision_feature_layer as it was, or detach() and attach again"
+    )
 
 
 class Blocks(Whole):
@@ -136,7 +158,7 @@ def read_layer(inner: Any, family: LVLM, layers: int) -> int:
     """How many blocks of the tower are computed for what is read."""
     if family.read == "last":
         return layers
-    return int(inner.config.vision_feature_layer) % (layers + 1)
+    return int(feature_layer(inner.config)) % (layers + 1)
 
 
 def tower_refusal(inner: Any, family: LVLM) -> str | None:
@@ -153,7 +175,7 @@ def tower_refusal(inner: Any, family: LVLM) -> str | None:
         return f"{name} {UNKNOWN.get(name, 'has blocks that this adapter does not know')}{instead}"
     if family.read == "last":
         return None
-    layer = inner.config.vision_feature_layer
+    layer = feature_layer(inner.config)
     if not isinstance(layer, int):
         return f"several layers of {name} are read (vision_feature_layer = {layer!r}), each with every token{instead}"
     if layer % (len(blocks_of(tower, kind)) + 1) == 0:
