@@ -70,8 +70,14 @@ def language(given: Given) -> bool:
 
 
 def exported(given: Given) -> bool:
-    """One that drops and one that merges on every model, all of them on one; both ways there."""
-    return given["label"] == "ViT" or (given["how"] == "export" and given["reducer"] in ("random", "tome"))
+    """One that merges exported and one that drops traced on every model, all of them exported on one."""
+    way = (given["how"], given["reducer"])
+    return way in (("export", "tome"), ("trace", "random")) or (given["label"] == "ViT" and way[0] == "export")
+
+
+def compiled(given: Given) -> bool:
+    """Changes of a compiled model after its first pass, where they could go unnoticed."""
+    return given["when"] == "after it"
 
 
 def ragged(given: Given) -> bool:
@@ -85,6 +91,7 @@ STAYS: dict[str, Callable[[Given], bool]] = {
     r"conformance/test_adapters\.py::Test": adapters,
     r"language/test_(generate|batches|oracle|training)\.py": language,
     r"adapters/test_exported\.py::test_every_adapter": exported,
+    r"adapters/test_compile\.py::test_what": compiled,
     r"adapters/test_ragged\.py::test_a_sample_alone": ragged,
 }
 """By what a test's id begins with: whether the main suite runs it, too."""

@@ -357,7 +357,7 @@ class SeenAttention:
 def _chunks(rows: slice | Tensor, size: int = 128) -> list[slice] | list[Tensor]:
     """Rows a few at a time."""
     if isinstance(rows, Tensor):
-        return list(rows.split(size, dim=1))
+        return [rows[:, begin : begin + size] for begin in range(0, rows.shape[1], size)]
     return [slice(begin, min(begin + size, rows.stop)) for begin in range(rows.start, rows.stop, size)]
 
 
