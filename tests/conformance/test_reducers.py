@@ -26,6 +26,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "tofu": {"r": 3},
     "ats": {"keep": 0.8, "saliency": "key-norm"},
     "diffrate": {"prune": 2, "merge": 3, "saliency": "key-norm"},
+    "e-adaprune": {"energy": 0.7, "min_keep": 2, "max_keep": 12},
 }
 
 

@@ -73,7 +73,7 @@ class Signals:
         text_attention: (B, n), attention from the text's tokens, averaged over heads and real text tokens; or
             likeness to the text features given to ``handle.guide``.
         received_attention: (B, n), attention that each token is paid by all patches, averaged over heads and patches:
-            the tokens of the stream that are not protected. Padding pays and is paid nothing here and in the next
+            the tokens of the stream that are not protected. Padding pays and is paid nothing, here and in the next
             three.
         paid_attention: (B, n), attention that each token pays the patches, averaged likewise.
         received_logits, paid_logits: (B, n), the same of the scaled products of queries and keys before the softmax.

@@ -71,7 +71,7 @@ def mean_logits(of: Tensor, others: Tensor, scale: float | None = None, real: Te
     heads = max(of.shape[1], mean.shape[1])
     of = of.repeat_interleave(heads // of.shape[1], dim=1)
     mean = mean.repeat_interleave(heads // mean.shape[1], dim=1)
-    return (of @ mean.unsqueeze(-1)).squeeze(-1).mean(dim=1) * scale
+    return (of * mean.unsqueeze(2)).sum(dim=-1).mean(dim=1) * scale  # row by row: equal tokens score the same bits
 
 
 def paid_attention(

@@ -58,7 +58,8 @@ def energies(x: Tensor, *, centre: bool = False, real: Tensor | None = None) -> 
     """
     wide = prepared(x, centre, real)
     gram = wide @ wide.transpose(1, 2) if wide.shape[1] <= wide.shape[2] else wide.transpose(1, 2) @ wide
-    return torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
+    values: Tensor = torch.linalg.eigvalsh(gram)
+    return values.flip(-1).clamp(min=0)
 
 
 @torch.no_grad()

@@ -14,5 +14,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "tokenreduce_methods.e_adaprune.method:EAdaPrune",
         "give each image as many tokens as its features have directions of energy; another method says which",
         source="E-AdaPrune, arXiv 2603.05950",
-        needs=("received_logits", "paid_logits"),
+        needs=("received_logits", "paid_logits", "encoder_features"),
     )

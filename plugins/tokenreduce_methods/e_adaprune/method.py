@@ -44,12 +44,13 @@ class EAdaPrune(WrapperReducer):
     Images of one batch may keep different numbers.
 
     Source: E-AdaPrune, arXiv 2603.05950, abstract: the budget of an image follows from the singular value spectrum of
-    its visual features, by the share of spectral energy that is preserved. The authors' code was not public and no table
-    was at hand, so what the abstract leaves open is defined here: which features, no centring, the bounds. The authors use
-    a randomised SVD; the exact spectrum is the default here.
+    its visual features, by the share of spectral energy that is preserved. The authors' code was not public and no
+    table was at hand, so what the abstract leaves open is defined here: which features, no centring, the bounds. The
+    authors use a randomised SVD; the exact spectrum is the default here.
 
     Args:
-        selector: a method that takes ``keep`` as a rule: its name, or ``{"reducer": name, **options}`` without ``keep``.
+        selector: a method that takes ``keep`` as a rule: its name, or ``{"reducer": name, **options}`` without
+            ``keep``.
         energy: the share, in (0, 1]. For a given mean number of tokens: ``tokenreduce.measure.calibrate``.
         min_keep: fewest tokens of an image; one that has no more keeps all.
         max_keep: most.
@@ -126,11 +127,8 @@ class EAdaPrune(WrapperReducer):
         return self.inside[0].reducer.layers(backbone)  # type: ignore[no-any-return]
 
     def bind(self, backbone: Backbone) -> BoundEAdaPrune:
-        inner = self.inside[0].reducer.bind(backbone)
-        bound = replace(self, features=features_on(backbone, self.features, "e-adaprune"))
-        made = BoundEAdaPrune(bound, [inner])
-        bound.check_needs(replace(backbone, provides=backbone.provides | frozenset(inner.needs)))
-        return made
+        features = features_on(backbone, self.features, "e-adaprune")
+        return BoundEAdaPrune(replace(self, features=features), [self.inside[0].reducer.bind(backbone)])
 
     def scaled(self, factor: float, sites: int) -> EAdaPrune:
         return replace(self, factor=self.factor * factor)
@@ -149,8 +147,8 @@ class BoundEAdaPrune(BoundWrapper):
 
     @property
     def needs(self) -> Collection[str]:
-        needs = set(super().needs)
-        return {*needs, "encoder_features"} if self.reducer.features == "encoder" else needs
+        needs = {need for other in self.inside for need in other.needs}  # torch.compile reads no property of super()
+        return needs | {"encoder_features"} if self.reducer.features == "encoder" else needs
 
     @property
     def ragged(self) -> bool:

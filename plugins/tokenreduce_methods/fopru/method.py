@@ -28,8 +28,8 @@ class FoPru(Reducer):
 
     Source: FoPru: Focal Pruning for Efficient Large Vision-Language Models, arXiv 2411.14164, abstract and
     introduction; scores and selection as in ``hydrainfer/layer/token_prunning.py`` of HydraInfer (d4d5f4f, Apache-2.0),
-    which shares authors with the paper. No code of the paper itself is known, nor its tables. Where this differs: images
-    one by one, for any number of tokens; ``"row"`` takes a number of tokens, of which whole rows are made.
+    which shares authors with the paper. No code of the paper itself is known, and none of its tables was at hand.
+    Where this differs: images one by one; ``"row"`` takes a number of tokens, of which whole rows are made.
 
     Args:
         keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or a
@@ -37,8 +37,8 @@ class FoPru(Reducer):
             many tokens are rounded down to whole rows, one at least.
         remove: what goes, likewise; or ``(r, inflection)``.
         strategy: ``"rank"`` or ``"row"``, which needs a square grid that nothing was taken from.
-        scores: ``"logits"`` (scaled products of queries and keys, as HydraInfer has them) or ``"softmax"`` (attention, the
-            class token in its sum). Which of them the paper means is not known.
+        scores: ``"logits"`` (scaled products of queries and keys, as HydraInfer has them) or ``"softmax"`` (attention,
+            the class token in its sum). Which of them the paper means is not known.
     """
 
     strategy: str = "rank"
@@ -92,7 +92,7 @@ class FoPru(Reducer):
                 "besides the protected ones, or padding among them; use strategy='rank'"
             )
         score = self._significance(stream)
-        rows = score[:, tokens.prefix :].unflatten(1, (side, side)).sum(dim=2)
+        rows = score[:, tokens.prefix :].reshape(-1, side, side).sum(dim=2)
         order = rows.argsort(dim=1, descending=True, stable=True)
         rank = torch.arange(side, 0, -1, device=order.device).expand_as(order)
         by_row = torch.zeros_like(order).scatter(1, order, rank).float()

@@ -14,4 +14,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "tokenreduce_methods.svd_prune.method:SVDPrune",
         "keep the tokens with the highest leverage scores in the leading singular directions of an image's tokens",
         source="SVD-Prune, arXiv 2604.11530",
+        needs=("encoder_features",),
     )

@@ -32,14 +32,14 @@ class SVDPrune(Reducer):
     or scale changes them. Nothing merges and order is kept. U comes from the eigenvectors of the Gram matrix, in
     float64; V is never made.
 
-    Source: SVD-Prune, arXiv 2604.11530, abstract: "statistical leverage scores". The authors' code was not public and no
-    table was at hand, so what the abstract leaves open is defined here: which features, no centring, the share of the
-    energy (0.9, as third-party code has it), a fixed number of tokens by default.
+    Source: SVD-Prune, arXiv 2604.11530, abstract: "statistical leverage scores". The authors' code was not public and
+    no table was at hand, so what the abstract leaves open is defined here: which features, no centring, the share of
+    the energy (0.9, as third-party code has it), a fixed number of tokens by default.
 
     Args:
-        keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or a
-            rule: ``tokenreduce.Budget.cumulative(0.9, cap=192)`` keeps, in each image, the fewest tokens that together
-            hold that share of the leverage. 0.25 where neither is given.
+        keep: share of the removable tokens that stay (float, rounded up) or their number (int), or a list per site; or
+            a rule: ``tokenreduce.Budget.cumulative(0.9, cap=192)`` keeps, in each image, the fewest tokens that
+            together hold that share of the leverage. 0.25 where neither is given.
         remove: what goes, likewise; or ``(r, inflection)``.
         energy: share of the squared singular values that the leading directions hold, in (0, 1].
         centre: subtract the mean token first.

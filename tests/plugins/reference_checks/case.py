@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Case:
     name: str
     info: dict[str, Any]
     tensors: dict[str, Tensor]
+    read: set[str] = field(default_factory=set)
 
     @classmethod
     def load(cls, path: Path) -> Case:
@@ -32,12 +34,18 @@ class Case:
         return dict(self.info.get("params", {}))
 
     def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
         return self.tensors[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
+    def not_compared(self) -> list[str]:
+        """Names of expected outputs that nothing has read; by their names, inputs are not among them."""
+        return [name for name in self.tensors if EXPECTED.search(name) and name not in self.read]
 
+
+EXPECTED = re.compile(r"^out_|_out$|^(leverage|order|energy_rank)_")
 Check = Callable[[Case], Iterator[str]]
 
 

@@ -6,23 +6,25 @@ from collections.abc import Iterator
 
 import torch
 
+from tokenreduce.methods import Streams
+from tokenreduce.testing import site, stream
+from tokenreduce_methods.fastv.method import FastV
+
 from .case import Case, indices
-from .handover import reduced
 
 
 def check(case: Case) -> Iterator[str]:
-    begin, count = case.params["image_start"], case.params["image_len"]
+    given = case.params
+    begin, count = given["image_start"], given["image_len"]
+    kept = given.get("kept") or round(count * (1 - given["r"]))
     row = case["attention"].mean(dim=1)[:, -1, begin : begin + count]
-    kept = reduced("fastv", case["hidden"][:, begin : begin + count], {"readout_attention": row}, keep=published(case))
-    behind = torch.arange(begin + count, case["hidden"].shape[1])
-    whole = torch.cat([torch.arange(begin), begin + kept.keep[0], behind])[None]
-    yield from indices("kept", whole, case["out_keep_indices"][None])
-    yield from indices("positions", whole, case["out_position_ids"])
-
-
-def published(case: Case) -> int:
-    """How many tokens of the image stay."""
-    return int(case.params.get("kept") or round(case.params["image_len"] * (1 - case.params["r"])))
+    image = stream(case["hidden"][:, begin : begin + count], readout_attention=row)
+    chosen = FastV(keep=kept).reduce_streams(Streams({"image": image}, "image"), site())
+    keep = chosen["image"].keep[0] if chosen else torch.arange(count)
+    rest = torch.arange(begin + count, case["hidden"].shape[1])
+    got = torch.cat([torch.arange(begin), begin + keep, rest])[None]
+    yield from indices("kept", got, case["out_keep_indices"].reshape(1, -1))
+    yield from indices("positions", got, case["out_position_ids"].reshape(1, -1))
 
 
 CHECKS = {"fastv": check}

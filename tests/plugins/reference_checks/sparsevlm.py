@@ -15,18 +15,18 @@ from .case import Case, indices, values
 
 
 def check(case: Case) -> Iterator[str]:
-    begin, count, new = case.params["v_start"], case.params["N"], case.params["clusters"]
+    given = case.params
+    begin, count = given["v_start"], given["N"]
     rows = case["attention"][..., begin : begin + count].permute(0, 3, 2, 1)
     raters = torch.ones(1, rows.shape[2], dtype=torch.bool)
     relation = score(rated(rows, raters), raters)
     yield from values("score", relation, case["out_relation"])
-    kept = min(case.params["kept"], count - 1)
+    kept = min(given["kept"], count - 1)
     reduction = SparseVLM(keep=kept, recycle=0).reduction(Tokens(torch.zeros(1, count, 1)), relation, [kept])
     yield from indices("kept", reduction.keep, case["out_mask"].bool().nonzero()[:, 1][None])
-    tokens = case["cluster_in"][0]
-    members = clusters(tokens, new)
-    means = torch.stack([tokens[members == one].mean(dim=0) for one in range(new)])
-    yield from values("new tokens", means, case["cluster_out"][0], 1e-4)
+    members = clusters(case["cluster_in"][0], given["clusters"])
+    means = torch.stack([case["cluster_in"][0][members == one].mean(dim=0) for one in range(given["clusters"])])
+    yield from values("clusters", means, case["cluster_out"][0])
 
 
-CHECKS = {"sparsevlm_v1": check}
+CHECKS = {"sparsevlm_v1": check, "sparsevlm": check}
