@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from . import sweep
 from .helpers import WORDS
 
 pytest_plugins = ["tokenreduce.testing"]
@@ -52,7 +53,8 @@ CORE = (  # `pytest -m core`, a test of each part of the library: regular expres
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of the fast tier."""
+    """Mark the tests of the fast tier, and those that only the sweep runs."""
+    left_out = sweep.mark(items)
     ids = {item: item.nodeid.removeprefix("tests/") for item in items if not item.get_closest_marker("sweep")}
     for item, name in ids.items():
         if re.match("|".join(CORE), name):
@@ -61,6 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         gone = [pattern for pattern in CORE if not any(re.match(pattern, name) for name in ids.values())]
         if gone:
             raise pytest.UsageError(f"CORE in tests/conftest.py names tests that do not exist: {gone}")
+        idle = sorted(sweep.STAYS.keys() - left_out)
+        if idle:
+            raise pytest.UsageError(f"STAYS in tests/sweep.py has rules that leave nothing out: {idle}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 import tokenreduce
+from tokenreduce.backbones.causal import BETWEEN_LAYERS
 from tokenreduce.testing import KINDS, ReducerConformance
+from tokenreduce.testing.model_laws import ModelLaws
+from tokenreduce.testing.stream_laws import StreamLaws
 
 READ = [name for name, (_, read, _) in KINDS.items() if read]  # a token that the head reads tells what matters
 TEXT = [name for name in KINDS if "text" in name]
@@ -16,6 +19,7 @@ FEW = ["image, tokens are pooled", "text and image in one sequence, text is give
 BY_THE_READER = ("evit", "pumer", "diffrate", "ats")  # by default; with other options they run elsewhere too
 COMPILED = {"compiled": ["image, a class token is read"]}
 NOT_COMPILED = {"test_compiles_without_a_break": None}
+SPOKEN = {name: getattr(ModelLaws, name) for name in ("test_some_backbone_takes_it", "test_what_the_spec_says")}
 FIRST: dict[str, dict[str, Any]] = {
     "random": {"keep": 0.6},
     "tome": {"r": 3},
@@ -42,8 +46,12 @@ def conformance(
     return type("Test", (ReducerConformance,), own | (COMPILED if compiled else NOT_COMPILED))
 
 
-for _name in tokenreduce.registry.default_registry().reducers:
+for _name, _entry in tokenreduce.registry.default_registry().reducers.items():
+    if BETWEEN_LAYERS & set(getattr(_entry.spec, "needs", ())):  # on whole models: tests/language/test_methods.py
+        globals()[f"Test_{_name}"] = type("Test", (StreamLaws,), {"reducer": _name, "backbones": (), **SPOKEN})
+        continue
     _kinds = [kind for kind in KINDS if kind not in READ or kind in FEW] if _name in BY_THE_READER else list(KINDS)
+    _kinds = READ if _name == "fastv" else _kinds
     globals()[f"Test_{_name}"] = conformance(_name, [FIRST.get(_name, {})], _kinds, compiled=_name not in BY_THE_READER)
 
 TestOneSettingOfRandom = conformance("random", [{"remove": 3}], FEW)

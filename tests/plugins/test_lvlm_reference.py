@@ -45,6 +45,8 @@ def test_other_sizes_and_ratios(tmp_path, capsys):
         ("fopru_logits", "out_row_idx", "row, row 0"),
         ("spectral_own_definition", "leverage_centred", "leverage centred: differs by"),
         ("spectral_own_definition", "energy_rank_raw", "energy rank raw, row 0"),
+        ("sparsevlm_v1", "out_relation", "score: differs by"),
+        ("sparsevlm_v1", "cluster_out", "clusters: differs by"),
     ],
 )
 def test_a_difference_is_told(name, tensor, says, tmp_path, capsys):

@@ -14,10 +14,21 @@ from torch import Tensor, nn
 
 from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
+from ..backbones.causal import BETWEEN_LAYERS
 from ..errors import TokenReduceError, UnfitReducerError, UnknownOptionError
 from ..registry.registry import default_registry
 from .comparison import assert_close, identical
-from .models import backward, batch_of_three, cast, change_inputs, last, pick_samples, reduced_stack, run
+from .models import (
+    backward,
+    batch_of_three,
+    cast,
+    change_inputs,
+    language_models,
+    last,
+    pick_samples,
+    reduced_stack,
+    run,
+)
 from .snapshot import snapshot
 from .subject import ReducerCase, Subject
 
@@ -30,7 +41,10 @@ class ModelLaws(ReducerCase):
     def test_some_backbone_takes_it(self, setting: Setting) -> None:
         """Of the families installed at least one runs the reducer; each refusal says why in a sentence."""
         reasons, taken = {}, []
-        for name in self.backbones:
+        inside = BETWEEN_LAYERS & set(self.made(setting).needs)
+        for name in [*self.backbones, *(language_models() if inside else ())]:
+            if inside and taken:
+                break
             try:
                 self.on(setting, name).attach().detach()
                 taken.append(name)

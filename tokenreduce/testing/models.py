@@ -15,6 +15,7 @@ from .._torch import call
 from ..attachments.handle import Attachment
 from ..attachments.reduced_stack import ReducedStack
 from ..backbones.adapter import Adapter, Example
+from ..backbones.causal import CausalStack
 from ..backbones.stack import Stack
 from ..engine.record import Record
 from ..registry.registry import Registry, default_registry
@@ -64,6 +65,20 @@ def names_of_kinds() -> dict[tuple[str, bool, str], str]:
         stack = next(iter(adapter.stacks(quietly(maker).model).values()))
         found.setdefault(kind_of(stack), name)
     return found
+
+
+@functools.cache
+def language_models() -> tuple[str, ...]:
+    """The installed examples of language models with images, by their names in :func:`models`."""
+    registry, found = default_registry(), list[str]()
+    for name, entry in registry.adapters.items():
+        if entry.usable:
+            adapter: Adapter = registry.load("adapter", name)()
+            examples = adapter.examples()
+            stacks = adapter.stacks(quietly(next(iter(examples.values()))).model).values() if examples else ()
+            if any(isinstance(stack, CausalStack) for stack in stacks):
+                found += [f"{name}: {label}" for label in examples]
+    return tuple(found)
 
 
 def backbone(name: str) -> tuple[str, Example]:

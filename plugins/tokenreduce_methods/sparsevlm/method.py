@@ -142,13 +142,11 @@ class SparseVLM(BaseReducer):
             end = tokens.prefix + count
             keep[b, :end] = torch.cat([front, order[b, :count].sort().values])
             keep[b, end : end + new], valid[b, : end + new] = -1, True
-            members = order[b, count : count + recycled]
-            if tokens.real is not None:
-                members = members[tokens.real[b, members]]
-            if len(members):
-                members = members.sort().values
-                source[b, : len(members)] = members
-                target[b, : len(members)] = end + clusters(tokens.x[b, members], new)
+            members = order[b, count : count + recycled].sort().values
+            source[b, :recycled] = members
+            real = torch.ones_like(members, dtype=torch.bool) if tokens.real is None else tokens.real[b, members]
+            if real.any():
+                target[b, :recycled][real] = end + clusters(tokens.x[b, members[real]], new)
         return Reduction(
             keep,
             source,

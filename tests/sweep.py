@@ -1,0 +1,118 @@
+"""Which part of a long product of models and reducers is for the sweep (``pytest -m sweep``) alone.
+
+In the main suite every model meets reducers of each kind of behaviour, and every reducer models of each kind; in the
+sweep all meet all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+
+Given = Mapping[str, Any]
+"""The parameters of a test by name, that of its class under ``class``."""
+
+EVERYWHERE = ("random", "tome", "evit", "ByTheReader", "pumer", "Published", "dynamicvit", "ats")
+"""They drop at random, merge, drop by a signal, prune and merge by the text, learn, keep other counts by sample."""
+KINDS = (
+    "image, a class token is read",
+    "image, tokens are pooled",
+    "text and image in one sequence, text is given back",
+    "text and image in two sequences",
+)
+"""One for each way in which text and image come and are read, for all the others."""
+RARE = ("training_reaches", "half_precision", "the_same_whatever", "an_exception")
+"""Laws that one model for images and one with text tell enough about."""
+LAWS = ("without_reduction", "takes_its_examples", "tokens_go", "samples", "signals", "restored", "detach")
+"""What an adapter has to hold to on every example."""
+FAMILIES = ("llava", "gemma3", "qwen2_5_vl")
+"""Language models that meet every plan: one token by patch, pooled and sliding, of all sizes and with mRoPE."""
+PLANS = {
+    "hand-over",  # of test_generate and test_training
+    "recycled",
+    "text",
+    "both",  # of test_oracle
+    "random at the hand-over",  # of test_batches
+    "pyramiddrop",
+    "sparsevlm, images one by one",
+}
+"""For the other families: before the first layer, between layers, both, by image and by sample."""
+
+
+def reducers(given: Given) -> bool:
+    """The kit for reducers: models by kind, and what is compiled."""
+    if given["class"].removeprefix("Test").lstrip("_") in EVERYWHERE:
+        return True
+    kinds = KINDS[::2] if given["test"].removeprefix("test_").startswith(RARE) else KINDS
+    return "compiled_backbone" not in given and given.get("backbone", KINDS[0]) in kinds
+
+
+def adapters(given: Given) -> bool:
+    """The kit for adapters: some laws on every example, all of them on the first three."""
+    if "label" not in given:
+        return True
+    law = given["test"].removeprefix("test_").startswith(LAWS) and str(given.get("dtype", "32")).endswith("32")
+    return law or given["label"] in first(given["adapter"])
+
+
+@cache
+def first(adapter: str) -> tuple[str, ...]:
+    """The labels of an adapter's first three examples."""
+    from tokenreduce.registry import default_registry
+
+    return tuple(default_registry().load("adapter", adapter)().examples())[:3]
+
+
+def language(given: Given) -> bool:
+    """Language models: family and plan, or place."""
+    plan = given.get("plan", given.get("place"))
+    return plan is None or given.get("family", FAMILIES[0]) in FAMILIES or plan in PLANS
+
+
+def exported(given: Given) -> bool:
+    """One that merges exported and one that drops traced on every model, all of them exported on one."""
+    way = (given["how"], given["reducer"])
+    return way in (("export", "tome"), ("trace", "random")) or (given["label"] == "ViT" and way[0] == "export")
+
+
+def compiled(given: Given) -> bool:
+    """Changes of a compiled model after its first pass, where they could go unnoticed."""
+    return given["when"] == "after it"
+
+
+def ragged(given: Given) -> bool:
+    """Where what comes back is told, on one model of each adapter."""
+    adapter, _, label = given["name"].partition(": ")
+    return not given["place"] or label in first(adapter)[:1]
+
+
+STAYS: dict[str, Callable[[Given], bool]] = {
+    r"conformance/test_reducers\.py::Test": reducers,
+    r"conformance/test_adapters\.py::Test": adapters,
+    r"language/test_(generate|batches|oracle|training)\.py": language,
+    r"adapters/test_exported\.py::test_every_adapter": exported,
+    r"adapters/test_compile\.py::test_what": compiled,
+    r"adapters/test_ragged\.py::test_a_sample_alone": ragged,
+}
+"""By what a test's id begins with: whether the main suite runs it, too."""
+
+
+def mark(items: list[pytest.Item]) -> set[str]:
+    """Mark the tests that are for the sweep alone; the keys of :data:`STAYS` that some test was left out by."""
+    used = set()
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        rule = next((rule for rule in STAYS if re.match(rule, name)), None)
+        parameters = getattr(getattr(item, "callspec", None), "params", None)
+        if rule is None or parameters is None or item.get_closest_marker("sweep"):
+            continue
+        adapter = getattr(getattr(item, "cls", None), "adapter", None)
+        given = {**parameters, "test": item.name, "class": name.split("::")[1], "adapter": adapter}
+        if not STAYS[rule](given):
+            item.add_marker("sweep")
+            used.add(rule)
+    return used
