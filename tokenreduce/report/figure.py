@@ -87,7 +87,9 @@ def _legend(text: _Text, picture: Picture, found: Regions, y: float) -> None:
     from matplotlib.patches import Rectangle
 
     x = 2 * GAP + PANEL
-    text.write(x, y, f"{one_line(picture.row, 24)}: {found.left} tokens of {found.patches} patches", size=11, weight="bold")
+    text.write(
+        x, y, f"{one_line(picture.row, 24)}: {found.left} tokens of {found.patches} patches", size=11, weight="bold"
+    )
     looks: list[dict[str, Any]] = [
         {"facecolor": PAPER, "edgecolor": INK, "linewidth": 0.8},
         {"facecolor": to_rgba(PALETTE[1], 0.35), "edgecolor": PALETTE[1], "linewidth": 2},

@@ -22,6 +22,7 @@ from ..tiny import pixels, tiny
 from .family_examples import MAKERS
 from .small import IMAGE, TEXT, TOWER, prompts
 
+
 def llava() -> Example:
     """LLaVA-1.5: a CLIP tower read one block before its end, an MLP, a Llama."""
     config = LlavaConfig(

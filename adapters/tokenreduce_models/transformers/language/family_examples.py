@@ -174,9 +174,7 @@ def molmo2() -> Example:
     cells = torch.arange(128).view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 4)
     patches = torch.randn(2, 64, 48, generator=torch.Generator().manual_seed(1))
     inputs = {"image_token_pooling": cells, "image_grids": torch.tensor([[4, 4, 0, 0]] * 2)}
-    return made(
-        "Molmo2", config, 16, pixel_values=patches, **inputs, mm_token_type_ids=(prompts(16) == IMAGE).int()
-    )
+    return made("Molmo2", config, 16, pixel_values=patches, **inputs, mm_token_type_ids=(prompts(16) == IMAGE).int())
 
 
 MAKERS: dict[str, Callable[[], Example]] = {

@@ -32,7 +32,8 @@ def views(inputs: Mapping[str, Any], config: Any, undo: Callable[[Tensor], Tenso
             found = [unpatched(one, grid, config.vision_config) for one, grid in zip(pixels, grids, strict=True)]
             return [(undo(one[None])[0], []) for one in found]
         if "image_grids" in inputs:
-            return [(undo(uncropped(one, config.vision_config.patch_size)[None])[0], []) for one in pixels]
+            whole = [undo(uncropped(one, config.vision_config.patch_size)[None])[0] for one in pixels]
+            return [(one, [Tile(one, 0, 1), Tile(one, 0, 0)]) for one in whole]  # crops overlap: shown by the whole
         return [in_tiles(undo(one)) for one in pixels]
     sizes = inputs["image_sizes"].tolist() if "image_sizes" in inputs else None
     if pixels.ndim == 4:
@@ -78,7 +79,9 @@ def any_resolution(pixels: Tensor, size: Sequence[int], config: Any) -> View:
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
     whole = pixels[0]
-    rows, columns = get_anyres_image_grid_shape(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
+    rows, columns = get_anyres_image_grid_shape(
+        list(size), config.image_grid_pinpoints, config.vision_config.image_size
+    )
     if len(pixels) <= rows * columns:
         return whole, []
     detail: Tensor = unpad_image(assembled(pixels[1 : 1 + rows * columns], columns), list(size))
