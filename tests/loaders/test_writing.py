@@ -97,6 +97,7 @@ def test_it_writes_what_the_library_writes(checkpoint, asked, load, template):
     check_answers("llava", checkpoint(template=template), asked, load)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor
 @pytest.mark.parametrize("family", [*MAIN, *(pytest.param(n, marks=pytest.mark.sweep) for n in PROCESSORS)])
 def test_every_family_is_asked_and_drawn(checkpoint, asked, load, family):
     task, batch, plain = check_answers(family, checkpoint(family), asked, load)
