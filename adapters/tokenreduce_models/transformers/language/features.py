@@ -67,7 +67,8 @@ class Features:
             tower = getattr(inner, family.tower)
             listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
             own[family.tower] = listener
-        packs = PackListener(inner.pack_image_features) if family.tokens == "tile" else None
+        whole: Any = inner
+        packs = PackListener(whole.pack_image_features) if family.tokens == "tile" else None
         if packs is not None:
             own["pack_image_features"] = packs
         output = function(stand_in(inner, **own) if own else inner, *args, **kwargs)
@@ -163,8 +164,8 @@ def read_of(
     skipped = 1 if strategy == "default" else 0
     if family.tokens == "tile" and packing is None:
         raise UnsupportedCallError(
-            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; choose "
-            "a reducer that reads the tokens alone"
+            "signals of the vision tower were asked for, but tokens of a video are made of several patches here; "
+            "choose a reducer that reads the tokens alone"
         )
     return Read(kind, blocks[index - 1], states[index - 1], states[index], skipped, packing)
 

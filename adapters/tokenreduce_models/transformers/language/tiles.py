@@ -53,7 +53,7 @@ class Packing:
     def __call__(self, values: Tensor) -> list[Tensor]:
         """Values of patches (all tiles, N, ...) as those of each image's tokens (n, ...), separators left out."""
         flat = values.reshape(*values.shape[:2], -1)
-        packed = self._packed(list(flat.split(self.tiles)))
+        packed = self._packed(list(torch.split(flat, self.tiles)))
         return [
             one[part >= 0].reshape(-1, *values.shape[2:]) for one, part in zip(packed, self.parts(values), strict=True)
         ]

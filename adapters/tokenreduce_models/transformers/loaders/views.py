@@ -37,8 +37,8 @@ def views(inputs: Mapping[str, Any], config: Any, undo: Callable[[Tensor], Tenso
         return [in_tiles(undo(one)) for one in pixels]
     sizes = inputs["image_sizes"].tolist() if "image_sizes" in inputs else None
     if pixels.ndim == 4:
-        whole = undo(pixels)
-        return [(one if sizes is None else one[:, : sizes[i][0], : sizes[i][1]], []) for i, one in enumerate(whole)]
+        shown = list(undo(pixels))
+        return [(one if sizes is None else one[:, : sizes[i][0], : sizes[i][1]], []) for i, one in enumerate(shown)]
     if sizes is not None:
         return [any_resolution(undo(one), size, config) for one, size in zip(pixels, sizes, strict=True)]
     mask = inputs.get("pixel_attention_mask")
