@@ -62,7 +62,7 @@ def test_every_family_of_language_models_is_tried_on_every_stack(cells):
         for reducer in registry.reducers
     }
     for cell in mine:  # FastV's rows are those of the layers, whatever the family
-        if cell.reducer == "fastv":
+        if cell.reducer == "fastv" and cell.stack != "vision":
             assert (cell.tokens is not None) == (cell.stack == "language"), cell
         if cell.reducer == "divprune" and cell.stack != "vision":
             assert cell.tokens is not None, cell
