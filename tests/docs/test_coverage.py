@@ -47,3 +47,23 @@ def test_each_default_stack_takes_every_control_and_baseline(cells):
     for cell in cells:
         if cell.reducer in free and cell.stack == first[cell.adapter, cell.example]:
             assert cell.tokens is not None, cell
+
+
+def test_every_family_of_language_models_is_tried_on_every_stack(cells):
+    from tokenreduce_models.transformers.language.families import FAMILIES
+
+    registry = tokenreduce.registry.default_registry()
+    classes = {cls.__name__ for family in FAMILIES.values() for cls in family.outer}
+    mine = [cell for cell in cells if cell.adapter == "hf-lvlm"]
+    assert {(cell.example, cell.stack, cell.reducer) for cell in mine} == {
+        (name, stack, reducer)
+        for name in classes
+        for stack in ("handover", "language", "vision")
+        for reducer in registry.reducers
+    }
+    for cell in mine:  # FastV's rows are those of the layers, whatever the family
+        if cell.reducer == "fastv" and cell.stack != "vision":
+            assert (cell.tokens is not None) == (cell.stack == "language"), cell
+        if cell.reducer == "divprune" and cell.stack != "vision":
+            assert cell.tokens is not None, cell
+    assert not [cell for cell in mine if "it provides" in cell.reason]

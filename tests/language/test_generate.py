@@ -278,3 +278,18 @@ def test_an_own_dynamic_cache(tiny, plan):
         want = tiny.model(**tiny.inputs()).logits
         out = tiny.model(**tiny.inputs(), **{cache_name(tiny.model): DynamicCache()}, use_cache=True)
         torch.testing.assert_close(out.logits, want)
+
+
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions"])
+def test_what_the_configuration_asks_for_is_given_once(tiny, name):
+    model = tiny.model
+    model.set_attn_implementation("eager")
+    for config in (model.config, model.config.text_config):
+        setattr(config, name, True)
+    with tokenreduce.attach(model, {"handover": "none"}), torch.no_grad():
+        got = model(**tiny.inputs())
+    with torch.no_grad():
+        want = model(**tiny.inputs())
+    key = name.removeprefix("output_")
+    assert len(got[key]) == len(want[key]) == 4 + (key == "hidden_states")
+    assert all(torch.equal(a, b) for a, b in zip(got[key], want[key], strict=True))

@@ -137,6 +137,17 @@ def mistral3() -> Any:
     )
 
 
+def molmo2() -> Any:
+    places = {100: "<im_patch>", 102: "<im_start>", 103: "<im_end>", 104: "<low_res_im_start>", 105: "<frame_start>"}
+    places |= {106: "<frame_end>", 107: "<im_col>", 108: "<im_low>", 109: "<|image|>", 110: "<|video|>"}
+    side = {"height": 32, "width": 32}
+    pictures = transformers.Molmo2ImageProcessor(
+        size=side, patch_size=4, pooling_size=[2, 2], overlap_margins=[1, 1], max_crops=4
+    )
+    videos = transformers.Molmo2VideoProcessor(size=side, patch_size=4, pooling_size=[2, 2])
+    return transformers.Molmo2Processor(pictures, videos, tokenizer(places))
+
+
 TILES = [[16, 32], [32, 16], [32, 32]]
 PROCESSORS: dict[str, Callable[[], Any]] = {
     "llava": llava,
@@ -151,6 +162,7 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "internvl": internvl,
     "idefics3": idefics3,
     "mistral3": mistral3,
+    "molmo2": molmo2,
 }
 """Families whose processors run without a package of their own (SmolVLM's needs num2words)."""
 

@@ -87,7 +87,7 @@ def _cell(adapter: str, label: str, example: Example, name: str, stack: Stack | 
 
 
 def _plain(reason: str, model: object) -> str:
-    """A reason without what is particular to one model: its class, its signals, and the list of reducers that do run."""
+    """A reason without what is particular to one model: its class, its signals, and the reducers that do run."""
     reason = reason.partition(" Reducers that run here")[0].partition("; it has: ")[0]
     reason = re.sub(r"; it provides: [^;]*", "", reason)
     return reason.replace(type(model).__name__, "the model").strip().rstrip(".")

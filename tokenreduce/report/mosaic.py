@@ -35,8 +35,8 @@ def mosaic(
     if not tiles or len(tiles) != len(grids) or sum(rows * columns for rows, columns in grids) != len(ends):
         told = ", ".join(f"{rows} x {columns}" for rows, columns in grids) or "none"
         raise UnsupportedCallError(
-            f"the first image has {len(ends)} tokens in grids of {told}, and is shown in {len(tiles) or 1} pieces, so no "
-            "patch can be named; handle.last.trace.image(0) has them in the order of the prompt"
+            f"the first image has {len(ends)} tokens in grids of {told}, and is shown in {len(tiles) or 1} pieces, so "
+            "no patch can be named; handle.last.trace.image(0) has them in the order of the prompt"
         )
     heights, widths = [0] * (1 + max(t.row for t in tiles)), [0] * (1 + max(t.column for t in tiles))
     for tile, (rows, columns) in zip(tiles, grids, strict=True):

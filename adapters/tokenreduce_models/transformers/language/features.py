@@ -94,6 +94,8 @@ class Features:
         if packing is not None:
             parts = packing.parts(pooled(output)[0])
             pieces = packing.pieces(pooled(output)[0])
+        elif isinstance(given.get("image_grids"), Tensor):
+            pieces = [[(rows, columns), (h, w)] for rows, columns, h, w in given["image_grids"].tolist()]
         elif packs is not None:
             pixels = args[0] if args else kwargs["pixel_values_videos"]
             parts = frames(lengths, pixels.shape[1], pixels.device)
@@ -199,7 +201,7 @@ def grids_of(
     if pixels is not None and family.tokens == "cell":  # Mistral3: pictures of any shape
         side = inner.config.vision_config.patch_size * inner.config.spatial_merge_size
         return [(int(h) // side, int(w) // side) for h, w in pixels]
-    if isinstance(tiles, Tensor):  # Molmo2: a small picture, and overlapping crops behind it
+    if isinstance(tiles, Tensor):  # Molmo2: the whole picture made smaller, and overlapping crops behind it
         return [None if h * w else (rows, columns) for rows, columns, h, w in tiles.tolist()]
     if family.tokens == "merge" and isinstance(sizes, Tensor):
         merge = getattr(inner, family.tower).spatial_merge_size

@@ -70,9 +70,14 @@ def prove_loop(model: Any, language: Any) -> list[Any]:
     probes = tuple(Probe(index, seen) for index in range(count))
     changed = stand_in(language, layers=probes, norm=_same)
     problem = None
+    quiet = {
+        "use_cache": False,
+        "output_hidden_states": False,
+        "output_attentions": False,
+    }  # or it puts hooks on layers
     try:
         with torch.no_grad():
-            out = type(language).forward(changed, inputs_embeds=x, use_cache=False).last_hidden_state
+            out = type(language).forward(changed, inputs_embeds=x, **quiet).last_hidden_state
     except Exception as error:
         problem = f"its loop over the layers fails with {type(error).__name__}: {error}"
     else:

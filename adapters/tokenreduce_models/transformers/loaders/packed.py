@@ -70,12 +70,12 @@ def split(inputs: Mapping[str, Tensor], counts: Tensor) -> dict[str, Any]:
     elif POOLED in inputs:  # Molmo2: (all T, G, ...), and (all K, patches of a token)
         sizes, grids = inputs["image_num_crops"], inputs["image_grids"]
         tokens = grids[:, 0] * grids[:, 1] + grids[:, 2] * grids[:, 3]
-        places, begin = list(inputs[POOLED].split(tokens.tolist())), 0
+        places, begin = list(torch.split(inputs[POOLED], tokens.tolist())), 0
         for i, crops in enumerate(sizes.tolist()):
             places[i] = torch.where(places[i] >= 0, places[i] - begin, places[i])
             begin += crops * pixels.shape[1]
         found[POOLED] = places
     else:  # InternVL: (all T, 3, H, W), equally many tokens each
         sizes = counts * len(pixels) // counts.sum()
-    found["pixel_values"] = list(pixels.split(sizes.tolist()))
+    found["pixel_values"] = list(torch.split(pixels, sizes.tolist()))
     return found

@@ -32,12 +32,13 @@ def views(inputs: Mapping[str, Any], config: Any, undo: Callable[[Tensor], Tenso
             found = [unpatched(one, grid, config.vision_config) for one, grid in zip(pixels, grids, strict=True)]
             return [(undo(one[None])[0], []) for one in found]
         if "image_grids" in inputs:
-            return [(undo(uncropped(one, config.vision_config.patch_size)[None])[0], []) for one in pixels]
+            whole = [undo(uncropped(one, config.vision_config.patch_size)[None])[0] for one in pixels]
+            return [(one, [Tile(one, 0, 1), Tile(one, 0, 0)]) for one in whole]  # crops overlap: shown by the whole
         return [in_tiles(undo(one)) for one in pixels]
     sizes = inputs["image_sizes"].tolist() if "image_sizes" in inputs else None
     if pixels.ndim == 4:
-        whole = undo(pixels)
-        return [(one if sizes is None else one[:, : sizes[i][0], : sizes[i][1]], []) for i, one in enumerate(whole)]
+        shown = list(undo(pixels))
+        return [(one if sizes is None else one[:, : sizes[i][0], : sizes[i][1]], []) for i, one in enumerate(shown)]
     if sizes is not None:
         return [any_resolution(undo(one), size, config) for one, size in zip(pixels, sizes, strict=True)]
     mask = inputs.get("pixel_attention_mask")
