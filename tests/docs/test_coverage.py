@@ -6,6 +6,7 @@ import pytest
 
 import tokenreduce
 from tokenreduce.lab.coverage import coverage, markdown
+from tokenreduce_methods.e_adaprune.method import EAdaPrune
 
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
@@ -36,6 +37,8 @@ def test_whatever_runs_removes_tokens_and_whatever_does_not_says_why(cells):
         before, after = cell.tokens
         if registry.reducers[cell.reducer].spec.role == "baseline":
             assert before == after, cell
+        elif cell.reducer == "e-adaprune" and before <= EAdaPrune.min_keep:  # so few that it keeps all
+            assert after == before, cell
         else:
             assert after < before, cell
 

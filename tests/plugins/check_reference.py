@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -23,19 +22,6 @@ import reference_checks  # noqa: E402
 from reference_checks.case import Case, Check  # noqa: E402
 
 
-def language(stem: str) -> Check:
-    """The check of a method between the layers of a language model, which asserts."""
-
-    def check(case: Case) -> Iterator[str]:
-        try:
-            import_module(f"references.{stem}").check(case.info, case.tensors)
-        except AssertionError as error:
-            line = traceback.extract_tb(error.__traceback__)[-1].line
-            yield f"not so: {line} {error}".rstrip()
-
-    return check
-
-
 def checks() -> dict[str, Check]:
     """Every check by stem, from the modules beside this file."""
     found: dict[str, Check] = {}
@@ -45,7 +31,7 @@ def checks() -> dict[str, Check]:
         if both:
             raise SystemExit(f"{module.name}: another module checks {', '.join(sorted(both))} already")
         found.update(own)
-    return {**{module.name: language(module.name) for module in iter_modules([str(HERE / "references")])}, **found}
+    return found
 
 
 def check_for(stem: str, table: Mapping[str, Check]) -> Check | None:

@@ -39,5 +39,5 @@ def check_tower_signals(bindings: Sequence[CausalBinding], towers: Sequence[Stac
             raise UnfitReducerError(
                 f"{type(binding.active.reducer).__name__} reads {', '.join(sorted(missing))} of the vision tower at "
                 f"the hand-over, but the stack {towers[0].name!r} is reduced too, and tokens that are gone there have "
-                "none; choose a reducer that reads the tokens alone (divprune, random), or reduce one of the two"
+                "none; choose a reducer that reads the tokens alone (for example, random), or reduce one of the two"
             )

@@ -201,7 +201,7 @@ def _plain(selector: Any) -> Any:
     made = make(options)
     if "keep" not in made.option_defaults():
         raise OptionError(
-            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay; use "
-            "a method that ranks tokens, such as 'fopru', 'svd-prune', 'random' or 'evit'"
+            f"selector={options['reducer']!r} has no option keep, so it cannot be told how many tokens stay; use a "
+            "method that ranks tokens, such as 'fopru', 'svd-prune', 'random' or 'evit'"
         )
     return options["reducer"] if set(options) == {"reducer"} else options
