@@ -69,6 +69,7 @@ BASE = "class Odd(BaseException):\n    def __str__(self): raise Odd()\n"
         (reducers("'x', 'm:A', 'd', source=3"), "source must be text, got 3"),
         (reducers("'x', 'm:A', 'd', needs='keys'"), "needs must be a tuple of texts"),
         (reducers("'x', 'm:A', 'd', needs=(1,)"), "needs must be a tuple of texts"),
+        (reducers("'x', 'm:A', 'd', role='control', stacks='handover'"), "stacks must be a tuple of texts"),
         (reducers("'x', 'm:A', 'd', learns='no'"), "learns must be true or false"),
         (reducers("3, 'm:A', 'd'"), "name"),
         (reducers("'x', 'm:A', 'd'").replace("    yield ", "    while True: yield "), "more than 10000 specs"),
