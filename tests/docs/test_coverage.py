@@ -7,6 +7,7 @@ import pytest
 import tokenreduce
 from tokenreduce.lab.coverage import coverage, markdown
 
+pytestmark = pytest.mark.sweep  # every reducer on every model
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 
