@@ -7,7 +7,7 @@ sweep all meet all.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -45,10 +45,21 @@ PLANS = {
 
 def reducers(given: Given) -> bool:
     """The kit for reducers: models by kind, and what is compiled."""
-    if given["class"].removeprefix("Test").lstrip("_") in EVERYWHERE:
-        return True
-    kinds = KINDS[::2] if given["test"].removeprefix("test_").startswith(RARE) else KINDS
-    return "compiled_backbone" not in given and given.get("backbone", KINDS[0]) in kinds
+    if "compiled_backbone" in given:
+        return name_of(given["class"]) in EVERYWHERE
+    rare = given["test"].removeprefix("test_").startswith(RARE)
+    if name_of(given["class"]) in EVERYWHERE:
+        kinds: Sequence[str] = KINDS if rare else (given.get("backbone", ""),)
+    elif given["class"].startswith("Test_"):
+        kinds = KINDS[::2] if rare else KINDS
+    else:  # other options of what is tried with its defaults
+        kinds = KINDS[2:3] if rare else KINDS[::2]
+    return given.get("backbone", kinds[0]) in kinds
+
+
+def name_of(tests: str) -> str:
+    """What a class of tests is of."""
+    return tests.removeprefix("Test").removeprefix("_")
 
 
 def adapters(given: Given) -> bool:

@@ -8,6 +8,7 @@ import tokenreduce
 from tokenreduce.lab.coverage import coverage, markdown
 from tokenreduce_methods.e_adaprune.method import EAdaPrune
 
+pytestmark = pytest.mark.sweep  # every reducer on every model
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 

@@ -40,8 +40,7 @@ class ModelLaws(ReducerCase):
 
     def test_some_backbone_takes_it(self, setting: Setting) -> None:
         """Of the families installed at least one runs the reducer; each refusal says why in a sentence."""
-        reasons: dict[str, str] = {}
-        taken: list[str] = []
+        reasons, taken = dict[str, str](), list[str]()
         inside = BETWEEN_LAYERS & set(self.made(setting).needs)
         for name in [*self.backbones, *(language_models() if inside else ())]:
             if inside and taken:

@@ -74,5 +74,8 @@ class Listener(BaseReducer):
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction]:
         stream = streams[streams.main]
         values = {name: getattr(stream.signals, name) for name in sorted(self.needs)}
-        self.heard[site.layer, streams.main] = {"x": stream.tokens.x, **values}
+        tokens = stream.tokens
+        real = tokens.x.new_ones(tokens.x.shape[:2], dtype=torch.bool) if tokens.real is None else tokens.real
+        patches = real & (torch.arange(tokens.count, device=real.device) >= tokens.prefix)
+        self.heard[site.layer, streams.main] = {"x": tokens.x, "real": real, "patches": patches, **values}
         return {}
