@@ -162,11 +162,11 @@ class AdapterConformance:
                     assert value.shape[:2] == values["x"].shape[:2], f"{where}: {tuple(value.shape)}"
                     assert value.isfinite().all(), f"{where} is not finite"
                     if signal.endswith("_attention"):
-                        most = values["real"].sum(dim=1) / values["patches"].sum(dim=1).clamp(min=1)
-                        most = most if signal == "paid_attention" else torch.ones_like(most)  # a mean over the patches
-                        assert (value >= 0).all() and (value.sum(dim=1) <= most + 1e-3).all(), (
-                            f"{where}: no share of one"
-                        )
+                        real, patches = values["real"], values["patches"].sum(dim=1).clamp(min=1)
+                        total = torch.where(real, value, 0).sum(dim=1)
+                        if signal == "paid_attention":  # a mean over patches of what each token pays
+                            total = total * patches / real.sum(dim=1)
+                        assert (value >= 0).all() and (total <= 1 + 1e-3).all(), f"{where}: no share of one"
 
     def test_samples_are_reduced_one_by_one(self, example: Example) -> None:
         """In another order, or alone, a sample gives the same; a loss of the whole batch is not compared."""
