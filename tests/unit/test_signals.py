@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tokenreduce.backbones import Layout
-from tokenreduce.core.signals import SeenAttention
+from tokenreduce.core.seen_attention import SeenAttention
 from tokenreduce.errors import UnsupportedCallError
 from tokenreduce.methods import SIGNALS, Signals, Stream, Streams, Tokens
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..backbones.block import BlockView, Projected
 from ..backbones.stack import Stack
 from ..core.composition import take_columns
-from ..core.signals import SeenAttention, Signals
+from ..core.seen_attention import SeenAttention
+from ..core.signals import Signals
 from ..core.state import State
 from ..core.streams import Stream, Streams
 from ..core.tokens import Tokens
