@@ -90,7 +90,7 @@ def main(capsys, monkeypatch, tmp_path):
         (["--sample", "0", "--data", "x.jsonl"], ["--data"]),
         (["text.png"], ["picture at text.png"]),
         (["picture.png", "--model", "clip-digits", "--text", "x"], ["leave the text out"]),
-        (["picture.png", "--text", "one two three four five six seven"], ["at most 6 words"]),
+        (["picture.png", "--text", "one two three four five six seven eight nine"], ["at most 8 words"]),
     ],
 )
 def test_wrong_use_found_later_says_what_to_type(main, tmp_path, args, words):

@@ -104,8 +104,8 @@ def test_the_model_has_learnt_the_task():
 @torch.no_grad()
 def test_the_task_gives_what_an_ablation_needs():
     task = vilt_scenes()
-    first, last = task.data(30, 20)
-    assert (len(first), len(last)) == (20, 10) and set(first.groups) == set(KINDS)
+    first, last = task.data(70, 50)
+    assert (len(first), len(last)) == (50, 20) and set(first.groups) == set(KINDS)
     for name, options in task.settings.items():
         if "weights" in options:
             continue

@@ -330,7 +330,7 @@ def test_towers_that_are_refused_by_name(tiny, family):
 
 @pytest.mark.parametrize("family", ["llava"])
 def test_what_does_not_go_together(tiny):
-    with pytest.raises(UnfitReducerError, match=r"class_attention.*'vision' is reduced too.*divprune"):
+    with pytest.raises(UnfitReducerError, match=r"class_attention.*'vision' is reduced too.*random"):
         tokenreduce.attach(tiny.model, {**TOME, "handover": {"reducer": "evit", "keep": 5}})
     with pytest.raises(OptionError, match=r"unit='sample'"):
         tokenreduce.attach(tiny.model, TOME, unit="sample")

@@ -95,7 +95,9 @@ def check_overrides(overrides: dict[str, dict[str, Any]], names: list[str]) -> N
     """Raise OptionError when an option is given for something that will not run."""
     unknown = sorted(set(overrides) - set(names))
     if unknown:
-        raise OptionError(f"--set names {', '.join(unknown)}, which is not among the reducers {', '.join(names)}")
+        raise OptionError(
+            f"--set names {', '.join(unknown)}, which is not among the reducers {', '.join(names)}; add it to --reducers"
+        )
 
 
 def parse_settings(settings: list[str]) -> dict[str, dict[str, Any]]:
