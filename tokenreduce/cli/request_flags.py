@@ -96,7 +96,8 @@ def check_overrides(overrides: dict[str, dict[str, Any]], names: list[str]) -> N
     unknown = sorted(set(overrides) - set(names))
     if unknown:
         raise OptionError(
-            f"--set names {', '.join(unknown)}, which is not among the reducers {', '.join(names)}; add it to --reducers"
+            f"--set names {', '.join(unknown)}, which is not among the reducers {', '.join(names)}; "
+            "add it to --reducers"
         )
 
 
