@@ -1,4 +1,4 @@
-"""Inputs in which the pictures of all samples stand in one tensor, as a list with an entry for each sample.
+"""Split inputs that hold the images of a whole batch in one tensor into a list with one entry per sample.
 
 Axes: B batch, G patches of a picture, T tiles of a picture, K image tokens of a picture.
 """

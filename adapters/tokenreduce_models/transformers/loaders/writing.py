@@ -40,7 +40,7 @@ def task(name: str, kind: str, records: Sequence[Record]) -> Task:
 
     Raises:
         OptionError: a record has several pictures.
-        UnsupportedModelError: there is no chat template, and this model was not published without one.
+        UnsupportedModelError: the processor has no chat template, and no plain prompt format is known for this model.
     """
     for record in records:
         if record.more:
@@ -63,7 +63,7 @@ def task(name: str, kind: str, records: Sequence[Record]) -> Task:
 
 
 class Writing(kinds.Source):
-    """Pixels may stand in patches or in tiles; a person is shown the picture."""
+    """The image to show for each sample, put back together from patches or tiles."""
 
     def samples(self, batch: Any) -> list[Sample]:
         model: Any = self.model
