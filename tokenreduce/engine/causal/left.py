@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,33 +10,7 @@ from torch import Tensor
 from ...backbones.causal import Prompt, pick
 from ...core.columns import kept_columns
 from ...core.reduction import Reduction, compose_assignments, wide
-from .units import Unit, image_columns, tiles_of, units_of
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What entered the first layer.
-
-    Args:
-        lengths: tokens of each image of each sample.
-        numbers: (B, p) number of the image that each token is of, -1 for anything else.
-        tiles: (B, p) number of the tile that each token of an image is of; None where images have none.
-        columns: (B, p) column of each token.
-        x: (B, q, C) the tokens at their columns; None where nobody asks for them.
-    """
-
-    lengths: list[list[int]]
-    numbers: Tensor
-    tiles: Tensor | None
-    columns: Tensor
-    x: Tensor | None
-
-    def units(self, kind: str) -> tuple[list[Unit], Tensor]:
-        """The units of this kind, and (B, p) the places of their tokens, one unit behind the other."""
-        if kind == "tile" and self.tiles is not None:
-            units = tiles_of(self.lengths, self.numbers, self.tiles)
-            return units, image_columns(self.numbers, kind, self.tiles)
-        return units_of(self.lengths, kind), image_columns(self.numbers, kind)
+from .units import Entry, Unit, divide
 
 
 class Left:
@@ -105,11 +78,7 @@ class Left:
 
     def units(self, kind: str) -> tuple[list[Unit], Tensor]:
         """The units of this kind, and (B, p) the places of their tokens, one unit behind the other."""
-        numbers, tiles, entry = self.numbers(), self.tiles(), self.entry
-        if kind == "tile" and tiles is not None:
-            first = None if entry is None or entry.tiles is None else (entry.numbers, entry.tiles)
-            return tiles_of(self.lengths, numbers, tiles, first), image_columns(numbers, kind, tiles)
-        return units_of(self.lengths, kind, None if entry is None else entry.lengths), image_columns(numbers, kind)
+        return divide(self.lengths, self.numbers(), self.tiles(), kind, self.entry)
 
     def columns(self) -> Tensor:
         """(B, p) column of each token."""

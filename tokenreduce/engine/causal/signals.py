@@ -12,7 +12,7 @@ from torch import Tensor
 from ...backbones.causal import Encoded, LanguageModel, Prompt, Seen, last_real, pick
 from ...errors import UnsupportedCallError
 from .left import Left
-from .units import Unit
+from .units import Unit, divide
 from .units import places as places_of
 
 Sources = dict[str, Callable[[], Any]]
@@ -161,7 +161,7 @@ class LayerSignals:
         """(U, N, C) all tokens of each unit as they entered the first layer."""
         entry = self.left.entry
         assert entry is not None and entry.x is not None
-        every, order = entry.units(self.unit)
+        every, order = divide(entry.lengths, entry.numbers, entry.tiles, self.unit)
         first = {(unit.sample, unit.images, unit.tile): unit for unit in every}
         mine = [first[unit.sample, unit.images, unit.tile] for unit in units]
         samples, at = places_of(mine, order)

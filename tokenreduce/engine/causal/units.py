@@ -15,6 +15,25 @@ UNITS = ("image", "sample", "tile")
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What entered the first layer.
+
+    Args:
+        lengths: tokens of each image of each sample.
+        numbers: (B, p) number of the image that each token is of, -1 for anything else.
+        tiles: (B, p) number of the tile that each token of an image is of; None where images have none.
+        columns: (B, p) column of each token.
+        x: (B, q, C) the tokens at their columns; None where nobody asks for them.
+    """
+
+    lengths: list[list[int]]
+    numbers: Tensor
+    tiles: Tensor | None
+    columns: Tensor
+    x: Tensor | None
+
+
+@dataclass(frozen=True)
 class Unit:
     """Image tokens of one sample that a reducer sees by themselves.
 
@@ -83,6 +102,24 @@ def tiles_of(
                 begin += length
         counted += len(images)
     return found
+
+
+def divide(
+    lengths: Sequence[Sequence[int]], numbers: Tensor, tiles: Tensor | None, kind: str, entry: Entry | None = None
+) -> tuple[list[Unit], Tensor]:
+    """The units of this kind, and (B, p) the places of their tokens, one unit behind the other.
+
+    Args:
+        lengths: tokens of each image of each sample.
+        numbers: (B, p) number of the image within its sample, -1 for anything else.
+        tiles: (B, p) number of the tile within its image; None where images have none.
+        kind: of unit.
+        entry: what entered the first layer; the same if None.
+    """
+    if kind == "tile" and tiles is not None:
+        first = None if entry is None or entry.tiles is None else (entry.numbers, entry.tiles)
+        return tiles_of(lengths, numbers, tiles, first), image_columns(numbers, kind, tiles)
+    return units_of(lengths, kind, None if entry is None else entry.lengths), image_columns(numbers, kind)
 
 
 def equal(units: Iterable[Unit]) -> list[list[Unit]]:

@@ -63,7 +63,7 @@ def task(name: str, kind: str, records: Sequence[Record]) -> Task:
 
 
 class Writing(kinds.Source):
-    """The image to show for each sample, put back together from patches or tiles."""
+    """A source whose samples show the image, put back together from patches or tiles."""
 
     def samples(self, batch: Any) -> list[Sample]:
         model: Any = self.model
