@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from .families import MORE
+from .families import MORE, qwen_pixels
 from .tiny import IMAGE, TEXT, VIDEO, VISION, Tiny, noise
 
 
@@ -83,15 +83,7 @@ def qwen2_5_vl(seed: int = 0, **text: Any) -> Tiny:
     )
     model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
 
-    def pixels(ids: Tensor, pictures: Any) -> dict[str, Any]:
-        types = {"mm_token_type_ids": (ids == IMAGE).int()}
-        if not pictures:
-            return types
-        patches = [noise(own, 4 * h * w, 3 * 2 * 4 * 4) for (h, w), own in pictures]
-        grids = torch.tensor([[1, 2 * h, 2 * w] for (h, w), _ in pictures])
-        return {"pixel_values": torch.cat(patches), "image_grid_thw": grids, **types}
-
-    return Tiny(model, pixels, (4, 6), ((102,), (103,)), fixed=False)
+    return Tiny(model, qwen_pixels, (4, 6), ((102,), (103,)), fixed=False)
 
 
 FIRST: dict[str, Callable[..., Tiny]] = {"llava": llava, "gemma3": gemma3, "qwen2_5_vl": qwen2_5_vl}
