@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..ops.spectral import energy_rank
+from ..ops.spectral import energy_rank, rank_of_share
 from .option_checks import check_ratio, is_count, is_number
 
 KINDS = ("energy", "threshold", "cumulative")
@@ -70,20 +70,20 @@ class Rule:
             real: (B, N) False for padding, which counts for nothing.
             needed: (B,) how many the rule asks for, where that is known already.
         """
-        if needed is not None:
-            pass
-        elif self.kind == "energy":
-            needed = energy_rank(x, self.value, real)
-        else:
-            wide = score.double() if score.dtype == torch.float64 else score.float()
-            valid = torch.ones_like(wide, dtype=torch.bool) if real is None else real
-            if self.kind == "threshold":
-                needed = ((wide >= self.value) & valid).sum(dim=1)
-            else:
-                needed = cumulative_rank(wide.clamp(min=0) * valid, self.value)
+        asked = self._asked(score, x, real) if needed is None else needed
         available = score.shape[1] if real is None else real.sum(dim=1)
-        kept = needed.clamp(min=self.least, max=self.cap)
+        kept = asked.clamp(min=self.least, max=self.cap)
         return torch.minimum(kept, torch.as_tensor(available, device=kept.device, dtype=kept.dtype).expand_as(kept))
+
+    def _asked(self, score: Tensor, x: Tensor, real: Tensor | None) -> Tensor:
+        """(B,) how many tokens the rule asks for, before its bounds."""
+        if self.kind == "energy":
+            return energy_rank(x, self.value, real)
+        wide = score.double() if score.dtype == torch.float64 else score.float()
+        valid = torch.ones_like(wide, dtype=torch.bool) if real is None else real
+        if self.kind == "threshold":
+            return ((wide >= self.value) & valid).sum(dim=1)
+        return rank_of_share((wide.clamp(min=0) * valid).sort(dim=1, descending=True).values, self.value)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able."""
@@ -100,11 +100,3 @@ class Rule:
         if not {"kind", "value", "cap"} <= set(document) <= names:
             raise OptionError(f"a rule has {', '.join(sorted(names))}, got {', '.join(sorted(map(str, document)))}")
         return cls(**document)
-
-
-def cumulative_rank(weight: Tensor, share: float) -> Tensor:
-    """(B,) least number of the largest weights (B, N) that together reach a share of their sum."""
-    ordered = weight.sort(dim=1, descending=True).values
-    total = ordered.cumsum(dim=1)
-    reached = total >= share * total[:, -1:] * (1 - 1e-6)  # rounding of the sum
-    return torch.where(total[:, -1] > 0, reached.int().argmax(dim=1) + 1, 0)
