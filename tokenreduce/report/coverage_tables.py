@@ -35,9 +35,7 @@ def _section(adapter: str, cells: Sequence[Cell], remarks: dict[str, int]) -> It
     """The lines of one adapter: which models each column is about, the table, stacks that no reducer runs on."""
     columns = _columns(cells, remarks)
     usable = [column for column in columns if not column.refused]
-    titles = [f"`{column.stack}`" for column in usable]
-    if len(set(titles)) < len(titles):
-        titles = [f"`{column.stack}` {_letters(number)}" for number, column in enumerate(usable)]
+    titles = list(_titles([column.stack for column in usable]))
     yield from (f"## `{adapter}`", "")
     for title, column in zip(titles, usable, strict=True):
         yield f"- {title}: {column.of_models()}"
@@ -66,6 +64,13 @@ def _columns(cells: Sequence[Cell], remarks: dict[str, int]) -> list[_Column]:
         refused = len(set(texts)) == 1 and row[0].tokens is None
         columns.setdefault((stack, texts), _Column(stack, texts, [], refused)).models.append(example)
     return list(columns.values())
+
+
+def _titles(stacks: Sequence[str]) -> Iterator[str]:
+    """The name of each stack; one that occurs several times has a letter each time."""
+    for number, stack in enumerate(stacks):
+        letter = f" {_letters(stacks[:number].count(stack))}" if stacks.count(stack) > 1 else ""
+        yield f"`{stack}`{letter}"
 
 
 def _letters(number: int) -> str:
