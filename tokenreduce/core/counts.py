@@ -16,7 +16,7 @@ def batch_length(counts: Tensor, cap: int, bucket: int | None = None) -> tuple[T
     Args:
         counts: at most ``cap`` each.
     """
-    if (bucket is not None and bucket >= cap) or _traced(counts):
+    if (bucket is not None and bucket >= cap) or traced(counts):
         return counts, cap
     least, most = torch.stack([counts.min(), counts.max()]).tolist()
     if bucket is not None:
@@ -24,7 +24,7 @@ def batch_length(counts: Tensor, cap: int, bucket: int | None = None) -> tuple[T
     return (None if least == most else counts), most
 
 
-def _traced(counts: Tensor) -> bool:
+def traced(counts: Tensor) -> bool:
     """Whether the pass is compiled, exported or traced (``torch.jit.trace`` has tensors for sizes)."""
     size: object = counts.shape[0]
     return torch.compiler.is_compiling() or isinstance(size, Tensor)

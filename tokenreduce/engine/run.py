@@ -21,7 +21,8 @@ from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.columns import kept_columns
 from ..core.composition import combine
-from ..core.gate import Gate
+from ..core.gate import Gate, share_left
+from ..core.heads import HeadMasks
 from ..core.reduction import Reduction, compose_assignments
 from ..core.site import Site
 from ..core.state import State
@@ -70,6 +71,7 @@ class Run:
         self.done: dict[tuple[int, str], Reduction] = {}
         self.counts: dict[int, list[SiteCounts]] = {}
         self.memory: dict[int, Tensor] = {}
+        self.heads: dict[tuple[int, bool], Tensor] = {}
 
     def start(
         self,
@@ -165,6 +167,7 @@ class Run:
                 [states for states in self.states if states],
                 trace=binding.trace,
                 losses=list(self.losses.values()),
+                heads=self.heads,
                 blocks=binding.blocks,
                 early=self.reducer.position == "before_block",
             )
@@ -183,7 +186,7 @@ class Run:
         role = self.binding.roles[index]
         for name, before in ((role.own, result.before), (role.memory, result.memory_before)):
             if before is not None and name is not None:
-                self.undo[index, name] = (before, self.undo[index, name][1])
+                self.undo[index, name] = replace(self.undo[index, name], before=before)
         if result.memory is not None:
             self.memory[index] = result.memory
 
@@ -200,12 +203,13 @@ class Run:
         proportional = self.reducer.proportional_attention
         own = states[role.own]
         projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
-        context, bias = attend(own, view, projected, proportional, training)
+        context, bias = attend(own, view, projected, proportional, training, self.heads.get((index, False)))
         x = view.attend(x, context, projected)
         crossed = None
         if memory is not None and role.memory is not None:
             seen = view.project_memory(x, memory)
-            context, memory_bias = attend(states[role.memory], view, seen, proportional, training)
+            masked = self.heads.get((index, True))
+            context, memory_bias = attend(states[role.memory], view, seen, proportional, training, masked)
             x = view.attend_memory(x, context, seen)
             crossed = BlockTokens(memory, states[role.memory], seen, memory_bias)
         result = result._replace(x=x)
@@ -228,10 +232,17 @@ class Run:
         binding, role, reducer = self.binding, self.binding.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
         reader = SiteReader(binding.stack, reducer, binding.views[index], training, self.guide, self.space)
-        streams = reader.streams(own, memory, losses if training else None)
+        heads = None
+        if reducer.masks_heads and reducer.position == "before_block":
+            heads = HeadMasks(
+                tuple(values for (block, _), values in sorted(self.heads.items(), key=_place) if block < index)
+            )
+        streams = reader.streams(own, memory, losses if training else None, heads)
         chosen = reducer.reduce_streams(streams, site)
         check_reductions(chosen, streams, reducer)
-        if losses or any(isinstance(value, Gate) for value in chosen.values()):
+        masks = binding.head_masks(index, heads.given) if heads is not None else {}
+        self.heads.update(masks)
+        if losses or masks or any(isinstance(value, Gate) for value in chosen.values()):
             self._check_gradient(index)
         self.losses[index], self.counts[index] = losses, []
         x, before, state = self._shrink(index, site, role.own, own, chosen)
@@ -265,21 +276,26 @@ class Run:
         x, rows, binding = seen.x, self.counts[index], self.binding
         state = _gated(seen.state, chosen)
         layout = state.layout
-        names = (*layout.lengths, layout.name)
+        names, share = (*layout.lengths, layout.name), None
+        gate = None if state is seen.state else state.gate()
+        if gate is not None and self.output.holds([n for n in names if isinstance(chosen.get(n), Gate)]):
+            share = share_left(seen.state.gate(), gate)
+            self.undo[index, sequence] = Undo(x, share=share)
         reductions = {n: value for n, value in chosen.items() if isinstance(value, Reduction) and n in names}
         if not reductions:
             if sequence == binding.roles[index].own or state is not seen.state:  # a memory, where something is done
                 rows += [SiteCounts.of(site, name, state, state) for name in layout.lengths]
-            return x, None, state
+            return x, None if share is None else x, state
         whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
         gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
+        past = {n: tuple(reductions[n].side(gate, 1.0) for gate in state.past_gates[n]) for n in gates}
         tokens = Tokens(x, state.size, state.real).after(whole)
         assignment, kept = state.assignment, None
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            kept = x if self.output.keeps(reductions, whole, left.mixed) else None
-            self.undo[index, sequence] = (kept, end)
+            kept = x if share is not None or self.output.keeps(reductions, whole, left.mixed) else None
+            self.undo[index, sequence] = Undo(kept, end, share)
         self.done[index, sequence] = whole
         changed = replace(
             state,
@@ -289,12 +305,17 @@ class Run:
             assignment=assignment,
             drops=state.drops or whole.drops,
             gates={**state.gates, **gates},
+            past_gates={**state.past_gates, **past},
             positions=state.moved(whole),
             valid=state.valid_after(whole),
         )
         before = [layout.name] if layout.name in reductions else list(layout.lengths)
         rows += [SiteCounts.of(site, name, state, changed) for name in before]
         return tokens.x, kept, changed
+
+
+def _place(item: tuple[tuple[int, bool], Tensor]) -> tuple[int, bool]:
+    return item[0]
 
 
 def _gated(state: State, chosen: Mapping[str, Reduction | Gate]) -> State:
