@@ -12,6 +12,7 @@ from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from .composition import take_columns
 from .gate import log_weight
+from .later import Later, read
 from .reduction import Reduction
 
 
@@ -22,7 +23,7 @@ class State:
     Args:
         layout: which of them are of which stream.
         initial: the same at the start of the pass.
-        size: (B, N) input tokens that each stands for, None while all are 1.
+        size: (B, N) input tokens that each stands for, summed when it is read (:meth:`sizes`); None while all are 1.
         real: (B, N) False for padding, None when all are real.
         assignment: (B, N0) position of each input token, None when nobody asks.
         drops: whether any input token may have been dropped so far.
@@ -34,13 +35,17 @@ class State:
 
     layout: Layout
     initial: Layout
-    size: Tensor | None = None
+    size: Tensor | Later | None = None
     real: Tensor | None = None
     assignment: Tensor | None = None
     drops: bool = False
     gates: Mapping[str, Tensor] = field(default_factory=dict)
     positions: Positions | None = None
     valid: Tensor | None = None
+
+    def sizes(self) -> Tensor | None:
+        """(B, N) input tokens that each stands for, None while all are 1."""
+        return read(self.size)
 
     def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""
@@ -65,7 +70,7 @@ class State:
 
     def bias(self, like: Tensor, proportional: bool, gated: bool = True) -> Tensor | None:
         """Additive attention bias (B, 1, 1, N): minus infinity at padding, log gate and log size where asked for."""
-        return key_bias(like, self.size if proportional else None, self.gate() if gated else None, self.real)
+        return key_bias(like, self.sizes() if proportional else None, self.gate() if gated else None, self.real)
 
     def valid_after(self, whole: Reduction) -> Tensor | None:
         """:attr:`valid` of the tokens that a reduction of the sequence leaves."""
