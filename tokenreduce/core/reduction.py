@@ -124,6 +124,29 @@ class Reduction:
         index = self.target.clamp(min=0).unsqueeze(-1).expand_as(moved)
         return kept.scatter_add(1, index, moved)
 
+    def on(self, device: torch.device) -> Reduction:
+        """The same on a device; itself where it is there already."""
+        if self.keep.device == device:
+            return self
+        sides = (self.source, self.target, self.keep_weight, self.weight, self.valid, self.values, self.given)
+        source, target, keep_weight, weight, valid, values, given = (
+            None if side is None else side.to(device) for side in sides
+        )
+        return Reduction(
+            self.keep.to(device),
+            source,
+            target,
+            length=self.length,
+            keep_weight=keep_weight,
+            weight=weight,
+            mean=self.mean,
+            fresh=self.fresh,
+            partial=self.partial,
+            valid=valid,
+            values=values,
+            given=given,
+        )
+
     def detach(self) -> Reduction:
         """The same for other features of the tokens, with weights that pass no gradient."""
         return Reduction(

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._torch import plain_size
+from ..backbones.dispatch import device_of, loaded
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.columns import kept_columns
@@ -133,7 +134,7 @@ class Run:
         """Reduce further tokens (B, N, C) of a sequence as it was reduced in block ``since`` and later ones."""
         for (index, name), reduction in self.done.items():
             if name == sequence and index >= since:
-                x = reduction.detach().apply(x)
+                x = reduction.on(x.device).detach().apply(x)
         return x
 
     def places(self, sequence: str = "image") -> Tensor | None:
@@ -149,7 +150,7 @@ class Run:
         assert assignment is not None
         kept = torch.arange(assignment.shape[1], device=assignment.device).expand(assignment.shape[0], -1)
         for reduction in done:
-            kept = kept_columns(kept, reduction)
+            kept = kept_columns(kept, reduction.on(kept.device))
         return compose_assignments(assignment, kept)
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
@@ -160,9 +161,10 @@ class Run:
         first, last, binding = self.states[0], self.states[-1], self.binding
         assert first is not None and last is not None
         if not self.paused:
+            device = tokens[0].device
             binding.last = Record(
                 [row for index in sorted(self.counts) for row in self.counts[index]],
-                [states for states in self.states if states],
+                [{name: state.on(device) for name, state in states.items()} for states in self.states if states],
                 trace=binding.trace,
                 losses=list(self.losses.values()),
                 blocks=binding.blocks,
@@ -170,13 +172,15 @@ class Run:
             )
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
-            self.output(x, Ending(first[name], last[name], undo[name])) for name, x in zip(first, tokens, strict=True)
+            self.output(x, Ending(first[name], last[name], undo[name]).on(x.device))
+            for name, x in zip(first, tokens, strict=True)
         )
 
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
         """Run one block on the tokens, reduction included."""
-        result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
-        return result._replace(x=self.binding.views[index].mlp(result.x))
+        with loaded(*self.binding.guard.offloaded[index]):
+            result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
+            return result._replace(x=self.binding.views[index].mlp(result.x))
 
     def close(self, index: int, result: BlockResult) -> None:
         """Take in what a block gave, after its checkpoint where there is one."""
@@ -192,6 +196,7 @@ class Run:
         if states is None:
             raise UnsupportedCallError("blocks must run in order, after run.start(...)")
         view, role, site = binding.views[index], binding.roles[index], self.sites.get(index)
+        states = {name: state.on(x.device) for name, state in states.items()}  # a block's, wherever the last one ran
         result = BlockResult(x, memory)
         if site is not None and self.reducer.position == "before_block":
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
@@ -228,9 +233,16 @@ class Run:
         binding, role, reducer = self.binding, self.binding.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
         reader = SiteReader(binding.stack, reducer, binding.views[index], training, self.guide, self.space)
-        streams = reader.streams(own, memory, losses if training else None)
-        chosen = reducer.reduce_streams(streams, site)
-        check_reductions(chosen, streams, reducer)
+        device = own.x.device
+        modules = [reducer] if isinstance(reducer, nn.Module) else []  # with weights, on a device of their own
+        for module in modules:
+            device = device_of(module)
+        with loaded(*modules):
+            seen = own.on(device), None if memory is None else memory.on(device)
+            streams = reader.streams(*seen, losses if training else None)
+            chosen = reducer.reduce_streams(streams, site)
+            check_reductions(chosen, streams, reducer)
+        chosen = {name: value.on(own.x.device) for name, value in chosen.items()}
         if losses or any(isinstance(value, Gate) for value in chosen.values()):
             self._check_gradient(index)
         self.losses[index], self.counts[index] = losses, []
