@@ -47,6 +47,28 @@ class State:
         """(B, N) input tokens that each stands for, None while all are 1."""
         return read(self.size)
 
+    def on(self, device: torch.device) -> State:
+        """The same on the device of a block; itself where it is there already."""
+        sides = (self.size, self.real, self.assignment, self.valid, self.layout.kinds, self.initial.kinds)
+        mappings = (self.gates, self.positions or {})
+        if all(side is None or side.device == device for side in (*sides, *(t for m in mappings for t in m.values()))):
+            return self
+        real, assignment, valid = (
+            None if side is None else side.to(device) for side in (self.real, self.assignment, self.valid)
+        )
+        gates, positions = ({name: side.to(device) for name, side in m.items()} for m in mappings)
+        return replace(
+            self,
+            layout=self.layout.on(device),
+            initial=self.initial.on(device),
+            size=None if self.size is None else self.size.to(device),
+            real=real,
+            assignment=assignment,
+            gates=gates,
+            positions=None if self.positions is None else positions,
+            valid=valid,
+        )
+
     def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""
         return replace(self, gates={**self.gates, **gates})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,8 +27,12 @@ class Ending:
     def restore(self, x: Tensor) -> Tensor:
         """Every token at its original position: merged ones share their value, dropped ones have their last value."""
         for before, end in self.undo:
-            x = spread(x, end, None if before is None else before.to(x.dtype))
+            x = spread(x, end.to(x.device), None if before is None else before.to(x))
         return x
+
+    def on(self, device: torch.device) -> Ending:
+        """With its states on the device of the tokens."""
+        return replace(self, first=self.first.on(device), last=self.last.on(device))
 
 
 class Reduced:

@@ -186,7 +186,7 @@ def sum_by_name(losses: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for terms in losses:
         for name, value in terms.items():
-            total[name] = total[name] + value if name in total else value
+            total[name] = total[name] + value.to(total[name].device) if name in total else value
     return total
 
 

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._torch import plain_size
+from ..backbones.dispatch import device_of, loaded
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.columns import kept_columns
@@ -137,7 +138,7 @@ class Run:
         """Reduce further tokens (B, N, C) of a sequence as it was reduced in block ``since`` and later ones."""
         for (index, name), reduction in self.done.items():
             if name == sequence and index >= since:
-                x = reduction.detach().apply(x)
+                x = reduction.on(x.device).detach().apply(x)
         return x
 
     def places(self, sequence: str = "image") -> Tensor | None:
@@ -153,7 +154,7 @@ class Run:
         assert assignment is not None
         kept = torch.arange(assignment.shape[1], device=assignment.device).expand(assignment.shape[0], -1)
         for reduction in done:
-            kept = kept_columns(kept, reduction)
+            kept = kept_columns(kept, reduction.on(kept.device))
         return compose_assignments(assignment, kept)
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
@@ -164,9 +165,10 @@ class Run:
         first, last, binding = self.states[0], self.states[-1], self.binding
         assert first is not None and last is not None
         if not self.paused:
+            device = tokens[0].device
             binding.last = Record(
                 [row for index in sorted(self.counts) for row in self.counts[index]],
-                [states for states in self.states if states],
+                [{name: state.on(device) for name, state in states.items()} for states in self.states if states],
                 trace=binding.trace,
                 losses=list(self.losses.values()),
                 blocks=binding.blocks,
@@ -174,7 +176,8 @@ class Run:
             )
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
-            self.output(x, Ending(first[name], last[name], undo[name])) for name, x in zip(first, tokens, strict=True)
+            self.output(x, Ending(first[name], last[name], undo[name]).on(x.device))
+            for name, x in zip(first, tokens, strict=True)
         )
 
     def alone(self, index: int) -> bool:
@@ -187,13 +190,14 @@ class Run:
         if states is None:
             raise UnsupportedCallError(ORDER)
         self.states[index + 1] = states
-        own = states[self.roles[index].own]
-        projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
-        if own.gates:
-            context, _ = attend(own, view, projected, self.proportional, training)
-        else:
-            context = attention(view, projected, self._bias(own, projected.query), training)
-        return view.mlp(view.attend(x, context, projected))
+        own = states[self.roles[index].own].on(x.device)
+        with loaded(*self.binding.guard.offloaded[index]):
+            projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
+            if own.gates:
+                context, _ = attend(own, view, projected, self.proportional, training)
+            else:
+                context = attention(view, projected, self._bias(own, projected.query), training)
+            return view.mlp(view.attend(x, context, projected))
 
     def _bias(self, state: State, query: Tensor) -> Tensor | None:
         """The bias of a state without gates, made once for all blocks in which it is the same."""
@@ -208,8 +212,9 @@ class Run:
 
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
         """Run one block on the tokens, reduction included."""
-        result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
-        return result._replace(x=self.views[index].mlp(result.x))
+        with loaded(*self.binding.guard.offloaded[index]):
+            result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
+            return result._replace(x=self.views[index].mlp(result.x))
 
     def close(self, index: int, result: BlockResult) -> None:
         """Take in what a block gave, after its checkpoint where there is one."""
@@ -225,6 +230,7 @@ class Run:
         if states is None:
             raise UnsupportedCallError(ORDER)
         view, role, site = self.views[index], self.roles[index], self.sites.get(index)
+        states = {name: state.on(x.device) for name, state in states.items()}  # a block's, wherever the last one ran
         result = BlockResult(x, memory)
         if site is not None and self.early:
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
@@ -264,9 +270,16 @@ class Run:
         role, reducer = self.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
         reader = SiteReader(self.binding.stack, reducer, self.views[index], training, self.guide, self.space)
-        streams = reader.streams(own, memory, losses if training else None)
-        chosen = reducer.reduce_streams(streams, site)
-        check_reductions(chosen, streams, reducer)
+        device = own.x.device
+        modules = [reducer] if isinstance(reducer, nn.Module) else []  # with weights, on a device of their own
+        for module in modules:
+            device = device_of(module)
+        with loaded(*modules):
+            seen = own.on(device), None if memory is None else memory.on(device)
+            streams = reader.streams(*seen, losses if training else None)
+            chosen = reducer.reduce_streams(streams, site)
+            check_reductions(chosen, streams, reducer)
+        chosen = {name: value.on(own.x.device) for name, value in chosen.items()}
         if losses or any(isinstance(value, Gate) for value in chosen.values()):
             self._check_gradient(index)
         if losses:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..backbones.block import BlockView, Projected
@@ -43,6 +44,15 @@ class BlockTokens:
     state: State
     projected: Projected | None = None
     bias: Tensor | None = None
+
+    def on(self, device: torch.device) -> BlockTokens:
+        """The same on a device; itself where it is there already."""
+        if self.x.device == device:
+            return self
+        seen, bias = self.projected, self.bias
+        if seen is not None:
+            seen = Projected(seen.query.to(device), seen.key.to(device), seen.value.to(device), seen.extra)
+        return BlockTokens(self.x.to(device), self.state.on(device), seen, None if bias is None else bias.to(device))
 
 
 @dataclass
@@ -100,7 +110,7 @@ class SiteReader:
         x, size, real, prefix = seen.x, state.size, state.real, layout.prefix(name)
         if not only:
             x = take_columns(x, columns)
-            size = None if size is None else Later(partial(_columns_of, size, columns))
+            size = None if size is None else Later(partial(_columns_of, size, columns), size.device)
             real = None if real is None else take_columns(real, columns)
         initial = state.initial.length if whole else state.initial.lengths.get(name)
         return Stream(
