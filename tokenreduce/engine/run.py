@@ -22,7 +22,8 @@ from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.columns import kept_columns
 from ..core.composition import combine
-from ..core.gate import Gate
+from ..core.gate import Gate, share_left
+from ..core.heads import HeadMasks
 from ..core.reduction import Reduction, compose_assignments
 from ..core.site import Site
 from ..core.state import State
@@ -74,6 +75,7 @@ class Run:
         self.done: dict[tuple[int, str], Reduction] = {}
         self.counts: dict[int, list[SiteCounts]] = {}
         self.memory: dict[int, Tensor] = {}
+        self.heads: dict[tuple[int, bool], Tensor] = {}
         self._biases: dict[tuple[int, torch.dtype], tuple[State, Tensor | None]] = {}
 
     def start(
@@ -171,6 +173,7 @@ class Run:
                 [{name: state.on(device) for name, state in states.items()} for states in self.states if states],
                 trace=binding.trace,
                 losses=list(self.losses.values()),
+                heads=self.heads,
                 blocks=binding.blocks,
                 early=self.early,
             )
@@ -221,7 +224,7 @@ class Run:
         role = self.binding.roles[index]
         for name, before in ((role.own, result.before), (role.memory, result.memory_before)):
             if before is not None and name is not None:
-                self.undo[index, name] = (before, self.undo[index, name][1])
+                self.undo[index, name] = replace(self.undo[index, name], before=before)
         if result.memory is not None:
             self.memory[index] = result.memory
 
@@ -238,8 +241,9 @@ class Run:
             x, memory, site = result.x, result.memory, None
         own = states[role.own]
         projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
-        if own.gates:
-            context, bias = attend(own, view, projected, self.proportional, training)
+        masked = self.heads.get((index, False)) if self.heads else None
+        if own.gates or masked is not None:
+            context, bias = attend(own, view, projected, self.proportional, training, masked)
         else:
             bias = self._bias(own, projected.query)
             context = attention(view, projected, bias, training)
@@ -247,7 +251,8 @@ class Run:
         crossed = None
         if memory is not None and role.memory is not None:
             seen = view.project_memory(x, memory)
-            context, memory_bias = attend(states[role.memory], view, seen, self.proportional, training)
+            masked = self.heads.get((index, True)) if self.heads else None
+            context, memory_bias = attend(states[role.memory], view, seen, self.proportional, training, masked)
             x = view.attend_memory(x, context, seen)
             crossed = BlockTokens(memory, states[role.memory], seen, memory_bias)
         result = result._replace(x=x)
@@ -274,13 +279,18 @@ class Run:
         modules = [reducer] if isinstance(reducer, nn.Module) else []  # with weights, on a device of their own
         for module in modules:
             device = device_of(module)
+        heads = self._heads_before(index, device) if reducer.masks_heads and self.early else None
         with loaded(*modules):
             seen = own.on(device), None if memory is None else memory.on(device)
-            streams = reader.streams(*seen, losses if training else None)
+            streams = reader.streams(*seen, losses if training else None, heads)
             chosen = reducer.reduce_streams(streams, site)
             check_reductions(chosen, streams, reducer)
         chosen = {name: value.on(own.x.device) for name, value in chosen.items()}
-        if losses or any(isinstance(value, Gate) for value in chosen.values()):
+        masks: dict[tuple[int, bool], Tensor] = {}
+        if heads is not None:
+            masks = {at: mask.to(own.x.device) for at, mask in self.binding.head_masks(index, heads.given).items()}
+            self.heads.update(masks)
+        if losses or masks or any(isinstance(value, Gate) for value in chosen.values()):
             self._check_gradient(index)
         if losses:
             self.losses[index] = losses
@@ -293,6 +303,11 @@ class Run:
         states = dict(states)
         y, memory_before, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
         return BlockResult(x, y, before, memory_before), states
+
+    def _heads_before(self, index: int, device: torch.device) -> HeadMasks:
+        """What has been said of the heads of earlier blocks; takes what is said of this one's."""
+        said = sorted(self.heads.items(), key=_place)
+        return HeadMasks(tuple(values.to(device) for (block, _), values in said if block < index))
 
     def _check_gradient(self, index: int) -> None:
         """Raise UnsupportedCallError where a gate or a loss would lose its gradient."""
@@ -319,20 +334,25 @@ class Run:
         state = _gated(seen.state, chosen) if chosen else seen.state
         layout = state.layout
         names = (*layout.lengths, layout.name) if chosen else ()
+        share, gate = None, None if state is seen.state else state.gate()
+        if gate is not None and self.output.holds([n for n in names if isinstance(chosen.get(n), Gate)]):
+            share = share_left(seen.state.gate(), gate)
+            self.undo[index, sequence] = Undo(x, share=share)
         reductions = {n: value for n, value in chosen.items() if isinstance(value, Reduction) and n in names}
         if not reductions:
             if sequence == self.roles[index].own or state is not seen.state:  # a memory, where something is done
                 rows += [SiteCounts.of(site, name, state, state) for name in layout.lengths]
-            return x, None, state
+            return x, None if share is None else x, state
         whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
         gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
+        past = {n: tuple(reductions[n].side(gate, 1.0) for gate in state.past_gates[n]) for n in gates}
         tokens = Tokens(x, state.size, state.real).after(whole)
         assignment, kept = state.assignment, None
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            kept = x if self.output.keeps(reductions, whole, left.mixed) else None
-            self.undo[index, sequence] = (kept, end)
+            kept = x if share is not None or self.output.keeps(reductions, whole, left.mixed) else None
+            self.undo[index, sequence] = Undo(kept, end, share)
         self.done[index, sequence] = whole
         changed = replace(
             state,
@@ -342,12 +362,17 @@ class Run:
             assignment=assignment,
             drops=state.drops or whole.drops,
             gates={**state.gates, **gates},
+            past_gates={**state.past_gates, **past},
             positions=state.moved(whole),
             valid=state.valid_after(whole),
         )
         before = [layout.name] if layout.name in reductions else list(layout.lengths)
         rows += [SiteCounts.of(site, name, state, changed) for name in before]
         return tokens.x, kept, changed
+
+
+def _place(item: tuple[tuple[int, bool], Tensor]) -> tuple[int, bool]:
+    return item[0]
 
 
 def _gated(state: State, chosen: Mapping[str, Reduction | Gate]) -> State:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..backbones.block import BlockView, Projected
 from ..backbones.stack import Stack
 from ..core.composition import take_columns
+from ..core.heads import HeadMasks
 from ..core.later import Later
 from ..core.seen_attention import SeenAttention
 from ..core.signals import Signals
@@ -75,8 +76,16 @@ class SiteReader:
     guide: Tensor | None
     space: Callable[[Tensor], Tensor] | None = None
 
-    def streams(self, own: BlockTokens, memory: BlockTokens | None, losses: dict[str, Tensor] | None) -> Streams:
-        """All streams of the block's own sequence and of its memory; ``losses`` collects what the reducer adds.
+    def streams(
+        self,
+        own: BlockTokens,
+        memory: BlockTokens | None,
+        losses: dict[str, Tensor] | None,
+        heads: HeadMasks | None = None,
+    ) -> Streams:
+        """All streams of the block's own sequence and of its memory.
+
+        ``losses`` and ``heads`` collect what the reducer adds and masks.
 
         Raises:
             UnsupportedCallError: text features for another number of samples guide the stack.
@@ -101,7 +110,7 @@ class SiteReader:
         main = self.stack.main_stream
         if main not in parts and not layout.mixed:
             main = next(iter(parts))
-        return Streams(parts, main, whole, layout, initial, losses)
+        return Streams(parts, main, whole, layout, initial, losses, heads)
 
     def _stream(self, seen: BlockTokens, attention: _Attention, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
@@ -120,6 +129,7 @@ class SiteReader:
             layout.all_kinds(x.shape[0], x.device) if whole else None,
             (state.gate() if whole else state.gates.get(name)) if state.gates else None,
             initial,
+            past_gates=state.past_gates.get(name, ()),
         )
 
     def _sources(
