@@ -12,12 +12,13 @@ from torch import nn
 from .._torch import parameter_width
 from ..backbones.block import BlockView
 from ..backbones.stack import Stack
+from ..core.schedules import check_layers
 from ..core.signals import GUIDED
 from ..core.site import Site
 from ..engine.binding import Binding
 from ..engine.equivalence import prove
 from ..engine.head_proof import heads_of
-from ..errors import LayerError, OptionError, TokenReduceError, UnfitReducerError, UnsupportedModelError, guard
+from ..errors import OptionError, TokenReduceError, UnfitReducerError, UnsupportedModelError, guard
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
 from ..methods.reducer import BaseReducer
@@ -165,21 +166,3 @@ def runs_on(registry: Registry, name: str, backbone: Backbone) -> bool:
     with guard(failed.append):  # a reducer may raise anything; it is not recommended then
         registry.load("reducer", name)().bind(backbone)
     return not failed
-
-
-def check_layers(layers: Any, depth: int, stack: str) -> list[int]:
-    """Sorted distinct layers.
-
-    Raises:
-        LayerError: one lies outside the stack. OptionError: no layers, or not whole numbers.
-    """
-    if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layers!r}")
-    for layer in layers:
-        if not isinstance(layer, int) or isinstance(layer, bool):
-            raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layer!r} in it")
-        if not 0 <= layer < depth:
-            raise LayerError(f"layer {layer} is outside stack {stack!r}; its blocks are 0..{depth - 1}")
-    if not layers:
-        raise OptionError(f"layers is empty, so nothing would be reduced; name some of 0..{depth - 1}")
-    return sorted(set(layers))

@@ -44,6 +44,10 @@ class Gate:
             raise UnsupportedCallError(f"a Gate takes floating-point values (B, n) between 0 and 1, got {got}")
         self.values = values
 
+    def on(self, device: torch.device) -> Gate:
+        """The same on a device; itself where it is there already."""
+        return self if self.values.device == device else Gate(self.values.to(device))
+
     def effective(self, prefix: int, real: Tensor | None) -> Tensor:
         """(B, n) in float32 at least: 1 for the ``prefix`` protected tokens, 0 for padding (``real`` is False)."""
         values = self.values if self.values.dtype == torch.float64 else self.values.float()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .counts import traced
+from .._torch import traced
 
 
 @dataclass

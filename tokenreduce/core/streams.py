@@ -66,7 +66,7 @@ class Streams(Mapping[str, Stream]):
     """The streams at a site by name, and where several form one sequence, that sequence as a whole.
 
     Args:
-        parts: by name.
+        parts: by name, each a stream or a function that makes it when somebody asks.
         main: the stream that a method of one stream reduces; the first one if left out.
         whole: makes the sequence of several streams as one stream.
         layout: of that sequence.
@@ -77,7 +77,7 @@ class Streams(Mapping[str, Stream]):
 
     def __init__(
         self,
-        parts: Mapping[str, Stream],
+        parts: Mapping[str, Stream | Callable[[], Stream]],
         main: str | None = None,
         whole: Callable[[], Stream] | None = None,
         layout: Layout | None = None,
@@ -85,8 +85,8 @@ class Streams(Mapping[str, Stream]):
         losses: dict[str, Tensor] | None = None,
         heads: HeadMasks | None = None,
     ) -> None:
-        self._heads = heads
-        self._parts, self._main, self._whole, self._layout, self._losses = parts, main, whole, layout, losses
+        self._parts, self._heads = dict(parts), heads
+        self._main, self._whole, self._layout, self._losses = main, whole, layout, losses
         self.initial: Mapping[str, int] = initial or {}
 
     def __getitem__(self, name: str) -> Stream:
@@ -95,7 +95,10 @@ class Streams(Mapping[str, Stream]):
                 f"the tokens of {' and '.join(self._layout.streams)} were merged together, so {name!r} is not there by "
                 "itself; reduce the sequence as a whole (streams.whole()), or let merging across streams come last"
             )
-        return self._parts[name]
+        part = self._parts[name]
+        if not isinstance(part, Stream):
+            self._parts[name] = part = part()
+        return part
 
     def __contains__(self, name: object) -> bool:
         return name in self._parts
@@ -134,7 +137,9 @@ class Streams(Mapping[str, Stream]):
 
     def after(self, chosen: Mapping[str, Reduction]) -> Streams:
         """The streams that reductions leave, by name: for another reducer at the same site."""
-        parts = {name: stream.after(chosen[name]) if name in chosen else stream for name, stream in self.items()}
+        parts: Mapping[str, Stream | Callable[[], Stream]] = {
+            name: stream.after(chosen[name]) if name in chosen else stream for name, stream in self.items()
+        }
         if self._whole is None or self._layout is None:
             return Streams(parts, self._main, None, self._layout, self.initial, self._losses, self._heads)
         own = {name: value for name, value in chosen.items() if name in (*self._layout.streams, self._layout.name)}
@@ -178,7 +183,7 @@ class Streams(Mapping[str, Stream]):
                 "heads can be masked by a reducer that acts before the block (position = 'before_block') and says so "
                 "(masks_heads = True), so that attach can check the blocks"
             )
-        batch = next(iter(self._parts.values())).tokens.x.shape[0] if self._parts else self.whole().tokens.x.shape[0]
+        batch = (next(iter(self.values())) if self._parts else self.whole()).tokens.x.shape[0]
         if not isinstance(values, Tensor) or values.ndim != 2 or values.shape[0] != batch:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise UnsupportedCallError(f"the mask of the heads of {sequence!r} must be (B, H), B = {batch}, got {got}")

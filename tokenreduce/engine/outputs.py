@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,12 +29,12 @@ class Undo:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Tokens (B, K, C) at the end as the tokens (B, N, C) of the site; what it took away is as it was before."""
-        before = None if self.before is None else self.before.to(x.dtype)
+        before = None if self.before is None else self.before.to(x)
         if self.end is not None:
-            x = spread(x, self.end, before)
+            x = spread(x, self.end.to(x.device), before)
         if self.share is None or before is None:
             return x
-        share = self.share[..., None].to(x.dtype)
+        share = self.share[..., None].to(x)
         return x * share + before * (1 - share)
 
 
@@ -51,6 +51,10 @@ class Ending:
         for undo in self.undo:
             x = undo(x)
         return x
+
+    def on(self, device: torch.device) -> Ending:
+        """With its states on the device of the tokens."""
+        return replace(self, first=self.first.on(device), last=self.last.on(device))
 
 
 class Reduced:
