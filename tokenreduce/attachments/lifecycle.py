@@ -32,6 +32,7 @@ from .handle import Attachment
 from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
 from .replacements import Replacement, check_originals, replacements
 from .resolution import Wanted, bind_stack
+from .sharding import check_sharding
 from .towers import check_tower_signals, following
 
 
@@ -129,6 +130,7 @@ class Asked:
 
 def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Asked) -> Attachment:
     adapter, family, stacks = find_adapter(registry, model, asked.adapter)
+    check_sharding(model)
     refused = family.refusals(model)
     bindings: list[BaseBinding] = []
     patches: list[Replacement] = []
