@@ -22,6 +22,7 @@ from .errors import TokenReduceError
 if TYPE_CHECKING:
     from .attachments.handle import Attachment
     from .attachments.lifecycle import attach, attachment, load
+    from .attachments.pretrained import from_pretrained
     from .core.budget import Budget
     from .lab.ablation import ablate
     from .lab.result import Result
@@ -52,6 +53,7 @@ _LAZY = {  # imported on first use: these need torch
     "count_macs": "measure.macs",
     "distill": "train.distillation",
     "finetune": "train.fine_tuning",
+    "from_pretrained": "attachments.pretrained",
     "load": "attachments.lifecycle",
     "print_result": "report.terminal",
 }
@@ -74,6 +76,7 @@ __all__ = [
     "count_macs",
     "distill",
     "finetune",
+    "from_pretrained",
     "load",
     "print_result",
 ]

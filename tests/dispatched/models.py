@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -106,6 +107,9 @@ CASES = [(name, reducer) for name, make in {
     "qwen": (*BETWEEN, "signals"),
 }.items() for reducer in make]  # fmt: skip
 """Every kind of model with each of its reducers."""
+FIRST = [("vit", "tome"), ("vilt", "pumer"), ("clip", "guided"), ("meter", "both"), ("llava", "both"), ("qwen", "text")]
+"""What the ordinary suite tries; the sweep has all of it."""
+SWEEP = pytest.mark.sweep
 
 
 @functools.cache

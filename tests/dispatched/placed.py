@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 CPU = torch.device("cpu")
 LEAVE = {Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.numpy, Tensor.__repr__}
 DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+INDEXED = {Tensor.__getitem__, Tensor.__setitem__}
 MOVES = {Tensor.to, Tensor.cpu, Tensor.cuda}
 
 
@@ -59,6 +60,8 @@ def run(function: Any, args: Any, kwargs: Any) -> Any:
         return args[0].where
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     places = {device_of(tensor) for tensor in tensors if isinstance(tensor, Placed) or tensor.ndim}
+    if function in INDEXED:  # an index may lie on the CPU
+        tensors = [args[0], *(t for t in tensors if t is not args[0] and isinstance(t, Placed))]
     wide = {device_of(tensor) for tensor in tensors if plain_of(tensor).ndim}
     asked = kwargs.pop("device", None)
     if function in MOVES:

@@ -12,15 +12,16 @@ from torch import nn
 import tokenreduce
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
-from .models import CASES, WAYS, case, ways
+from .models import CASES, FIRST, SWEEP, WAYS, case, ways
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys")  # of weights that no submodule holds
 
 
 def instances(model: nn.Module) -> Any:
-    """What every module has of its own, by identity."""
-    return [{key: id(value) for key, value in vars(module).items()} for module in model.modules()]
+    """What every module has of its own, by identity; Qwen keeps the positions of the last prompt on the model."""
+    own = [{key: id(value) for key, value in vars(module).items()} for module in model.modules()]
+    return [{key: value for key, value in one.items() if key != "rope_deltas"} for one in own]
 
 
 def traces(model: nn.Module) -> list[str]:
@@ -36,14 +37,16 @@ def traces(model: nn.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("name", "reducer"), CASES)
+@pytest.mark.parametrize(
+    ("name", "reducer"), [pytest.param(*one, marks=SWEEP if one not in FIRST else ()) for one in CASES]
+)
 def test_attached_to_a_model_that_is_spread_out(name, reducer, tmp_path):
     given = case(name)
     plain, (method, options) = given.run(given.model), given.reducers[reducer]
     with tokenreduce.attach(given.model, method, **options):
         expected = given.run(given.model)
     assert not torch.equal(expected, plain)
-    for number, way in enumerate(WAYS):
+    for number, way in enumerate(["blocks, some on disk"] if (name, reducer) in FIRST else WAYS):
         model = ways(tmp_path / str(number))[way](case(name).model)
         assert torch.equal(given.run(model), plain), way
         before = instances(model)
@@ -57,7 +60,7 @@ def test_attached_to_a_model_that_is_spread_out(name, reducer, tmp_path):
         assert torch.equal(given.run(model), plain), way
 
 
-@pytest.mark.parametrize("name", ["vit", "meter", "llava"])
+@pytest.mark.parametrize("name", ["vit", pytest.param("meter", marks=SWEEP), "llava"])
 def test_attached_before_it_is_spread_out(name, tmp_path):
     given = case(name)
     plain, (method, options) = given.run(given.model), next(iter(given.reducers.values()))
@@ -106,7 +109,7 @@ def test_a_learnable_reducer_in_a_model_that_is_offloaded(tmp_path):
     assert given.run(model).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen"])
+@pytest.mark.parametrize("name", ["llava", pytest.param("qwen", marks=SWEEP)])
 def test_generate(name, tmp_path):
     given = case(name)
     more = {"max_new_tokens": 5, "do_sample": False}

@@ -7,7 +7,7 @@ import torch
 
 import tokenreduce
 
-from .models import BLOCKS, CASES, case
+from .models import BLOCKS, CASES, FIRST, SWEEP, case
 from .placed import Making, device_of, place, plain_of, put
 
 pytest.importorskip("accelerate")
@@ -32,7 +32,9 @@ def spread_out(model):
     return add_hook_to_module(model, AlignDevicesHook(execution_device=first, io_same_device=True))
 
 
-@pytest.mark.parametrize(("name", "reducer"), CASES)
+@pytest.mark.parametrize(
+    ("name", "reducer"), [pytest.param(*one, marks=SWEEP if one not in FIRST else ()) for one in CASES]
+)
 def test_two_devices(name, reducer):
     given = case(name)
     (method, options), trace = given.reducers[reducer], name != "qwen"
@@ -44,7 +46,7 @@ def test_two_devices(name, reducer):
         handle = tokenreduce.attach(model, method, trace=trace, **options)
         got = given.run(model)
         assert device_of(got).type == "cpu"
-        assert torch.equal(plain_of(got), expected)
+        assert torch.allclose(plain_of(got), expected, rtol=1e-5, atol=1e-6)  # torch's attention takes another path
         assert [(site.layer, site.tokens_out) for site in handle.last.sites] == tokens
         assert all(record.macs for record in handle.last.records)
         assert str(handle)

@@ -1,4 +1,4 @@
-"""Models whose weights are split in ways that a reduced block cannot follow; found by name, before anything is tried."""
+"""Models whose weights are split in ways that a reduced block cannot follow; found by name before anything is tried."""
 
 from __future__ import annotations
 
