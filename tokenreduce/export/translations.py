@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 
 def sort_stable(self: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
     """``aten::sort.stable`` by operators of ONNX: values and indices."""
-    from onnxscript import opset18 as op
-
+    op: Any = importlib.import_module("onnxscript").opset18
     wide = self if _sorted_as_it_is(self) else op.Cast(self, to=WIDE)
     length = op.Reshape(op.Gather(op.Shape(self), op.Constant(value_int=dim), axis=0), op.Constant(value_ints=[1]))
     values, indices = op.TopK(wide, length, axis=dim, largest=int(descending), sorted=1)

@@ -236,7 +236,8 @@ def _run_part(bench: Context, rows: list[Row], part: Part, setup: dict[str, Any]
     """This part of the scores, into the store; rows are left without what follows from all of them."""
     mine = part.mine([(row, seed) for row in rows if row.failed is None for seed in row.seeds])
     for row, seed in mine:
-        record_failure(row, partial(score_seed, bench, row, seed))
+        with guard(partial(setattr, row, "failed")):
+            score_seed(bench, row, seed)
     return Result(rows, {**setup, "part": str(part), "scores of the part": len(mine)})
 
 
