@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from .lab.ablation import ablate
     from .lab.result import Result
     from .measure.macs import count_macs
+    from .methods.application import Applied, apply
     from .methods.chain import chain
+    from .methods.counting import counts
     from .methods.reducer import Reducer
     from .report.terminal import print_result
     from .tasks.task import Task
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from .train.warmup import Warmup
 
 _LAZY = {  # imported on first use: these need torch
+    "Applied": "methods.application",
     "Attachment": "attachments.handle",
     "Budget": "core.budget",
     "Distillation": "train.teacher",
@@ -47,10 +50,12 @@ _LAZY = {  # imported on first use: these need torch
     "Task": "tasks.task",
     "Warmup": "train.warmup",
     "ablate": "lab.ablation",
+    "apply": "methods.application",
     "attach": "attachments.lifecycle",
     "attachment": "attachments.lifecycle",
     "chain": "methods.chain",
     "count_macs": "measure.macs",
+    "counts": "methods.counting",
     "distill": "train.distillation",
     "finetune": "train.fine_tuning",
     "load": "attachments.lifecycle",
@@ -59,6 +64,7 @@ _LAZY = {  # imported on first use: these need torch
 _PACKAGES = ("backbones", "export", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
+    "Applied",
     "Attachment",
     "Budget",
     "Distillation",
@@ -69,10 +75,12 @@ __all__ = [
     "TokenReduceError",
     "Warmup",
     "ablate",
+    "apply",
     "attach",
     "attachment",
     "chain",
     "count_macs",
+    "counts",
     "distill",
     "finetune",
     "load",

@@ -18,7 +18,6 @@ EXAMPLES = {
     "meter": ("meter", "MeterForQuestionAnswering"),
 }
 METHODS = [name for name, entry in default_registry().reducers.items() if not getattr(entry.spec, "learns", False)]
-RAGGED = {"ats"}  # samples keep different numbers of tokens, which are known only when it runs
 DRAWS = {"random"}  # OpenVINO computes whole numbers in 32 bits, so it draws other tokens
 
 
@@ -43,10 +42,6 @@ def test_onnx_and_openvino_compute_what_torch_does(family, method, tmp_path):
     openvino = pytest.importorskip("openvino")
     made = attached(family, method)
     if made is None:
-        return
-    if method in RAGGED:
-        with pytest.raises(UnsupportedCallError, match="different numbers of tokens cannot be exported"):
-            export(made.model, made.inputs, tmp_path / "model.onnx")
         return
     for agreement in export(made.model, made.inputs, tmp_path / "model.onnx"):
         assert agreement.ok, agreement

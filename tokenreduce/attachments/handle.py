@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backbones.dispatch import put, standing, take_back
 from ..core.site import Site
 from ..engine.binding import BaseBinding
 from ..engine.causal.binding import remarks
@@ -21,7 +22,7 @@ from .guide import Guidance, set_guide
 from .last_pass import LastPass
 from .reach import Reach
 from .reduced_stack import ReducedStack
-from .replacements import Replacement, standing
+from .replacements import Replacement
 
 
 class Attachment:
@@ -83,9 +84,7 @@ class Attachment:
         """Put the attachment on the model; ``attach`` has done so already."""
         if self.attached:
             return
-        self._before = [vars(module).get(attribute) for module, attribute, _ in self._patches]
-        for module, attribute, replacement in self._patches:
-            setattr(module, attribute, replacement)
+        self._before = [put(module, attribute, replacement) for module, attribute, replacement in self._patches]
         self._reach.watch()
         self._installed = True
 
@@ -102,10 +101,8 @@ class Attachment:
                 raise UnsupportedCallError(
                     f"{attribute} of {type(module).__name__} was replaced after attach; undo that first, then detach"
                 )
-        for (module, attribute, _), before in zip(self._patches, self._before, strict=True):
-            delattr(module, attribute)
-            if before is not None:  # the class's own method, bound: attach refuses anything else
-                setattr(module, attribute, before)
+        for (module, attribute, replacement), before in zip(self._patches, self._before, strict=True):
+            take_back(module, attribute, replacement, before)
         self._reach.leave()
         self._installed = False
 

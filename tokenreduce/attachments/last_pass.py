@@ -99,6 +99,15 @@ class LastPass:
         return dict(gates)
 
     @property
+    def heads(self) -> dict[tuple[int, bool], Tensor]:
+        """(B, H) how much each head counted, by block and whether it is of its cross-attention, without gradient.
+
+        Only of attentions whose heads a reducer has masked (``Streams.mask_heads``).
+        """
+        heads: dict[tuple[int, bool], Tensor] = self._only("heads")
+        return dict(heads)
+
+    @property
     def trace(self) -> Trace | None:
         """For each final token the input tokens that it stands for; None if attached without ``trace=True``."""
         trace: Trace | None = self._only("trace")

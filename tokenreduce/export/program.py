@@ -92,6 +92,6 @@ def export_program(served: Served, inputs: Mapping[str, Any]) -> torch.export.Ex
     except Exception as error:  # torch raises what it likes
         reason = reason_of(error).strip().partition("\n")[0]
         raise UnsupportedCallError(
-            f"torch.export cannot follow {type(served.model).__name__} with this reducer: {reason}. A reducer whose "
-            "samples keep different numbers of tokens cannot be exported, for their numbers are known only when it runs"
+            f"torch.export cannot follow {type(served.model).__name__} with what is attached to it: {reason}. See which "
+            "models and reducers it follows in docs/deploy.md; in Python, serve the model as it is"
         ) from error
