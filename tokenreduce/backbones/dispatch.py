@@ -162,6 +162,12 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices that the parts of a model run on, the first one first."""
+    own = [m for m in model.modules() if hooks_of(m) or any(True for _ in m.parameters(recurse=False))]
+    return list(dict.fromkeys(device_of(module) for module in own)) or [torch.device("cpu")]
+
+
 def _device(given: Any) -> torch.device:
     """A device out of what accelerate takes for one; a number is one of the accelerator's."""
     if not isinstance(given, int):
