@@ -5,8 +5,9 @@ handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model 
 print(handle)
 handle.detach()                               # the model as it was, bit for bit
 
-These names are for users. Authors of plugins import from ``tokenreduce.methods``, ``.backbones``, ``.tasks``,
-``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``; the other packages are private.
+These names, and those of ``tokenreduce.export``, are for users. Authors of plugins import from
+``tokenreduce.methods``, ``.backbones``, ``.tasks``, ``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``;
+the other packages are private.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ _LAZY = {  # imported on first use: these need torch
     "load": "attachments.lifecycle",
     "print_result": "report.terminal",
 }
-_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
+_PACKAGES = ("backbones", "export", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
     "Applied",

@@ -177,6 +177,8 @@ class Run:
                 blocks=binding.blocks,
                 early=self.early,
             )
+            if binding.last.trace is not None and "image" in last:
+                binding.last.trace.places = self.places()
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
             self.output(x, Ending(first[name], last[name], undo[name]).on(x.device))
