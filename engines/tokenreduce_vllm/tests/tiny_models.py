@@ -85,20 +85,20 @@ def clip(size: int = 112) -> Any:
     return transformers.CLIPImageProcessor(size={"shortest_edge": size}, crop_size=crop)
 
 
-def llava(folder: Path, **text: Any) -> Path:
+def llava(folder: Path, size: int = 112, vision: Any = VISION, text: Any = TEXT) -> Path:
     """LLaVA-1.5: 64 image tokens."""
     torch.manual_seed(0)
     words = tokenizer()
     config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**VISION, image_size=112, patch_size=14),
-        text_config=transformers.LlamaConfig(**{**TEXT, **text}),
+        vision_config=transformers.CLIPVisionConfig(**vision, image_size=size, patch_size=14),
+        text_config=transformers.LlamaConfig(**text),
         image_token_id=words.convert_tokens_to_ids(IMAGE),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
-        image_seq_length=64,
+        image_seq_length=(size // 14) ** 2,
     )
     processor = transformers.LlavaProcessor(
-        clip(),
+        clip(size),
         words,
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -106,6 +106,14 @@ def llava(folder: Path, **text: Any) -> Path:
         chat_template=TEMPLATE,
     )
     return write(transformers.LlavaForConditionalGeneration(config), processor, folder)
+
+
+def large_llava(folder: Path) -> Path:
+    """The same with 576 image tokens and 12 layers, for timing."""
+    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12}
+    vision = {**sizes, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 6}
+    text = {**TEXT, **sizes, "num_hidden_layers": 12, "num_key_value_heads": 12}
+    return llava(folder, 336, vision, text)
 
 
 def llava_next(folder: Path) -> Path:
