@@ -92,7 +92,7 @@ def ask(llm: Any, requests: Sequence[tuple[str, Any]]) -> list[Answer]:
 
 
 class Oracle:
-    """The model in transformers with the same reducer attached, positions counted anew as vLLM does."""
+    """The model in transformers with the same reducer attached, positions counted anew as vLLM does where it can."""
 
     def __init__(self, folder: Path, settings: Any = None) -> None:
         auto = transformers.AutoModelForImageTextToText
@@ -101,8 +101,9 @@ class Oracle:
         self.handle = None
         if settings is not None:
             places = {"handover": settings} if "reducer" in settings else settings
-            shorter = "handover" in places or type(self.model).__name__ == "LlavaForConditionalGeneration"
-            self.handle = tokenreduce.attach(self.model, places, positions="compact" if shorter else "original")
+            kind = type(self.model).__name__
+            anew = not kind.startswith("Qwen") and ("handover" in places or kind == "LlavaForConditionalGeneration")
+            self.handle = tokenreduce.attach(self.model, places, positions="compact" if anew else "original")
 
     @torch.no_grad()
     def answer(self, text: str, images: Any) -> Answer:
