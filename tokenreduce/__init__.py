@@ -5,8 +5,9 @@ handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model 
 print(handle)
 handle.detach()                               # the model as it was, bit for bit
 
-These names are for users. Authors of plugins import from ``tokenreduce.methods``, ``.backbones``, ``.tasks``,
-``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``; the other packages are private.
+These names, and those of ``tokenreduce.export``, are for users. Authors of plugins import from
+``tokenreduce.methods``, ``.backbones``, ``.tasks``, ``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``;
+the other packages are private.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .errors import TokenReduceError
 if TYPE_CHECKING:
     from .attachments.handle import Attachment
     from .attachments.lifecycle import attach, attachment, load
+    from .attachments.pretrained import from_pretrained
     from .core.budget import Budget
     from .lab.ablation import ablate
     from .lab.result import Result
@@ -57,10 +59,11 @@ _LAZY = {  # imported on first use: these need torch
     "counts": "methods.counting",
     "distill": "train.distillation",
     "finetune": "train.fine_tuning",
+    "from_pretrained": "attachments.pretrained",
     "load": "attachments.lifecycle",
     "print_result": "report.terminal",
 }
-_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
+_PACKAGES = ("backbones", "export", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
     "Applied",
@@ -82,6 +85,7 @@ __all__ = [
     "counts",
     "distill",
     "finetune",
+    "from_pretrained",
     "load",
     "print_result",
 ]

@@ -29,6 +29,12 @@ def plain_size(size: Any) -> int:
     return whole
 
 
+def traced(tensor: Tensor) -> bool:
+    """Whether the pass is compiled, exported or traced (``torch.jit.trace`` has tensors for sizes)."""
+    size: object = tensor.shape[0]
+    return torch.compiler.is_compiling() or isinstance(size, Tensor)
+
+
 def synchronize(device: torch.device | None) -> None:
     """Wait until an accelerator has finished its work."""
     if device is not None and device.type == "cuda":

@@ -30,6 +30,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "tofu": {"r": 3},
     "ats": {"keep": 0.8, "saliency": "key-norm"},
     "diffrate": {"prune": 2, "merge": 3, "saliency": "key-norm"},
+    "smarttrim": {"odds": 148.0},  # about e^5, the odds of keeping a token that new trimmers begin with
     "e-adaprune": {"energy": 0.7, "min_keep": 2, "max_keep": 12},
 }
 

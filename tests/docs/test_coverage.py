@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import tokenreduce
-from tokenreduce.lab.coverage import coverage, markdown
+from tokenreduce.lab.coverage import coverage
+from tokenreduce.report.coverage_tables import markdown
 from tokenreduce_methods.e_adaprune.method import EAdaPrune
 
 pytestmark = pytest.mark.sweep  # every reducer on every model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from ..core.signals import GUIDED
 from ..core.site import Site
 from ..engine.binding import Binding
 from ..engine.equivalence import prove
+from ..engine.head_proof import heads_of
 from ..errors import OptionError, TokenReduceError, UnfitReducerError, UnsupportedModelError, guard
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
@@ -64,8 +66,10 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
         reducer = wanted.reducer if wanted.layers is None else wanted.reducer.within(chosen)
         reducer.check_sites(len(chosen))
     views = [view_of(stack, index) for index in range(len(stack.blocks))]
-    width = stream_width(stack, views, levels[chosen[0]])
-    plain, backbone = (replace(one, sites=len(chosen), width=width) for one in (plain, backbone))
+    heads = heads_of(stack, [levels[layer] for layer in chosen]) if reducer.masks_heads else {}
+    widths = {name: stream_width(stack, views, levels[chosen[0]], name) for name in stack.prefix}
+    known: dict[str, Any] = {"sites": len(chosen), "width": widths[stack.main_stream], "widths": widths, "heads": heads}
+    plain, backbone = (replace(one, **known) for one in (plain, backbone))
     try:
         with registry.blame("reducer", name), torch.inference_mode(False), torch.device("cpu"):  # weights to train
             active = reducer.bind(backbone)
@@ -124,13 +128,14 @@ def describe_stack(stack: Stack, depth: int, model: str) -> Backbone:
     """What a reducer may know of a stack before it is known where it acts."""
     provides = frozenset[str]().union(*(stack.provides(index) for index in range(len(stack.blocks))))
     one_sequence = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
-    return Backbone(stack.name, depth, tuple(stack.prefix), provides, one_sequence, model, stack.guidable)
+    streams, protected = tuple(stack.prefix), dict(stack.prefix)
+    return Backbone(stack.name, depth, streams, provides, one_sequence, model, stack.guidable, protected=protected)
 
 
-def stream_width(stack: Stack, views: Sequence[BlockView], level: Sequence[int]) -> int:
-    """Width of the main stream's tokens in a layer: of the block that updates it, or of a memory."""
+def stream_width(stack: Stack, views: Sequence[BlockView], level: Sequence[int], stream: str) -> int:
+    """Width of a stream's tokens in a layer: of the block that updates it, or of a memory."""
     for index in level:
-        if stack.main_stream in stack.role(index).own.split("+"):
+        if stream in stack.role(index).own.split("+"):
             return parameter_width(stack.blocks[index])
     return views[level[0]].memory_width or parameter_width(stack.blocks[level[0]])
 

@@ -31,6 +31,11 @@ class Layout:
     several streams were merged together, it differs between samples which token is of which
     stream: ``kinds`` tells it then.
 
+    Attributes:
+        streams: the names of the streams, each once.
+        length: tokens of the sequence.
+        name: what the sequence is called: its streams, ``"text+image"``.
+
     Args:
         segments: in sequence order.
         kinds: (B, N) number of the stream of each token, in the order of :attr:`streams`; None where segments tell.
@@ -45,19 +50,20 @@ class Layout:
         counts: Mapping[str, int] | None = None,
     ) -> None:
         self.segments, self.kinds = tuple(segments), kinds
+        self._counts = counts
+        if len(self.segments) == 1:  # most of them: made at every site of a plain ViT
+            only = self.segments[0]
+            self.length, self.name = only.length, only.stream
+            self.streams: tuple[str, ...] = (only.stream,)
+            return
         self.streams = tuple(dict.fromkeys(segment.stream for segment in self.segments))
         self.length = sum(segment.length for segment in self.segments)
-        self._counts = counts
+        self.name = "+".join(self.streams)
 
     @classmethod
     def of(cls, lengths: Mapping[str, int], prefix: Mapping[str, int]) -> Layout:
         """Streams that occur once each, in the order of ``lengths``."""
         return cls([Segment(name, length, prefix.get(name, 0)) for name, length in lengths.items()])
-
-    @property
-    def name(self) -> str:
-        """What the sequence is called: its streams, ``"text+image"``."""
-        return "+".join(self.streams)
 
     @property
     def mixed(self) -> bool:
@@ -113,6 +119,12 @@ class Layout:
             for segment, number in zip(self.segments, numbers, strict=True)
         ]
         return torch.cat(parts).expand(batch, -1)
+
+    def on(self, device: torch.device) -> Layout:
+        """The same on a device; itself where it is there already."""
+        if self.kinds is None or self.kinds.device == device:
+            return self
+        return Layout(self.segments, self.kinds.to(device), self._counts)
 
     def _starts(self) -> list[int]:
         starts, begin = [], 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.layout import Layout, Segment
-from .reduction import Reduction, wide
+from .reduction import Reduction, any_partial, wide
 
 
 def combine(
@@ -53,29 +53,31 @@ def join(parts: list[Reduction], dtype: torch.dtype = torch.float32) -> Reductio
     dtype = torch.float64 if any(torch.float64 in part._dtypes() for part in parts) else wide(dtype)
     for part in parts:
         part.check_folds_only()
+    even = all(part.even for part in parts)
     shift_in = shift_out = 0
     keeps, sources, targets, owns, folds = [], [], [], [], []
     for part in parts:
-        own, folded = part.coefficients(dtype)
-        keeps.append(torch.where(part.keep >= 0, part.keep + shift_in, -1))
-        owns.append(own)
-        if part.source is not None and part.target is not None and folded is not None:
-            sources.append(part.source + shift_in)
-            targets.append(torch.where(part.target >= 0, part.target + shift_out, -1))
-            folds.append(folded)
+        moved = part.keep + shift_in if shift_in else part.keep
+        keeps.append(torch.where(part.keep >= 0, moved, -1) if part.fresh and shift_in else moved)
+        if part.source is not None and part.target is not None:
+            sources.append(part.source + shift_in if shift_in else part.source)
+            into = part.target + shift_out if shift_out else part.target
+            targets.append(torch.where(part.target >= 0, into, -1) if part.partial is not False and shift_out else into)
+        if not even:
+            own, folded = part.coefficients(dtype)
+            owns.append(own)
+            folds += [] if folded is None else [folded]
         shift_in, shift_out = shift_in + part.length, shift_out + part.count
-    if not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts):
-        return Reduction(torch.cat(keeps, 1), length=shift_in, valid=_valid(parts))
     return Reduction(
         torch.cat(keeps, 1),
         torch.cat(sources, 1) if sources else None,
         torch.cat(targets, 1) if targets else None,
         length=shift_in,
-        keep_weight=torch.cat(owns, 1),
+        keep_weight=None if even else torch.cat(owns, 1),
         weight=torch.cat(folds, 1) if folds else None,
-        mean=False,
+        mean=even,
         fresh=sum(part.fresh for part in parts),
-        partial=any(part.partial for part in parts),
+        partial=any_partial(*parts),
         valid=_valid(parts),
     )
 
@@ -100,8 +102,8 @@ def interleave(
             columns = torch.arange(columns.start, columns.stop, device=device)[None]
         columns = columns.expand(batch, -1)
         own, folded = part.coefficients(wide(dtype))
-        place = columns.gather(1, part.keep.clamp(min=0))
-        keeps.append(torch.where(part.keep >= 0, place, -1))
+        place = columns.gather(1, part._from())
+        keeps.append(torch.where(part.keep >= 0, place, -1) if part.fresh else place)
         places.append(torch.where(part._own(), 2 * place, 2 * columns[:, -1:] + 1))
         owns.append(own)
         kinds.append(torch.full_like(part.keep, number))
@@ -116,7 +118,7 @@ def interleave(
     if targets:
         joined = torch.cat(targets, 1)
         target = torch.where(joined >= 0, rank.gather(1, joined.clamp(min=0)), -1)
-    selects = not sources and all(part.mean and part.keep_weight is None and not part.fresh for part in parts.values())
+    selects = all(part.selects for part in parts.values())
     valid = _valid(list(parts.values()))
     whole = Reduction(
         torch.cat(keeps, 1).gather(1, order),
@@ -127,7 +129,7 @@ def interleave(
         weight=torch.cat(folds, 1) if folds else None,
         mean=selects,
         fresh=sum(part.fresh for part in parts.values()),
-        partial=any(part.partial for part in parts.values()),
+        partial=any_partial(*parts.values()),
         valid=None if valid is None else valid.gather(1, order),
     )
     counts = {name: part.count for name, part in parts.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._torch import traced
+
 
 def batch_length(counts: Tensor, cap: int, bucket: int | None = None) -> tuple[Tensor | None, int]:
     """The counts (B,), None where all samples keep as many as the batch is long; and that length.
@@ -16,15 +18,9 @@ def batch_length(counts: Tensor, cap: int, bucket: int | None = None) -> tuple[T
     Args:
         counts: at most ``cap`` each.
     """
-    if (bucket is not None and bucket >= cap) or _traced(counts):
+    if (bucket is not None and bucket >= cap) or traced(counts):
         return counts, cap
     least, most = torch.stack([counts.min(), counts.max()]).tolist()
     if bucket is not None:
         most = min(-(-most // bucket) * bucket, cap)
     return (None if least == most else counts), most
-
-
-def _traced(counts: Tensor) -> bool:
-    """Whether the pass is compiled, exported or traced (``torch.jit.trace`` has tensors for sizes)."""
-    size: object = counts.shape[0]
-    return torch.compiler.is_compiling() or isinstance(size, Tensor)

@@ -30,6 +30,7 @@ class SeenAttention:
         causal: whether a row sees only itself and what is before it; text that sees none of the tokens does not count.
         value: (B, G, N, d), or None where it is not there.
         mutual: whether it is self-attention, so that the tokens attend to one another.
+        length: N, where it is known on the host.
     """
 
     query: Tensor
@@ -42,6 +43,7 @@ class SeenAttention:
     causal: bool = False
     value: Tensor | None = None
     mutual: bool = False
+    length: int | None = None
 
     def sources(
         self, columns: slice | Tensor, prefix: int = 0, real: Tensor | None = None
@@ -74,7 +76,8 @@ class SeenAttention:
 
     def _keys(self, columns: slice | Tensor) -> Tensor:
         if isinstance(columns, slice):
-            return self.key[:, :, columns].mean(dim=1)
+            whole = columns.start == 0 and columns.stop == self.length
+            return (self.key if whole else self.key[:, :, columns]).mean(dim=1)
         return take_columns(self.key.mean(dim=1), columns)
 
     @staticmethod
@@ -114,22 +117,19 @@ class SeenAttention:
 
     def _rows(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         """(B, rows, n)."""
-        length = self.query.shape[2]
-        if isinstance(rows, slice):
-            query, places = self.query[:, :, rows], torch.arange(length, device=self.query.device)[None, rows]
-        else:
-            query, places = _take_rows(self.query, rows), rows
-        attention = attention_rows(query, self.key, self._bias_of(places), self.scale)
+        query = _take_rows(self.query, rows)
+        attention = attention_rows(query, self.key, self._bias_of(rows), self.scale)
         if isinstance(columns, slice):
             return attention[:, :, columns]
         index = columns.expand(attention.shape[0], -1)[:, None].expand(-1, attention.shape[1], -1)
         return attention.gather(2, index)
 
-    def _bias_of(self, places: Tensor) -> Tensor | None:
-        """The bias of the rows at places (B or 1, rows): in causal attention they see no later token."""
+    def _bias_of(self, rows: slice | Tensor) -> Tensor | None:
+        """The bias of the rows at some places (B or 1, rows): in causal attention they see no later token."""
         if not self.causal:
             return self.bias
         length, total = self.query.shape[2], self.key.shape[2]
+        places = torch.arange(length, device=self.query.device)[None, rows] if isinstance(rows, slice) else rows
         later = torch.arange(total, device=places.device) > (places + total - length).unsqueeze(-1)
         hidden = torch.zeros_like(later, dtype=self.query.dtype).masked_fill(later, float("-inf"))[:, None]
         return hidden if self.bias is None else self.bias + hidden

@@ -56,6 +56,9 @@ WHOLE = (
 )
 """Signals that are not of single tokens: no reduction changes them."""
 
+Sources = Mapping[str, Callable[[], Tensor]]
+"""What makes each signal, by name."""
+
 
 class Signals:
     """Signals of one stream, each computed when first read, and only if the reducer declared it.
@@ -92,26 +95,36 @@ class Signals:
         text_states: (B, t, C), there: they after the model's last norm.
     """
 
-    def __init__(self, sources: Mapping[str, Callable[[], Tensor]], needs: frozenset[str]) -> None:
-        self._sources, self._needs = sources, needs
+    def __init__(self, sources: Sources | Callable[[], Sources], needs: frozenset[str]) -> None:
+        self._given, self._needs = sources, needs
         self._cache: dict[str, Tensor] = {}
+
+    @property
+    def _sources(self) -> Sources:
+        """What makes each signal; looked for when the first one is read."""
+        if not isinstance(self._given, Mapping):
+            self._given = self._given()
+        return self._given
 
     def _read(self, name: str) -> Tensor:
         if name not in self._cache:
             if name not in self._needs:
                 raise UnsupportedCallError(f"the reducer read signals.{name} but its 'needs' has {set(self._needs)}")
-            if name not in self._sources:
-                raise UnsupportedCallError(f"this stream has no {name}; it has {', '.join(self._sources)}")
-            self._cache[name] = self._sources[name]()
+            sources = self._sources
+            if name not in sources:
+                raise UnsupportedCallError(f"this stream has no {name}; it has {', '.join(sources)}")
+            self._cache[name] = sources[name]()
         return self._cache[name]
 
     def after(self, reduction: Reduction) -> Signals:
         """Signals of the tokens that a reduction leaves: a kept token has its own, a merged one its members' mean."""
-        left = {
+        return Signals(partial(self._sources_after, reduction), self._needs)
+
+    def _sources_after(self, reduction: Reduction) -> Sources:
+        return {
             name: partial(self._read, name) if name in WHOLE else partial(self._left, name, reduction)
             for name in self._sources
         }
-        return Signals(left, self._needs)
 
     def _left(self, name: str, reduction: Reduction) -> Tensor:
         return reduction.average(self._read(name))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .._torch import plain_size
 from ..errors import UnsupportedCallError
-from ..ops.selection import top, top_of_each
+from ..ops.selection import split, top_of_each
 from .counts import batch_length
+from .later import Later, read
 from .reduction import Reduction
 
 
@@ -17,7 +20,6 @@ class Tokens:
 
     Attributes:
         x: (B, N, C) features, after this block's attention.
-        size: (B, N) number of input tokens each stands for, 0 for padding; None when all are 1.
         real: (B, N) bool, False for padding; None when all are real.
         prefix: number of protected tokens at the front (class, distillation, register tokens).
         ragged: whether samples have different numbers of tokens by an earlier reduction; ``real`` is then False for
@@ -27,13 +29,19 @@ class Tokens:
     def __init__(
         self,
         x: Tensor,
-        size: Tensor | None = None,
+        size: Tensor | Later | None = None,
         real: Tensor | None = None,
         prefix: int = 0,
         *,
         ragged: bool = False,
     ) -> None:
-        self.x, self.size, self.real, self.prefix, self.ragged = x, size, real, prefix, ragged
+        self.x, self.real, self.prefix, self.ragged = x, real, prefix, ragged
+        self.given_size = size  # summed when read: most methods never ask
+
+    @property
+    def size(self) -> Tensor | None:
+        """(B, N) number of input tokens each stands for, 0 for padding; None when all are 1."""
+        return read(self.given_size)
 
     @property
     def count(self) -> int:
@@ -47,8 +55,9 @@ class Tokens:
 
     def sizes(self) -> Tensor:
         """(B, N) sizes as a tensor, ones (0 for padding) where none are tracked yet."""
-        if self.size is not None:
-            return self.size
+        size = self.size
+        if size is not None:
+            return size
         ones = self.x.new_ones(self.x.shape[:2], dtype=_plain(self.x))
         return ones if self.real is None else ones * self.real
 
@@ -88,8 +97,8 @@ class Tokens:
             raise UnsupportedCallError(f"remove must be 0 to {self.removable} of {self.count} tokens, got {remove}")
         if score.shape != self.x.shape[:2]:
             raise UnsupportedCallError(f"score must be {tuple(self.x.shape[:2])}, got {tuple(score.shape)}")
-        keep = top(score, self.count - remove, prefix=self.prefix, real=self.real, order=order)
-        return Reduction(keep, length=self.count)
+        keep, rest = split(score, self.count - remove, prefix=self.prefix, real=self.real, order=order)
+        return Reduction(keep, length=self.count, rest=rest)
 
     def _keep_counts(self, score: Tensor, counts: Tensor, cap: int | None, bucket: int | None, order: str) -> Reduction:
         if score.shape != self.x.shape[:2] or counts.shape != self.x.shape[:1]:
@@ -113,9 +122,9 @@ class Tokens:
 
     def after(self, reduction: Reduction) -> Tokens:
         """The tokens that a reduction leaves; sizes are tracked from the first fold on."""
-        size, real = self.size, self.real
+        size, real = self.given_size, self.real
         if size is not None or reduction.source is not None:
-            size = reduction.add_up(self.sizes())
+            size = Later(partial(sizes_after, size, real, _plain(self.x), reduction), self.x.device)
         if real is not None:
             real = reduction.add_up(real.to(torch.int32)) > 0
         elif reduction.valid is not None:
@@ -126,6 +135,15 @@ class Tokens:
     def identity(self) -> Reduction:
         """Keep everything."""
         return Reduction.identity(self.x.shape[0], self.count, self.x.device)
+
+
+def sizes_after(size: Tensor | Later | None, real: Tensor | None, dtype: torch.dtype, reduction: Reduction) -> Tensor:
+    """(B, K) sizes of the tokens that a reduction leaves, from those before; no features are held for it."""
+    before = read(size)
+    if before is None:
+        before = reduction.keep.new_ones((reduction.keep.shape[0], reduction.length), dtype=dtype)
+        before = before if real is None else before * real
+    return reduction.add_up(before)
 
 
 def _plain(x: Tensor) -> torch.dtype:

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..backbones.block import BlockView, Projected
 from ..backbones.stack import Stack
 from ..core.composition import take_columns
+from ..core.heads import HeadMasks
+from ..core.later import Later
 from ..core.seen_attention import SeenAttention
 from ..core.signals import Signals
 from ..core.state import State
@@ -43,8 +46,17 @@ class BlockTokens:
     projected: Projected | None = None
     bias: Tensor | None = None
 
+    def on(self, device: torch.device) -> BlockTokens:
+        """The same on a device; itself where it is there already."""
+        if self.x.device == device:
+            return self
+        seen, bias = self.projected, self.bias
+        if seen is not None:
+            seen = Projected(seen.query.to(device), seen.key.to(device), seen.value.to(device), seen.extra)
+        return BlockTokens(self.x.to(device), self.state.on(device), seen, None if bias is None else bias.to(device))
 
-@dataclass(frozen=True)
+
+@dataclass
 class SiteReader:
     """Makes the streams of a site; signals are closures, computed when read.
 
@@ -64,8 +76,16 @@ class SiteReader:
     guide: Tensor | None
     space: Callable[[Tensor], Tensor] | None = None
 
-    def streams(self, own: BlockTokens, memory: BlockTokens | None, losses: dict[str, Tensor] | None) -> Streams:
-        """All streams of the block's own sequence and of its memory; ``losses`` collects what the reducer adds.
+    def streams(
+        self,
+        own: BlockTokens,
+        memory: BlockTokens | None,
+        losses: dict[str, Tensor] | None,
+        heads: HeadMasks | None = None,
+    ) -> Streams:
+        """All streams of the block's own sequence and of its memory.
+
+        ``losses`` and ``heads`` collect what the reducer adds and masks.
 
         Raises:
             UnsupportedCallError: text features for another number of samples guide the stack.
@@ -76,54 +96,88 @@ class SiteReader:
                 f"handle.guide has text features for {guide.shape[0]} samples, this is a batch of {own.x.shape[0]}; "
                 "give one text (D,) for all, or one per sample"
             )
-        text = text_rows(own, self.stack.text_stream)
-        attentions = [(own, self._seen(own, True, text))]
-        if memory is not None:
-            attentions.append((memory, self._seen(memory, False, text)))
-        parts: dict[str, Stream] = {}
-        for seen, attention in attentions:
-            layout = seen.state.layout
-            for name in () if layout.mixed else layout.streams:
-                parts[name] = self._stream(seen, attention, name)
+        parts: dict[str, Callable[[], Stream]] = {}
+        for seen in (own,) if memory is None else (own, memory):
+            attention = _Attention(self, seen, own)
+            for name in () if seen.state.layout.mixed else seen.state.layout.streams:
+                parts[name] = partial(self._stream, seen, attention, name)
         layout, whole = own.state.layout, None
         if len(layout.streams) > 1:
-            whole = partial(self._stream, own, attentions[0][1], layout.name)
-        initial = {name: n for seen, _ in attentions for name, n in seen.state.initial.lengths.items()}
+            whole = partial(self._stream, own, _Attention(self, own, own), layout.name)
+        initial = own.state.initial.lengths
+        if memory is not None:
+            initial |= memory.state.initial.lengths
         main = self.stack.main_stream
         if main not in parts and not layout.mixed:
             main = next(iter(parts))
-        return Streams(parts, main, whole, layout, initial, losses)
+        return Streams(parts, main, whole, layout, initial, losses, heads)
 
-    def _seen(self, seen: BlockTokens, is_own: bool, text: TextRows | None) -> SeenAttention | None:
-        if seen.projected is None:
-            return None
-        has_class_token = is_own and len(seen.state.layout.streams) == 1
-        query, key, value = seen.projected.query, seen.projected.key, seen.projected.value
-        causal = is_own and self.view.causal
-        scale, readout = self.view.scale, self.stack.readout
-        return SeenAttention(query, key, seen.bias, scale, readout, has_class_token, text, causal, value, is_own)
-
-    def _stream(self, seen: BlockTokens, attention: SeenAttention | None, name: str) -> Stream:
+    def _stream(self, seen: BlockTokens, attention: _Attention, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
-        columns, whole = layout.columns(name, seen.x.device), name == layout.name and len(layout.streams) > 1
-        x = take_columns(seen.x, columns)
-        size, real = (None if side is None else take_columns(side, columns) for side in (state.size, state.real))
-        sources: dict[str, Callable[[], Tensor]] = {}
-        if attention is not None:
-            sources = attention.sources(columns, layout.prefix(name), real)
+        only = len(layout.streams) == 1
+        columns, whole = layout.columns(name, seen.x.device), name == layout.name and not only
+        x, size, real, prefix = seen.x, state.size, state.real, layout.prefix(name)
+        if not only:
+            x = take_columns(x, columns)
+            size = None if size is None else Later(partial(_columns_of, size, columns), size.device)
+            real = None if real is None else take_columns(real, columns)
+        initial = state.initial.length if whole else state.initial.lengths.get(name)
+        return Stream(
+            Tokens(x, size, real, prefix, ragged=state.valid is not None),
+            Signals(partial(self._sources, attention, x, columns, prefix, real), frozenset(self.reducer.needs)),
+            self.training,
+            layout.all_kinds(x.shape[0], x.device) if whole else None,
+            (state.gate() if whole else state.gates.get(name)) if state.gates else None,
+            initial,
+            past_gates=state.past_gates.get(name, ()),
+        )
+
+    def _sources(
+        self, attention: _Attention, x: Tensor, columns: slice | Tensor, prefix: int, real: Tensor | None
+    ) -> dict[str, Callable[[], Tensor]]:
+        """What makes the signals of the tokens x (B, n, C) at some columns."""
+        seen, sources = attention.seen(), dict[str, Callable[[], Tensor]]()
+        if seen is not None:
+            sources = seen.sources(columns, prefix, real)
         if self.guide is not None:
             space = self.space or self.stack.shared_space
             sources["text_attention"] = partial(text_similarity, space, x, self.guide)
             sources["text_cosine"] = partial(text_cosines, space, x, self.guide)
-        initial = state.initial.length if whole else state.initial.lengths.get(name)
-        return Stream(
-            Tokens(x, size, real, layout.prefix(name), ragged=state.valid is not None),
-            Signals(sources, frozenset(self.reducer.needs)),
-            self.training,
-            layout.all_kinds(x.shape[0], x.device) if whole else None,
-            state.gate() if whole else state.gates.get(name),
-            initial,
+        return sources
+
+
+class _Attention:
+    """The attention that a sequence has been seen in, once a signal of it is read."""
+
+    def __init__(self, reader: SiteReader, of: BlockTokens, own: BlockTokens) -> None:
+        self.reader, self.of, self.own = reader, of, own
+        self._made: SeenAttention | None = None
+
+    def seen(self) -> SeenAttention | None:
+        """It; None before it."""
+        projected, stack, view = self.of.projected, self.reader.stack, self.reader.view
+        if projected is None or self._made is not None:
+            return self._made
+        is_own = self.of is self.own
+        self._made = SeenAttention(
+            projected.query,
+            projected.key,
+            self.of.bias,
+            view.scale,
+            stack.readout,
+            is_own and len(self.of.state.layout.streams) == 1,
+            text_rows(self.own, stack.text_stream),
+            is_own and view.causal,
+            projected.value,
+            is_own,
+            self.of.state.layout.length,
         )
+        return self._made
+
+
+def _columns_of(size: Tensor | Later, columns: slice | Tensor) -> Tensor:
+    made = size() if isinstance(size, Later) else size
+    return take_columns(made, columns)
 
 
 def text_rows(own: BlockTokens, text: str | None) -> TextRows | None:

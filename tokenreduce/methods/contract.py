@@ -13,15 +13,14 @@ from .site_reducer import SiteReducer
 
 def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, reducer: SiteReducer) -> None:
     """Raise UnsupportedCallError when a reducer hands back what does not fit its streams."""
-    kind = type(reducer.reducer).__name__
-    valid = {name: stream.tokens.count for name, stream in streams.items()}
-    sequence = streams.sequence
-    if sequence is not None:
-        valid[sequence] = streams.length
+    if not chosen:
+        return
+    kind, sequence = type(reducer.reducer).__name__, streams.sequence
     for name, reduction in chosen.items():
-        if name not in valid or not isinstance(reduction, (Reduction, Gate)):
+        if (name not in streams and name != sequence) or not isinstance(reduction, (Reduction, Gate)):
+            known = [*streams, *([] if sequence is None else [sequence])]
             raise UnsupportedCallError(
-                f"{kind} must return reductions (or, in training, gates) by stream name ({', '.join(valid)}), "
+                f"{kind} must return reductions (or, in training, gates) by stream name ({', '.join(known)}), "
                 f"got {name!r}: {type(reduction).__name__}"
             )
         if name == sequence and (isinstance(reduction, Gate) or any(s.gate is not None for s in streams.values())):
@@ -34,15 +33,17 @@ def check_reductions(chosen: Mapping[str, Reduction | Gate], streams: Streams, r
             if shape != expected:
                 raise UnsupportedCallError(f"{kind}: the gate of {name!r} must be {expected}, got {shape}")
             continue
-        already = any(stream.tokens.ragged for stream in streams.values())
-        if reduction.valid is not None and not (reducer.ragged or already):
+        if reduction.valid is not None and not (
+            reducer.ragged or any(stream.tokens.ragged for stream in streams.values())
+        ):
             raise UnsupportedCallError(
                 f"{kind}: the reduction of {name!r} keeps different numbers of tokens in different samples (valid), "
                 f"which {kind} does not say; set ragged = True in the class"
             )
-        if reduction.length != valid[name]:
+        length = streams.length if name == sequence else streams[name].tokens.count
+        if reduction.length != length:
             raise UnsupportedCallError(
-                f"{kind}: the reduction of {name!r} is for {reduction.length} tokens, the stream has {valid[name]}"
+                f"{kind}: the reduction of {name!r} is for {reduction.length} tokens, the stream has {length}"
             )
 
 

@@ -7,7 +7,7 @@ from .diversity import cosines, dpp_greedy, facility_location, farthest, thin_ou
 from .grid_pooling import grid_cells
 from .matching import bipartite
 from .noise import hash_noise
-from .selection import others, top, top_of_each
+from .selection import others, split, top, top_of_each
 from .similarity import at_least_float, text_cosines, text_similarity
 from .spectral import energies, energy_rank, leading_energies, leverage, rank_of_share
 
@@ -30,6 +30,7 @@ __all__ = [
     "paid_attention",
     "rank_of_share",
     "received_attention",
+    "split",
     "text_cosines",
     "text_similarity",
     "thin_out",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .._torch import plain_size
 from ..errors import OptionError
 from .similarity import at_least_float
+
+NORM = 1e-12  # of a key without a direction
 
 
 @torch.no_grad()
@@ -38,33 +39,34 @@ def bipartite(
     batch, length = metric.shape[0], plain_size(metric.shape[1])
     if not 0 <= remove <= max(length - prefix, 0) // 2:
         raise OptionError(f"remove must be 0 to {max(length - prefix, 0) // 2} of {length} tokens, got {remove}")
-    metric = F.normalize(at_least_float(metric.detach()), dim=-1)
-    score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    even = (length + 1) // 2
-    lead, tail = (prefix + 1) // 2, prefix // 2  # prefix tokens among even and odd positions
-    score[:, :lead] = float("-inf")
-    score[:, :, :tail] = float("-inf")
-    if real is not None:
-        score = score.masked_fill(~real[:, None, 1::2], float("-inf"))
-    best, partner = score.max(dim=-1)
+    metric = at_least_float(metric.detach())
+    metric = metric / torch.linalg.vector_norm(metric, dim=-1, keepdim=True).clamp_min(NORM)
     position = torch.arange(length, device=metric.device)
     if real is not None:
-        return _with_padding(best, partner, remove, prefix, real, position)
+        return _with_padding(metric, remove, prefix, real, position)
+    first, second = prefix + prefix % 2, prefix + 1 - prefix % 2  # of the positions that propose, and of the others
+    front, odd = position[:prefix].expand(batch, -1), position[second::2].expand(batch, -1)
+    if second >= length:
+        return position.expand(batch, -1), front[:, :0], front[:, :0]
+    best, partner = torch.bmm(metric[:, first::2], metric[:, second::2].transpose(1, 2)).max(dim=-1)
     ranked = best.argsort(dim=-1, descending=True)
-    chosen, rest = ranked[:, :remove], ranked[:, remove:]
+    even = torch.add(position[first : first + 1], ranked, alpha=2)
+    rest = even[:, remove:]
     if prefix:
         rest = rest.sort(dim=-1).values
-    front = position[:prefix].expand(batch, -1)
-    keep = torch.cat([front, 2 * rest[:, lead:], position[1::2][tail:].expand(batch, -1)], dim=1)
-    target = partner.gather(1, chosen) + (prefix + even - remove - lead - tail)
-    return keep, 2 * chosen, target
+    keep = torch.cat([front, rest, odd], dim=1)
+    target = partner.gather(1, ranked[:, :remove]) + (length - remove - odd.shape[1])
+    return keep, even[:, :remove], target
 
 
 def _with_padding(
-    best: Tensor, partner: Tensor, remove: int, prefix: int, real: Tensor, position: Tensor
+    metric: Tensor, remove: int, prefix: int, real: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length = real.shape[0], plain_size(real.shape[1])
     infinity = float("inf")
+    score = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    score[:, :, : prefix // 2] = -infinity
+    best, partner = score.masked_fill(~real[:, None, 1::2], -infinity).max(dim=-1)
     priority = best.new_full((batch, length), -infinity)
     priority[:, ::2] = best
     priority = priority.masked_fill(~real, infinity)

@@ -24,17 +24,27 @@ def top(score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None
     Raises:
         OptionError: another order.
     """
+    return split(score, keep, prefix=prefix, real=real, order=order)[0]
+
+
+@torch.no_grad()
+def split(
+    score: Tensor, keep: int, *, prefix: int = 0, real: Tensor | None = None, order: str = "original"
+) -> tuple[Tensor, Tensor]:
+    """As :func:`top`, and indices (B, N - K) of the others, in falling order of their scores."""
     if order not in ("original", "score"):
         raise OptionError(f"order must be 'original' or 'score', got {order!r}")
     score = score.detach() if score.is_floating_point() else score.float()
     if real is not None:
         score = score.masked_fill(~real, float("-inf"))
-    index = score[:, prefix:].argsort(dim=1, descending=True, stable=True)[:, : keep - prefix] + prefix
+    ranked = score[:, prefix:].argsort(dim=1, descending=True, stable=True)
+    ranked = ranked + prefix if prefix else ranked
+    index, rest = ranked[:, : keep - prefix], ranked[:, keep - prefix :]
     if order == "original":
         index = index.sort(dim=1).values
     if not prefix:
-        return index
-    return torch.cat([torch.arange(prefix, device=index.device).expand(index.shape[0], -1), index], dim=1)
+        return index, rest
+    return torch.cat([torch.arange(prefix, device=index.device).expand(index.shape[0], -1), index], dim=1), rest
 
 
 @torch.no_grad()

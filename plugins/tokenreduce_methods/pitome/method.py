@@ -76,15 +76,14 @@ class PiToMe(BaseReducer):
         ranked = energy(cosine, self.margin_at(site), self.alpha, real)
         keep, source, target = match_by_energy(ranked, cosine, remove, real)
         front = torch.arange(prefix, device=keep.device).expand(keep.shape[0], -1)
-        keep, source, size = torch.cat([front, keep + prefix], dim=1), source + prefix, tokens.sizes()
+        keep, source = torch.cat([front, keep + prefix], dim=1), source + prefix
         return {
             streams.main: Reduction(
                 keep,
                 source,
                 target + prefix if real is None else torch.where(target >= 0, target + prefix, -1),
                 length=tokens.count,
-                keep_weight=size.gather(1, keep),
-                weight=size.gather(1, source),
+                size=tokens.sizes(),
                 partial=real is not None,
             )
         }

@@ -63,7 +63,7 @@ class BoundPuMer(BoundReducer):
 
     def _image(self, stream: Stream, site: Site, prune: int, merge: int) -> Reduction:
         keys, whole, real = stream.signals.keys, stream.tokens, stream.tokens.real
-        tokens = Tokens(whole.x, whole.size, real, self._prefix(stream))
+        tokens = Tokens(whole.x, None, real, self._prefix(stream))
         if not prune:
             return merge_tokens(tokens, keys, merge)
         assert self.reducer.saliency is not None

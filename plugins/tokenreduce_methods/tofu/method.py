@@ -69,14 +69,6 @@ class ToFu(BaseReducer):
         keep, source, target = bipartite(stream.signals.keys, remove, prefix=tokens.prefix, real=tokens.real)
         if not self.merges(site):
             return {streams.main: Reduction(keep, length=tokens.count)}
-        size = tokens.sizes()
-        merged = Reduction(
-            keep,
-            source,
-            target,
-            length=tokens.count,
-            keep_weight=size.gather(1, keep),
-            weight=size.gather(1, source),
-            partial=tokens.real is not None,
-        )
+        partial = tokens.real is not None
+        merged = Reduction(keep, source, target, length=tokens.count, size=tokens.sizes(), partial=partial)
         return {streams.main: mlerp(merged, tokens.x) if self.preserve_norm else merged}

@@ -43,13 +43,5 @@ class ToMe(BaseReducer):
 
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
         keep, source, target = bipartite(signals.keys, remove, prefix=tokens.prefix, real=tokens.real)
-        size = tokens.sizes()
-        return Reduction(
-            keep,
-            source,
-            target,
-            length=tokens.count,
-            keep_weight=size.gather(1, keep),
-            weight=size.gather(1, source),
-            partial=tokens.real is not None,
-        )
+        partial = tokens.real is not None
+        return Reduction(keep, source, target, length=tokens.count, size=tokens.sizes(), partial=partial)
