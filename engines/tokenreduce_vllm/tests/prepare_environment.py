@@ -43,7 +43,7 @@ def name_vllm() -> None:
     names = importlib.metadata.packages_distributions().get("vllm", [])
     if found is None or found.origin is None or "vllm" in names:
         return
-    version = importlib.metadata.version(names[0])
+    version = f"{importlib.metadata.version(names[0])}+cpu"  # by which vLLM knows its platform
     folder = Path(found.origin).parents[1] / f"vllm-{version}.dist-info"
     folder.mkdir(exist_ok=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
