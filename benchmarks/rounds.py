@@ -1,7 +1,7 @@
 """What the benchmarks share: interleaved rounds, the load of other processes, paired ratios, and the machine's facts.
 
 Every round runs every work once, in alternating order, in one process. A round is dropped when other processes took
-more than a share of the machine's processor time while it ran (read from ``/proc/stat``; elsewhere no round is dropped).
+more than a share of the machine's processor time while it ran (read from ``/proc/stat``; elsewhere none is dropped).
 """
 
 from __future__ import annotations

@@ -201,11 +201,12 @@ def table(rows: list[dict[str, Any]], given: argparse.Namespace) -> str:
     facts = shared.machine()
     dropped = sum({(one["model"], one["batch"]): one["dropped"] for one in rows}.values())
     clock = "processor time of one process" if given.clock == "cpu" else "time"
+    where = facts["accelerator"] if given.device != "cpu" else "no accelerator"
+    how = f"torch {facts['torch']}, {given.dtype}{', torch.compile' if given.compile else ''}"
     lines = [
-        f"{facts['processor']}, {facts['threads']} threads of {facts['cores']} cores"
-        + (f", {facts['accelerator']}" if given.device != "cpu" else ", no accelerator")
-        + f"; torch {facts['torch']}, {given.dtype}{', torch.compile' if given.compile else ''}; medians of paired ratios "
-        f"of {given.rounds} interleaved rounds at most ({clock}), {dropped} rounds dropped that other processes disturbed.",
+        f"{facts['processor']}, {facts['threads']} threads of {facts['cores']} cores, {where}; {how}; medians of paired "
+        f"ratios of {given.rounds} interleaved rounds at most ({clock}); {dropped} rounds were dropped that other "
+        "processes disturbed.",
         "",
         "| model | batch | reducer | GMACs | ms | over plain | over `none` | allowed | reached |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
@@ -218,7 +219,8 @@ def table(rows: list[dict[str, Any]], given: argparse.Namespace) -> str:
         mark = "" if one["quiet"] else " (disturbed)"
         lines.append(
             f"| {one['model']} | {one['batch']} | {one['reducer']} | {gmacs} | {1e3 * one['seconds']:.1f} "
-            f"| {one['speedup']:.2f} ± {one['spread']:.2f}{mark} | {one['speedup_over_none']:.2f} | {allowed} | {share} |"
+            f"| {one['speedup']:.2f} ± {one['spread']:.2f}{mark} | {one['speedup_over_none']:.2f} "
+            f"| {allowed} | {share} |"
         )
     return "\n".join(lines) + "\n"
 

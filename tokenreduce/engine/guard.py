@@ -41,16 +41,10 @@ class Entered:
     def untouched(self) -> bool:
         """Whether it is of the very class that it was, and nothing on the instance could change what it computes."""
         module: Any = self.module
-        return (
-            type(module) is self.kind
-            and "forward" not in module.__dict__
-            and not (
-                module._forward_hooks
-                or module._forward_pre_hooks
-                or module._backward_hooks
-                or module._backward_pre_hooks
-            )
-        )
+        if type(module) is not self.kind or "forward" in module.__dict__:
+            return False
+        hooks = module._forward_hooks or module._forward_pre_hooks
+        return not (hooks or module._backward_hooks or module._backward_pre_hooks)
 
     def same_class(self) -> bool:
         """Whether its class has the same ``forward``; sharding and parametrisation make subclasses that do.
