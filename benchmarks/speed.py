@@ -204,9 +204,9 @@ def table(rows: list[dict[str, Any]], given: argparse.Namespace) -> str:
     where = facts["accelerator"] if given.device != "cpu" else "no accelerator"
     how = f"torch {facts['torch']}, {given.dtype}{', torch.compile' if given.compile else ''}"
     lines = [
-        f"{facts['processor']}, {facts['threads']} threads of {facts['cores']} cores, {where}; {how}; medians of paired "
-        f"ratios of {given.rounds} interleaved rounds at most ({clock}); {dropped} rounds were dropped that other "
-        "processes disturbed.",
+        f"{facts['processor']}, {facts['threads']} threads of {facts['cores']} cores, {where}; {how}; medians of "
+        f"paired ratios of {given.rounds} interleaved rounds at most ({clock}); {dropped} rounds were dropped that "
+        "other processes disturbed.",
         "",
         "| model | batch | reducer | GMACs | ms | over plain | over `none` | allowed | reached |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
