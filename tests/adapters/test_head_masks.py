@@ -25,7 +25,7 @@ CASES = (
     "torchvision-vit: VisionTransformer",
     "open-clip: CLIP",
     "hf-vilt: ViltForQuestionAnswering",
-    "hf-blip: BlipForQuestionAnswering",
+    "hf-blip: BlipForImageTextRetrieval",
     "meter: MeterForQuestionAnswering",
     "timm-eva: Eva, EVA-02",
 )

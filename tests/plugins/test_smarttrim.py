@@ -236,7 +236,7 @@ MODELS = [
     "ViltModel",
     "MeterForQuestionAnswering",
     "MeterModel",
-    "BlipForQuestionAnswering",
+    "BlipForImageTextRetrieval",
 ]
 
 
