@@ -65,7 +65,7 @@ class Hearing:
             return self._heard["block"][:, :prefix]
         heads = self.attention.num_heads_per_partition
         query, key, _ = (
-            side.unflatten(-1, (heads, -1)).transpose(1, 2) for side in self._heard["qkv"].chunk(3, dim=-1)
+            side.reshape(*side.shape[:2], heads, -1).transpose(1, 2) for side in self._heard["qkv"].chunk(3, dim=-1)
         )
         side = self._of(name, query, key, prefix, self.attention.scale)
         return side[:, self.facts.skipped :]

@@ -56,6 +56,7 @@ def settings_of(config: Any) -> Settings | None:
     _check_fixed(places)
     if LANGUAGE in places:
         raise OptionError(f"{ENTRY} names a reducer between the layers of the language model; {LANGUAGE_REASON}")
+    places = {name: value for name, value in places.items() if name not in FIXED}
     for name in places:
         if name not in (HANDOVER, VISION):
             raise OptionError(

@@ -47,7 +47,8 @@ class ReducedTower(nn.Module):
 
     def _ordered(self, x: Tensor) -> Tensor:
         """(U, K, C') each token at the place of the one that others were merged into, as in transformers."""
-        trace = self.handle.last.trace
+        last: Any = self.handle.last
+        trace = last.trace
         if trace is None or trace.places is None:  # nothing has gone
             return x
         places = trace.places
@@ -76,7 +77,8 @@ class ReducedTower(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the tower's weights."""
-        return next(self.inner.parameters()).dtype
+        dtype: torch.dtype = next(self.inner.parameters()).dtype
+        return dtype
 
 
 def tower_of(config: Any, plan: Plan) -> Any:
