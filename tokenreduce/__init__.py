@@ -23,6 +23,7 @@ from .errors import TokenReduceError
 if TYPE_CHECKING:
     from .attachments.handle import Attachment
     from .attachments.lifecycle import attach, attachment, load
+    from .attachments.pretrained import from_pretrained
     from .core.budget import Budget
     from .lab.ablation import ablate
     from .lab.result import Result
@@ -58,6 +59,7 @@ _LAZY = {  # imported on first use: these need torch
     "counts": "methods.counting",
     "distill": "train.distillation",
     "finetune": "train.fine_tuning",
+    "from_pretrained": "attachments.pretrained",
     "load": "attachments.lifecycle",
     "print_result": "report.terminal",
 }
@@ -83,6 +85,7 @@ __all__ = [
     "counts",
     "distill",
     "finetune",
+    "from_pretrained",
     "load",
     "print_result",
 ]

@@ -89,6 +89,12 @@ class LastPass:
         return dict(counts)
 
     @property
+    def mean_counts(self) -> dict[str, float | Tensor]:
+        """Tokens of each stream that a site leaves, the mean over the sites; (B,) as :attr:`counts` has them."""
+        counts: dict[str, float | Tensor] = self._only("mean_counts")
+        return dict(counts)
+
+    @property
     def gates(self) -> dict[str, Tensor]:
         """(B, n) how much each token of a stream counted at the end, from 0 to 1, without gradient.
 

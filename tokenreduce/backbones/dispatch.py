@@ -143,7 +143,9 @@ class Beneath:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         hook = vars(self.module)[HOOK]
         args, kwargs = hook.pre_forward(self.module, *args, **kwargs)
-        return hook.post_forward(self.module, self.function(*args, **kwargs))
+        with torch.no_grad() if getattr(hook, "no_grad", False) else nullcontext():
+            output = self.function(*args, **kwargs)
+        return hook.post_forward(self.module, output)
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -160,6 +162,12 @@ def device_of(module: nn.Module) -> torch.device:
             if not tensor.is_meta:
                 return tensor.device
     return torch.device("cpu")
+
+
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices that the parts of a model run on, the first one first."""
+    own = [m for m in model.modules() if hooks_of(m) or any(True for _ in m.parameters(recurse=False))]
+    return list(dict.fromkeys(device_of(module) for module in own)) or [torch.device("cpu")]
 
 
 def _device(given: Any) -> torch.device:

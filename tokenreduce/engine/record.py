@@ -130,6 +130,20 @@ class Record:
         return {name: mean(count) for name, count in self.counts.items()}
 
     @property
+    def mean_counts(self) -> dict[str, float | Tensor]:
+        """Tokens of each stream that a site leaves, the mean over sites; (B,) where samples keep different numbers."""
+        after: dict[str, list[int | Tensor]] = {}
+        for site in self._sites:
+            after.setdefault(site.stream, []).append(site.after)
+        found: dict[str, float | Tensor] = {}
+        for name, counts in after.items():
+            total: float | Tensor = 0.0
+            for count in counts:
+                total = total + (count.double() if isinstance(count, Tensor) else count)
+            found[name] = total / len(counts)
+        return found
+
+    @property
     def spread(self) -> dict[str, float]:
         """Standard deviation over the samples of the tokens of each stream at the end; 0 where all keep as many."""
         return {name: spread(count) for name, count in self.counts.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.columns import kept_columns
 from ..core.gate import Gate
 from ..core.reduction import Reduction
 from ..core.signals import SIGNALS, WHOLE, Signals
@@ -42,6 +43,18 @@ class Applied:
     reduction: Reduction
     size: Tensor | None = None
     real: Tensor | None = None
+
+    def positions(self, *, compact: bool = False) -> Tensor:
+        """(B, K) at which of the input tokens' places each token that is left stands.
+
+        A token that was kept, or that others were merged into, stands at its own; a new one where the last of its
+        members stood.
+
+        Args:
+            compact: the same places dealt out anew: new tokens come last, one without members first.
+        """
+        batch, length = len(self.x), self.reduction.length
+        return kept_columns(torch.arange(length, device=self.x.device).expand(batch, -1), self.reduction, not compact)
 
 
 def apply(

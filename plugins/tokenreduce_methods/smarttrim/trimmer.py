@@ -74,6 +74,12 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def one_stays(kept: Tensor, logit: Tensor, left: Tensor) -> Tensor:
+    """(B, n) which stay: of what was left, the one with the highest logit where all of a sample would go."""
+    best = F.one_hot(logit.masked_fill(left.detach() < 0.5, float("-inf")).argmax(dim=1), logit.shape[1])
+    return kept + best * (kept.detach().sum(dim=1, keepdim=True) < 0.5)
+
+
 def draw(logit: Tensor, tau: float) -> Tensor:
     """1 for kept and 0 for dropped, drawn with the probability that a logit stands for.
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tokenreduce.methods import Backbone, BoundReducer, Gate, Reduction, Site, Stream, Streams
 
-from .trimmer import HeadTrimmer, TokenTrimmer, draw
+from .trimmer import HeadTrimmer, TokenTrimmer, draw, one_stays
 
 
 class Trimmers(BoundReducer, nn.Module):
@@ -70,9 +70,8 @@ class Trimmers(BoundReducer, nn.Module):
             share = (logit.sigmoid() * real).sum() / real.sum().clamp(min=1)
             streams.add_loss("tokens", self.reducer.weight / site.total * (1 - share).square())
             return None
-        kept = draw(logit, self.reducer.tau) * real
-        if stream.gate is not None:
-            kept = kept * stream.gate[:, prefix:].to(kept.dtype)
+        left = real if stream.gate is None else real * stream.gate[:, prefix:].to(real.dtype)
+        kept = one_stays(draw(logit, self.reducer.tau) * left, logit, left)
         if site.index == site.total - 1:
             past = [gate[:, prefix:] for gate in stream.past_gates]
             shares = [(gate * real).sum() / real.sum().clamp(min=1) for gate in (*past, kept)]
@@ -101,7 +100,7 @@ class Trimmers(BoundReducer, nn.Module):
                 streams.mask_heads(sequence, (high | best).to(logit.dtype), cross=cross)
                 continue
             if self.reducer.head_keep < 1:
-                given.append(draw(logit, self.reducer.tau))
+                given.append(one_stays(draw(logit, self.reducer.tau), logit, torch.ones_like(logit)))
                 streams.mask_heads(sequence, given[-1], cross=cross)
                 continue
             share = self.reducer.weight / (site.total * len(self.attentions)) * (1 - logit.sigmoid().mean()).square()

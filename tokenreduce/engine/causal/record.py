@@ -82,6 +82,7 @@ class CausalRecord:
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+    mean_counts: dict[str, float | Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> dict[str, int | float]:
