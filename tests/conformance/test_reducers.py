@@ -65,6 +65,9 @@ TestOneSettingOfDiffRate = conformance(
     "diffrate", [{"prune": 0, "merge": 3, "similarity": "keys", "saliency": "random"}], FEW
 )
 TestByTheReader = conformance("evit", [{"keep": 0.6}], READ, compiled=True)
+TestSmartTrimOfHeads = conformance(
+    "smarttrim", [{"odds": 148.0, "text_keep": 1.0, "head_keep": 0.5}], FEW, compiled=True
+)
 TestDiffRateByTheReader = conformance("diffrate", [{"prune": 1, "merge": [2, 0, 3]}], READ, compiled=True)
 ENERGY = tokenreduce.Budget.energy(0.7, cap=12).to_json()
 TestATSByTheReader = conformance("ats", [{"keep": 0.8}, {"keep": ENERGY}], READ, compiled=True)

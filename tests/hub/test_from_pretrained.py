@@ -164,3 +164,23 @@ def test_what_cannot_be_read(tmp_path, tiny_vit):
         (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": named}))
         with pytest.raises(tokenreduce.TokenReduceError, match=match):
             tokenreduce.from_pretrained(tmp_path)
+
+
+def test_weights_that_are_spread_over_processes_are_left_to_all_of_them(tmp_path):
+    """A trainer saves on one process, where gathering them would wait for the others for ever."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        model = vit()
+        handle = tokenreduce.attach(model, "dynamicvit", layers=[1, 2])
+        weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.warns(RuntimeWarning, match=r"spread over processes.*handle.save\(folder\) on every process"):
+            model.save_pretrained(tmp_path / "model", state_dict=weights)
+        assert not (tmp_path / "model" / "tokenreduce.json").exists()
+        handle.save(tmp_path / "model")
+    finally:
+        distributed.destroy_process_group()

@@ -66,6 +66,7 @@ def set_active(binding: BaseBinding, active: SiteReducer) -> None:
         binding.acting.take_options(active.reducer)
     else:
         binding.active = active
+        binding.note_idle()
 
 
 def set_scale(bindings: Sequence[BaseBinding], factor: Any) -> None:

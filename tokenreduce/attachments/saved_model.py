@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..engine.wrappers import Likeness
-from ..errors import TokenReduceError
+from ..errors import TokenReduceError, UnsupportedCallError
 
 METHOD = "save_pretrained"
 
@@ -38,6 +38,7 @@ class SavePretrained(Likeness):
         if folder is None or kwargs.get("is_main_process") is False:
             return result
         try:
+            check_whole(self.owner)
             self.owner.save(Path(folder))
         except TokenReduceError as error:
             warnings.warn(
@@ -54,6 +55,19 @@ class SavePretrained(Likeness):
                 stacklevel=2,
             )
         return result
+
+
+def check_whole(handle: Any) -> None:
+    """Raise UnsupportedCallError where a reducer's weights are spread over processes: this may be one of them alone."""
+    for name, stack in handle.stacks.items():
+        parts = list(stack.reducer.modules()) if isinstance(stack.reducer, nn.Module) else []
+        weights = [weight for part in parts for weight in part.parameters(recurse=False)]
+        fsdp = any(getattr(part, "_is_fsdp_managed_module", False) for part in parts)
+        if fsdp or any(hasattr(weight, "full_tensor") for weight in weights):
+            raise UnsupportedCallError(
+                f"the weights of the reducer in {name!r} are spread over processes, and all of them have to gather "
+                "them; call handle.save(folder) on every process"
+            )
 
 
 def replacement(model: nn.Module) -> SavePretrained | None:

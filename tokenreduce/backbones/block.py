@@ -66,6 +66,8 @@ class BlockView:
         dropout: attention dropout in training.
         causal: whether a token sees only itself and those before it.
         fused: whether torch's fused attention is wanted; without it derivatives of any order can be taken.
+        direct: whether the block's own forward runs attention as the engine does, so that it is called whole, on tokens
+            alone, where nothing happens to them.
         attention_parts, cross_parts, memory_parts, mlp_parts: modules, for counting multiply-adds: of the
             self-attention, of the cross-attention on the own tokens and on the memory's, of the MLP half.
         memory_width: width of the memory's tokens, None for that of the block's own.
@@ -75,6 +77,7 @@ class BlockView:
     dropout: float = 0.0
     causal: bool = False
     fused: bool = True
+    direct: bool = False
     attention_parts: Sequence[nn.Module] = ()
     cross_parts: Sequence[nn.Module] = ()
     memory_parts: Sequence[nn.Module] = ()

@@ -143,7 +143,9 @@ class Beneath:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         hook = vars(self.module)[HOOK]
         args, kwargs = hook.pre_forward(self.module, *args, **kwargs)
-        return hook.post_forward(self.module, self.function(*args, **kwargs))
+        with torch.no_grad() if getattr(hook, "no_grad", False) else nullcontext():
+            output = self.function(*args, **kwargs)
+        return hook.post_forward(self.module, output)
 
 
 def device_of(module: nn.Module) -> torch.device:

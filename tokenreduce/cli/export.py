@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     row, chosen = choose(registry, task, None if arguments.tuned else arguments.reducer, options, arguments.tuned)
 
     from ..attachments.lifecycle import attach
-    from ..export import export
+    from ..export import export, without_masks
     from ..lab.tuned_weights import load_reducer_weights, tuned_task
 
     weights = chosen.pop("weights", "")
@@ -82,8 +82,11 @@ def _run(arguments: argparse.Namespace) -> int:
     with attach(task.model, chosen.pop("reducer"), **chosen) as handle:
         if weights:
             load_reducer_weights(handle, weights)
+        inputs, gone = without_masks(task.model, inputs)
         found = export(task.model, inputs, arguments.out)
         print(clean(str(handle)))
+    if gone:
+        print(f"left out, for it is all ones and the model gives the same without: {', '.join(gone)}")
     print(f"{row}: inputs {_shapes(inputs)}")
     for agreement in found:
         print(f"  {'agrees with torch' if agreement.ok else 'DOES NOT AGREE WITH TORCH'}, {agreement}")

@@ -17,6 +17,7 @@ from .schedules import constant_or_ramp, per_site, spread_counts
 from .site import Site
 
 LEAST = 1e-6  # share that stays where a schedule is scaled beyond all
+MANY = 1 << 20  # more tokens than any stream has
 FORMS = ("keep", "remove", "ramp", "total", "rule")
 
 
@@ -131,6 +132,10 @@ class Budget:
             else:
                 count = round(self.factor * max(removable - value, 0))
         return int(min(count, max(removable - 1, 0)))
+
+    def idle(self, site: Site) -> bool:
+        """Whether nothing goes at a site, however many tokens come there."""
+        return self.rule is None and self.at(site, MANY) == 0
 
     def counts(
         self, site: Site, score: Tensor, x: Tensor, real: Tensor | None = None, needed: Tensor | None = None

@@ -88,6 +88,9 @@ class BaseBinding:
             "it back, or call handle.detach() and attach again"
         )
 
+    def note_idle(self) -> None:
+        """Take in at which sites :attr:`active` does nothing."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "pauses": 0}  # whoever paused this one will not resume a copy
 
@@ -101,6 +104,7 @@ class Binding(BaseBinding):
         guard: looks at the blocks in every pass; ``views`` is its list too.
         output: makes what the rest of the model expects; ``output_name``, if left open, follows what the stack says in
             each pass.
+        live, idle: the sites where something is done, and those where the reducer does nothing now.
         track: whether a pass keeps where each token went.
     """
 
@@ -122,7 +126,14 @@ class Binding(BaseBinding):
         self.views, self._follows = views, output is None
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
         self.guard = Guard(stack, views, proofs)
+        self.live, self.idle = dict(self.sites), dict[int, Site]()
+        self.note_idle()
         self._expect(self.output_name)
+
+    def note_idle(self) -> None:
+        idle = {} if isinstance(self.active, nn.Module) else self.sites
+        self.idle = {index: site for index, site in idle.items() if self.active.idle(site)}
+        self.live = {index: site for index, site in self.sites.items() if index not in self.idle}
 
     @property
     def blocks(self) -> list[tuple[BlockView, Role]]:

@@ -39,6 +39,14 @@ class Entered:
         """As it is now."""
         return cls(name, module, tuple(module._modules.values()), type(module))
 
+    def untouched(self) -> bool:
+        """Whether it is of the very class that it was, and nothing on the instance could change what it computes."""
+        module: Any = self.module
+        if type(module) is not self.kind or "forward" in module.__dict__:
+            return False
+        hooks = module._forward_hooks or module._forward_pre_hooks
+        return not (hooks or module._backward_hooks or module._backward_pre_hooks)
+
     def same_class(self) -> bool:
         """Whether its class has the same ``forward``; sharding and parametrisation make subclasses that do.
 
@@ -121,11 +129,11 @@ class Guard:
         self._take_in()
         for index, entered in enumerate(self.entered):
             for one in entered:
-                if not one.same_class():
+                if type(one.module) is not one.kind and not one.same_class():
                     raise self._refusal(
                         index, one, f"its class, now {type(one.module).__name__}, has another forward()"
                     )
-                if one.name:  # the block itself is called, so that its hooks act
+                if one.name and not one.untouched():  # the block itself is called, so that its hooks act
                     self._check_hooks(index, one)
             self.offloaded[index] = [one.module for one in entered if one.name and holds_offloaded(one.module)]
 

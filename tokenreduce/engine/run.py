@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,8 @@ class Run:
         self.views, self.roles = binding.views, binding.roles
         self.early, self.proportional = self.reducer.position == "before_block", self.reducer.proportional_attention
         self.paused = binding.pauses > 0
-        self.sites: Mapping[int, Site] = {} if self.paused else binding.sites
+        self.sites: Mapping[int, Site] = {} if self.paused else binding.live
+        self.idle: Mapping[int, Site] = binding.idle
         self.differentiates = torch.is_grad_enabled()
         self.losses: dict[int, dict[str, Tensor]] = {}
         self.states: list[States | None] = [None] * (len(binding.views) + 1)
@@ -167,6 +168,7 @@ class Run:
         first, last, binding = self.states[0], self.states[-1], self.binding
         assert first is not None and last is not None
         if not self.paused:
+            self._count_idle()
             device = tokens[0].device
             binding.last = Record(
                 [row for index in sorted(self.counts) for row in self.counts[index]],
@@ -185,6 +187,14 @@ class Run:
             for name, x in zip(first, tokens, strict=True)
         )
 
+    def _count_idle(self) -> None:
+        """Note the tokens at sites where the reducer does nothing, which are blocks like others."""
+        for index, site in self.idle.items():
+            states, sequence = self.states[index + 1], self.roles[index].own
+            if states is not None:
+                state = states[sequence]
+                self.counts[index] = [SiteCounts.of(site, name, state, state) for name in state.layout.lengths]
+
     def alone(self, index: int) -> bool:
         """Whether nothing happens in block ``index`` but the block itself."""
         return index not in self.sites and self.roles[index].memory is None
@@ -196,6 +206,10 @@ class Run:
             raise UnsupportedCallError(ORDER)
         self.states[index + 1] = states
         own = states[self.roles[index].own].on(x.device)
+        if view.direct and not own.gates and own.positions is None and self._bare(own):
+            block: Any = self.binding.stack.blocks[index]
+            whole: Tensor = type(block).forward(block, x)
+            return whole
         with loaded(*self.binding.guard.offloaded[index]):
             projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
             if own.gates:
@@ -204,9 +218,13 @@ class Run:
                 context = attention(view, projected, self._bias(own, projected.query), training)
             return view.mlp(view.attend(x, context, projected))
 
+    def _bare(self, state: State) -> bool:
+        """Whether attention to tokens without gates has no bias."""
+        return state.real is None and (state.size is None or not self.proportional)
+
     def _bias(self, state: State, query: Tensor) -> Tensor | None:
         """The bias of a state without gates, made once for all blocks in which it is the same."""
-        if state.real is None and (state.size is None or not self.proportional):
+        if self._bare(state):
             return None
         if torch.is_grad_enabled():  # a checkpoint must record the same when a block runs again
             return state.bias(query, self.proportional)

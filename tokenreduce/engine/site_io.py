@@ -136,7 +136,8 @@ class SiteReader:
         self, attention: _Attention, x: Tensor, columns: slice | Tensor, prefix: int, real: Tensor | None
     ) -> dict[str, Callable[[], Tensor]]:
         """What makes the signals of the tokens x (B, n, C) at some columns."""
-        seen, sources = attention.seen(), dict[str, Callable[[], Tensor]]()
+        seen = attention.seen()
+        sources: dict[str, Callable[[], Tensor]] = {}
         if seen is not None:
             sources = seen.sources(columns, prefix, real)
         if self.guide is not None:

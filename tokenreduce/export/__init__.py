@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .agreement import Agreement, compare_outputs
 from .formats import FORMATS, export, load
-from .program import Served, export_program
+from .program import Served, export_program, without_masks
 from .translations import onnx_translations
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "export_program",
     "load",
     "onnx_translations",
+    "without_masks",
 ]

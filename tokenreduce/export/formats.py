@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from .agreement import Agreement, compare_outputs
 from .program import Served, export_program, named_outputs, tensors_in
 from .translations import onnx_translations
 
+NAMES = "names.json"
+"""What a ``.pt2`` file also holds: the names of inputs and outputs, in its order."""
 Runner = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Outputs by name, from inputs by name."""
 
@@ -49,18 +52,15 @@ def export(
     served = Served(model, inputs).eval()
     program = export_program(served, inputs)
     FORMATS[path.suffix](program, served, tensors, path)
-    run = load(path, served.names)
+    run = load(path)
     other = tensors_in(check) if check is not None else {k: torch.cat([v, v[:1]]) for k, v in tensors.items()}
     batches = [{name: value[:1] for name, value in tensors.items()}, tensors, other]
     with evaluating(model):
         return [compare_outputs(run(one), named_outputs(model(**one, **served.fixed))) for one in batches]
 
 
-def load(path: str | Path, names: list[str] | None = None) -> Runner:
+def load(path: str | Path) -> Runner:
     """A file that :func:`export` wrote, to be called with inputs by name.
-
-    Args:
-        names: of the outputs, for ``.pt2``, which has none.
 
     Raises:
         OptionError: another ending. PluginError: the runtime is not installed.
@@ -86,19 +86,23 @@ def load(path: str | Path, names: list[str] | None = None) -> Runner:
 
         return in_openvino
     if path.suffix == ".pt2":
-        module = torch.export.load(path).module()
+        extra = {NAMES: ""}
+        module = torch.export.load(path, extra_files=extra).module()
+        about = json.loads(extra[NAMES])
 
         def in_torch(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             with torch.no_grad():
-                found = module(**inputs)
-            return dict(zip(names or map(str, range(len(found))), found, strict=True))
+                found = module(*(inputs[name] for name in about["inputs"]))
+            return dict(zip(about["outputs"], found, strict=True))
 
         return in_torch
     raise OptionError(f"the file's ending says its format: one of {', '.join(FORMATS)}; got {str(path)!r}")
 
 
 def _write_program(program: Any, served: Served, tensors: Mapping[str, Tensor], path: Path) -> None:
-    torch.export.save(program, path)
+    torch.export.save(
+        program, path, extra_files={NAMES: json.dumps({"inputs": served.inputs, "outputs": served.names})}
+    )
 
 
 def _write_onnx(program: Any, served: Served, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -108,9 +112,8 @@ def _write_onnx(program: Any, served: Served, tensors: Mapping[str, Tensor], pat
         with _quietly():
             torch.onnx.export(
                 program,
-                (),
+                tuple(tensors.values()),
                 str(path),
-                kwargs=dict(tensors),
                 input_names=list(tensors),
                 output_names=served.names,
                 dynamo=True,
@@ -149,9 +152,11 @@ def _is_large(module: nn.Module) -> bool:
 
 
 def _last_reason(error: BaseException) -> str:
-    """The line of torch's long report that says what is missing."""
+    """What is missing, which torch says in the innermost of several errors, in its first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in reason_of(error).splitlines() if line.strip()]
-    return next((line for line in lines if "No ONNX function" in line or "Error" in line), lines[0] if lines else "")
+    return lines[0] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -10,32 +10,35 @@ from torch import Tensor, nn
 
 from .._torch import evaluating
 from ..errors import OptionError, UnsupportedCallError, reason_of
+from .agreement import compare_outputs
 
 MOST = 2**16
 """The largest batch that an exported program is open to."""
 
 
 class Served(nn.Module):
-    """A model for a server: tensors in by name, tensors out in a fixed order.
+    """A model for a server: tensors in and out in fixed orders.
 
     Args:
         model: any module that is called with keywords.
         inputs: of one call, to see what it gives; what is no tensor among them stays as it is in every call.
 
     Attributes:
+        inputs: names of the tensors that go in.
         names: of the outputs; those that are tensors, of a model output that has several.
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         super().__init__()
         self.model = model
+        self.inputs = [name for name, value in inputs.items() if isinstance(value, Tensor)]
         self.fixed = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
         with evaluating(model):
             self.names = list(named_outputs(model(**inputs)))
 
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs in the order of :attr:`names`."""
-        found = named_outputs(self.model(**inputs, **self.fixed))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs in the order of :attr:`names`, from the inputs in that of :attr:`inputs`."""
+        found = named_outputs(self.model(**dict(zip(self.inputs, inputs, strict=True)), **self.fixed))
         return tuple(found[name] for name in self.names)
 
 
@@ -73,6 +76,27 @@ def tensors_in(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
+def without_masks(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Inputs without the masks over pictures that are all ones, where the model gives the same without; their names.
+
+    A model may look at such a mask on the host, which no program can hold.
+    """
+    kept, gone = dict(inputs), list[str]()
+    for name, value in inputs.items():
+        mask = isinstance(value, Tensor) and value.ndim > 2 and not value.is_floating_point()
+        if not mask or not bool((value == 1).all()):
+            continue
+        rest = {other: given for other, given in kept.items() if other != name}
+        try:
+            with evaluating(model), torch.random.fork_rng(devices=[]):
+                same = compare_outputs(named_outputs(model(**rest)), named_outputs(model(**kept))).ok
+        except Exception:  # the model needs it
+            continue
+        if same:
+            kept, gone = rest, [*gone, name]
+    return kept, gone
+
+
 def export_program(served: Served, inputs: Mapping[str, Any]) -> torch.export.ExportedProgram:
     """The program of a model, open to every batch from 1 on.
 
@@ -85,13 +109,13 @@ def export_program(served: Served, inputs: Mapping[str, Any]) -> torch.export.Ex
     """
     tensors = tensors_in(inputs)
     batch = torch.export.Dim("batch", min=1, max=MOST)
-    shapes = {"inputs": {name: {0: batch} for name in tensors}}
+    shapes = (tuple({0: batch} for _ in tensors),)
     try:
         with evaluating(served):
-            return torch.export.export(served, (), tensors, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(served, tuple(tensors.values()), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises what it likes
         reason = reason_of(error).strip().partition("\n")[0]
         raise UnsupportedCallError(
-            f"torch.export cannot follow {type(served.model).__name__} with what is attached to it: {reason}. See which "
-            "models and reducers it follows in docs/deploy.md; in Python, serve the model as it is"
+            f"torch.export cannot follow {type(served.model).__name__} with what is attached to it: {reason}. See "
+            "docs/deploy.md for what it follows; a service in Python needs no export"
         ) from error

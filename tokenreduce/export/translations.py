@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-SORTED, WIDE = ("FLOAT", "DOUBLE", "INT32", "INT64"), 6
-"""What runtimes sort, and ``INT32`` in ONNX, which everything else becomes for it."""
+INT64 = 7
+"""As ONNX numbers types."""
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
@@ -22,12 +22,27 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 
 
 def sort_stable(self: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    """``aten::sort.stable`` by operators of ONNX: values and indices."""
+    """``aten::sort.stable`` by operators of ONNX: values and indices.
+
+    Whole numbers and truth values, of which many are equal, are sorted together with their places, so that a runtime
+    whose ``TopK`` is not stable (OpenVINO's) gives the same order.
+    """
     op: Any = importlib.import_module("onnxscript").opset18
-    wide = self if _kind(self) in SORTED else op.Cast(self, to=WIDE)
-    length = op.Reshape(op.Gather(op.Shape(self), op.Constant(value_int=dim), axis=0), op.Constant(value_ints=[1]))
-    values, indices = op.TopK(wide, length, axis=dim, largest=int(descending), sorted=1)
-    return values if wide is self else op.CastLike(values, self), indices
+    length = op.Gather(op.Shape(self), op.Constant(value_int=dim), axis=0)
+    many = op.Reshape(length, op.Constant(value_ints=[1]))
+    if _kind(self) in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
+        return op.TopK(self, many, axis=dim, largest=int(descending), sorted=1)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    place = op.Range(zero, length, one)
+    if descending:
+        place = op.Sub(op.Sub(length, one), place)
+    rank = len(self.shape)
+    shape = [1] * rank
+    shape[dim] = -1
+    place = op.Reshape(place, op.Constant(value_ints=shape))
+    key = op.Add(op.Mul(op.Cast(self, to=INT64), length), place)
+    _, indices = op.TopK(key, many, axis=dim, largest=int(descending), sorted=1)
+    return op.GatherElements(self, indices, axis=dim), indices
 
 
 def where(condition: Any, self: Any, other: Any) -> Any:

@@ -20,6 +20,9 @@ class NoReduction(BaseReducer):
     def scaled(self, factor: float, sites: int) -> NoReduction:
         return self  # many times nothing
 
+    def idle(self, site: Site) -> bool:
+        return True
+
     def reduce_streams(self, streams: Streams, site: Site) -> dict[str, Reduction]:
         return {}
 

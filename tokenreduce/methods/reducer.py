@@ -245,6 +245,12 @@ class BaseReducer(SiteReducer):
         scaled = {name: budget.scaled(factor, sites).option() for name, budget in budgets.items()}
         return replace(self, **scaled)  # type: ignore[type-var]
 
+    def idle(self, site: Site) -> bool:
+        own = type(self)
+        if own.reduce_streams is not BaseReducer.reduce_streams or own.count is not BaseReducer.count:
+            return False
+        return self.budget.idle(site)
+
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
         """Reductions by stream; streams left out stay whole. By default the main stream's alone, by the one budget.
 

@@ -70,6 +70,10 @@ class SiteReducer:
         """Remarks for the user, shown by the handle."""
         return ()
 
+    def idle(self, site: Site) -> bool:
+        """Whether nothing is done at a site whatever comes there, known before: it is then left out of the pass."""
+        return False
+
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
         """Reductions, or in training gates, by stream; streams left out stay whole."""
         raise UnfitReducerError(f"{type(self).__name__} does not define reduce_streams(streams, site)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -37,19 +38,30 @@ class MeterCross(CrossStack):
 
     def prove(self) -> None:
         """Compare with the model's own ``co_attend`` on a few random tokens, one text padded."""
-        model, like = self.model, self.model.cross_modal_text_transform.weight
+        model, like = first_levels(self.model, 2), self.model.cross_modal_text_transform.weight
+        stack = MeterCross(model, False)
         generator = torch.Generator().manual_seed(0)
         text, image = (torch.randn(2, n, like.shape[0], generator=generator) for n in (5, 7))
         device = device_of(model.cross_modal_text_layers)
         text, image = text.to(device, like.dtype), image.to(device, like.dtype)
         mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=device)
         with evaluating(model):
-            pairs = zip(self.forward(Plain(self), text, image, mask), model.co_attend(text, image, mask), strict=True)
+            pairs = zip(stack.forward(Plain(stack), text, image, mask), model.co_attend(text, image, mask), strict=True)
             if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
                 raise UnsupportedModelError(f"co_attend of this {type(model).__name__} is not what this adapter knows")
 
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         return [(self.model, name, getattr(MeterEncoder, name)) for name in ("co_attend", "encode")]
+
+
+def first_levels(model: MeterEncoder, count: int) -> MeterEncoder:
+    """The same model with its first levels alone, which its loop treats as it does all."""
+    short = copy.copy(model)
+    short.__dict__ = dict(vars(model))
+    short._modules = dict(model._modules)
+    for name in ("cross_modal_text_layers", "cross_modal_image_layers"):
+        short._modules[name] = nn.ModuleList(list(getattr(model, name))[:count])
+    return short
 
 
 def own_stacks(meter: MeterEncoder, outermost: bool) -> dict[str, Stack]:

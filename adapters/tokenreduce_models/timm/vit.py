@@ -49,6 +49,7 @@ class PreNormView(BlockView):
     scale = current(lambda view: None if view.attn.fused_attn else view.attn.scale)  # fused, timm passes none
     dropout = current(lambda view: view.attn.attn_drop.p)
     fused = current(lambda view: view.attn.fused_attn)
+    direct = current(lambda view: view.attn.fused_attn)
     attention_parts = current(lambda view: [m for m in (view.attn.qkv, view.gate, view.attn.proj) if m is not None])
     mlp_parts = current(lambda view: [view.block.mlp])
 

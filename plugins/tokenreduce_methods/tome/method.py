@@ -41,6 +41,9 @@ class ToMe(BaseReducer):
     def count(self, budget: Budget, site: Site, tokens: Tokens) -> int:
         return min(budget.at(site, tokens.removable), tokens.removable // 2)
 
+    def idle(self, site: Site) -> bool:
+        return self.budget.idle(site)
+
     def reduce(self, tokens: Tokens, signals: Signals, remove: int) -> Reduction:
         keep, source, target = bipartite(signals.keys, remove, prefix=tokens.prefix, real=tokens.real)
         partial = tokens.real is not None
