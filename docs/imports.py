@@ -20,7 +20,12 @@ else:
 HERE = Path(__file__).parent
 PICTURE = HERE / "pictures" / "imports.svg"
 CORE = "tokenreduce"
-OUTSIDE = {"tokenreduce_digits": 1, "tokenreduce_models": 2, "tokenreduce_methods": 5}  # beside which floor they stand
+OUTSIDE = {  # beside which floor they stand
+    "tokenreduce_digits": 1,
+    "tokenreduce_models": 2,
+    "tokenreduce_evals": 3,
+    "tokenreduce_methods": 5,
+}
 PUBLIC = {"methods", "backbones", "tasks", "registry", "ops", "errors", "testing", "train"}
 ACROSS = {  # horizontal centre of each box
     "cli": 290,
@@ -28,7 +33,8 @@ ACROSS = {  # horizontal centre of each box
     "lab": 290,
     "measure": 130,
     "train": 290,
-    "testing": 520,
+    "testing": 430,
+    "export": 570,
     "attachments": 400,
     "engine": 400,
     "methods": 400,

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from . import sweep
 from .helpers import WORDS
+from .warm import run_warm
+
+PACKAGES = ("tokenreduce", "tokenreduce_digits")
 
 pytest_plugins = ["tokenreduce.testing"]
 
@@ -92,7 +96,10 @@ def no_grad() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run ``python ARGS`` in another process, with the folders ``sites`` on its path and extra environment."""
+    """Run ``python ARGS`` in another process, with the folders ``sites`` on its path and extra environment.
+
+    A module of this project that needs neither is forked from a process that has imported what it imports.
+    """
 
     def run(
         *args: object,
@@ -102,6 +109,10 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         executable: str | Path = sys.executable,
         **env: str,
     ) -> subprocess.CompletedProcess[str]:
+        own = args[0] == "-m" and str(args[1]).partition(".")[0] in PACKAGES
+        plain = not sites and executable == sys.executable and not any(name.startswith("TOKENREDUCE") for name in env)
+        if own and plain and "forkserver" in get_all_start_methods():
+            return run_warm(str(args[1]), args[2:], cwd, timeout, {**os.environ, **env})
         path = os.pathsep.join([*map(str, sites), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
         env = {**os.environ, "PYTHONPATH": path, **env}
         command = [str(executable), *map(str, args)]

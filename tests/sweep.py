@@ -90,6 +90,11 @@ def exported(given: Given) -> bool:
     return way in (("export", "tome"), ("trace", "random")) or (given["label"] == "ViT" and way[0] == "export")
 
 
+def formats(given: Given) -> bool:
+    """Files for servers: one method that sorts stably, on the quickest model."""
+    return given["family"] == "timm" and given["method"] == "evit"
+
+
 def compiled(given: Given) -> bool:
     """Changes of a compiled model after its first pass, where they could go unnoticed."""
     return given["when"] == "after it"
@@ -106,6 +111,7 @@ STAYS: dict[str, Callable[[Given], bool]] = {
     r"conformance/test_adapters\.py::Test": adapters,
     r"language/test_(generate|batches|oracle|training)\.py": language,
     r"adapters/test_exported\.py::test_every_adapter": exported,
+    r"export/test_formats\.py::test_onnx": formats,
     r"adapters/test_compile\.py::test_what": compiled,
     r"adapters/test_ragged\.py::test_a_sample_alone": ragged,
 }

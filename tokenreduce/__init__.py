@@ -5,8 +5,9 @@ handle = tokenreduce.attach(model, "pumer")   # fewer tokens inside, same model 
 print(handle)
 handle.detach()                               # the model as it was, bit for bit
 
-These names are for users. Authors of plugins import from ``tokenreduce.methods``, ``.backbones``, ``.tasks``,
-``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``; the other packages are private.
+These names, and those of ``tokenreduce.export``, are for users. Authors of plugins import from
+``tokenreduce.methods``, ``.backbones``, ``.tasks``, ``.registry``, ``.ops``, ``.errors``, ``.train`` and ``.testing``;
+the other packages are private.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from .errors import TokenReduceError
 if TYPE_CHECKING:
     from .attachments.handle import Attachment
     from .attachments.lifecycle import attach, attachment, load
+    from .attachments.pretrained import from_pretrained
     from .core.budget import Budget
     from .lab.ablation import ablate
     from .lab.result import Result
     from .measure.macs import count_macs
+    from .methods.application import Applied, apply
     from .methods.chain import chain
+    from .methods.counting import counts
     from .methods.reducer import Reducer
     from .report.terminal import print_result
     from .tasks.task import Task
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from .train.warmup import Warmup
 
 _LAZY = {  # imported on first use: these need torch
+    "Applied": "methods.application",
     "Attachment": "attachments.handle",
     "Budget": "core.budget",
     "Distillation": "train.teacher",
@@ -46,18 +51,22 @@ _LAZY = {  # imported on first use: these need torch
     "Task": "tasks.task",
     "Warmup": "train.warmup",
     "ablate": "lab.ablation",
+    "apply": "methods.application",
     "attach": "attachments.lifecycle",
     "attachment": "attachments.lifecycle",
     "chain": "methods.chain",
     "count_macs": "measure.macs",
+    "counts": "methods.counting",
     "distill": "train.distillation",
     "finetune": "train.fine_tuning",
+    "from_pretrained": "attachments.pretrained",
     "load": "attachments.lifecycle",
     "print_result": "report.terminal",
 }
-_PACKAGES = ("backbones", "methods", "ops", "tasks", "testing", "train")
+_PACKAGES = ("backbones", "export", "methods", "ops", "tasks", "testing", "train")
 
 __all__ = [
+    "Applied",
     "Attachment",
     "Budget",
     "Distillation",
@@ -68,12 +77,15 @@ __all__ = [
     "TokenReduceError",
     "Warmup",
     "ablate",
+    "apply",
     "attach",
     "attachment",
     "chain",
     "count_macs",
+    "counts",
     "distill",
     "finetune",
+    "from_pretrained",
     "load",
     "print_result",
 ]

@@ -32,6 +32,11 @@ class Splits:
         """The first ``samples`` held-out scenes in batches."""
         return self._batches(_made(self.factory, "held-out", HELD_OUT_SEED), samples, batch)
 
+    def scenes(self, samples: int) -> list[Any]:
+        """The scenes of :meth:`held_out` themselves."""
+        made = _made(self.factory, "held-out", HELD_OUT_SEED)
+        return [made(index) for index in range(samples)]
+
     def validation(self, samples: int, batch: int) -> list[Batch]:
         """As :meth:`held_out`: other scenes of the same held-out digits."""
         return self._batches(_made(self.factory, "held-out", VALIDATION_SEED), samples, batch)

@@ -93,11 +93,12 @@ def test_a_file_that_is_something_else(run, files, text):
     [
         (["missing.json"], "cannot read missing.json: No such file"),
         (["a.json", "--json", "nowhere/out.json"], "the folder nowhere does not exist"),
-        (["/"], "cannot read /: Is a directory"),
+        (["empty"], "empty holds no file of samples"),
     ],
 )
 def test_wrong_files(run, files, more, words, monkeypatch):
     monkeypatch.chdir(files)
+    (files / "empty").mkdir()
     done = run("compare", "a.json", *more)
     assert done.returncode == 2
     assert words in done.stderr
@@ -109,3 +110,18 @@ def test_bytes_that_are_not_text(run, files):
     done = run("compare", str(files / "bad.json"), str(files / "a.json"))
     assert (done.returncode, "bad.json" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_logs_of_a_harness_with_a_control(run, tmp_path):
+    for name, scores in (("a", [1.0] * 20), ("b", [1.0] * 18 + [0.0] * 2), ("c", [0.0] * 20)):
+        records = [{"doc_id": i, "target": str(i), "acc": score} for i, score in enumerate(scores)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.jsonl").rename(tmp_path / name / "20261126_173649_samples_vqa[b].jsonl")
+    folders = [str(tmp_path / name) for name in "abc"]
+    done = run("compare", *folders[:2], "--control", folders[2], "--json", str(tmp_path / "out.json"), COLUMNS="120")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("vqa[b]: acc", "100.0 % → 90.0 %", "beats the control: +90.0 points (p < 0.001)"):
+        assert words in done.stdout
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["changes"][0]["test"] == "exact McNemar" and list(document["verdicts"]) == ["vqa[b]: acc"]

@@ -73,3 +73,28 @@ def test_a_killed_run_continues_where_it_stopped(run: Run, alone: list[dict], tm
     same(document["rows"], alone)
     cells = document["setup"]["cells"]
     assert cells["kept"] >= kept - 1 and cells["worked out"] > 0
+
+
+def test_parts_of_a_job_array(run: Run, alone: list[dict], tmp_path: Path) -> None:
+    store, out = tmp_path / "shared", tmp_path / "result.json"
+    for number in (1, 2):
+        done = run("ablate", *QUICK, "--part", f"{number}/2", "--store", store)
+        assert done.returncode == 0, done.stderr
+        assert f"part {number}/2: " in done.stdout and "the same command without --part" in done.stdout
+    done = run("ablate", *QUICK, "--no-time", "--store", store, "--json", out)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(out.read_text())
+    same(document["rows"], alone)
+    assert document["setup"]["cells"]["worked out"] == 0 and not any(row["paces"] for row in document["rows"])
+
+
+def test_processes_wait_longer_than_torch_would(python: Run) -> None:
+    code = (
+        "import torch; from tokenreduce.lab.distributed import PATIENCE, process_group; crew = process_group(); "
+        "group = torch.distributed.group.WORLD; device = torch.device('cpu'); "
+        "assert group._get_backend(device).options._timeout == PATIENCE, group._get_backend(device).options._timeout; "
+        "assert crew.gather(crew.rank) == [0, 1]; torch.distributed.destroy_process_group()"
+    )
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29513", "--no-python"]
+    done = python(*command, sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr

@@ -248,3 +248,39 @@ def test_the_request_travels_to_the_result_and_back(cli, timm_folder, tmp_path):
     code, _, err = cli("ablate", "--repeat", "r.json", "--no-store", "--json", "again.json")
     assert code == 0, err
     assert json.loads((tmp_path / "again.json").read_text())["setup"]["request"] == request
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--part", "3/2", "--store", "s"], "--part: a part is its number"),
+        (["--part", "1/2"], "give all of them the same --store"),
+        (["--part", "1/2", "--no-store"], "give all of them the same --store"),
+        (["--part", "1/2", "--store", "s", "--json", "r.json"], "--part has no table to write"),
+    ],
+)
+def test_parts_that_cannot_be(cli, unread, flags, words):
+    code, _, err = cli("ablate", "--model", "clip-digits", *flags)
+    assert code == 2 and words in err
+
+
+def test_srun_without_torchrun_is_told(cli, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    code, _, err = cli("ablate", "--model", "no such model")
+    assert code == 2 and "srun has started 4 tasks" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["m", "--out", "model.tflite"], "--out names its format by the ending"),
+        (["m", "--out", "nowhere/model.onnx"], "the folder nowhere does not exist"),
+        (["m", "--reducer", "tomme", "--out", "m.pt2"], "tome"),
+        (["m", "--reducer", "tome", "--set", "rr=3", "--out", "m.pt2"], "rr"),
+        (["m", "--tuned", "t", "--reducer", "tome", "--out", "m.pt2"], "--tuned has its own reducer"),
+    ],
+)
+def test_exports_that_cannot_be(cli, unread, flags, words):
+    code, _, err = cli("export", *flags)
+    assert code == 2 and words in err

@@ -30,6 +30,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "tofu": {"r": 3},
     "ats": {"keep": 0.8, "saliency": "key-norm"},
     "diffrate": {"prune": 2, "merge": 3, "saliency": "key-norm"},
+    "smarttrim": {"odds": 148.0},  # about e^5, the odds of keeping a token that new trimmers begin with
     "e-adaprune": {"energy": 0.7, "min_keep": 2, "max_keep": 12},
 }
 
@@ -64,6 +65,9 @@ TestOneSettingOfDiffRate = conformance(
     "diffrate", [{"prune": 0, "merge": 3, "similarity": "keys", "saliency": "random"}], FEW
 )
 TestByTheReader = conformance("evit", [{"keep": 0.6}], READ, compiled=True)
+TestSmartTrimOfHeads = conformance(
+    "smarttrim", [{"odds": 148.0, "text_keep": 1.0, "head_keep": 0.5}], FEW, compiled=True
+)
 TestDiffRateByTheReader = conformance("diffrate", [{"prune": 1, "merge": [2, 0, 3]}], READ, compiled=True)
 ENERGY = tokenreduce.Budget.energy(0.7, cap=12).to_json()
 TestATSByTheReader = conformance("ats", [{"keep": 0.8}, {"keep": ENERGY}], READ, compiled=True)

@@ -9,6 +9,8 @@ import torch
 import transformers
 from PIL import Image
 
+import tokenreduce
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 SMALL = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -92,6 +94,41 @@ def test_own_reducer(script):
     shares = {row: re.search(rf"^ ?{row} .* (\d+) %\s*$", printed, re.M)[1] for row in ("random", "tome", "mine")}
     assert all(57 <= int(share) <= 63 for share in shares.values()), shares
     assert re.search(r"^mine: .*(random|input)", printed, re.M)
+
+
+@pytest.mark.sweep
+def test_embed_with_ray(script, tmp_path):
+    """A small Ray on this machine: two workers, each with a model of its own."""
+    import pyarrow.parquet
+
+    from tokenreduce.registry import default_registry
+
+    script("embed_with_ray.py", "--count", 24, "--batch", 5, "--out", tmp_path / "out")
+    rows = sorted(pyarrow.parquet.read_table(tmp_path / "out").to_pylist(), key=lambda row: row["number"])
+    assert [row["number"] for row in rows] == list(range(24)) and {row["tokens"] for row in rows} == {97}
+    task = default_registry().load("task", "clip-digits")()
+    with torch.no_grad(), tokenreduce.attach(task.model, {"vision": {"reducer": "tome", "r": 8}}):
+        pixels = task.data(24, 24)[0].inputs["pixel_values"]
+        wanted = task.model.visual_projection(task.model.vision_model(pixels).pooler_output)
+    assert_close = torch.testing.assert_close
+    assert_close(torch.tensor([row["embedding"] for row in rows]), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.sweep
+def test_embed_with_ray_a_folder_of_pictures(script, tmp_path, photo):
+    import pyarrow.parquet
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    vision = {**SMALL, "image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=TEXT, projection_dim=16)).save_pretrained(tmp_path / "clip")
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(tmp_path / "clip")
+    (tmp_path / "photos").mkdir()
+    photo.rename(tmp_path / "photos" / "cat.png")
+    script("embed_with_ray.py", "--model", tmp_path / "clip", "--images", "photos", "--r", 2, "--workers", 1)
+    (row,) = pyarrow.parquet.read_table(tmp_path / "embeddings").to_pylist()
+    assert row["path"].endswith("cat.png") and len(row["embedding"]) == 16
+    assert "go together" in script("embed_with_ray.py", "--images", "photos", code=2)
 
 
 def test_every_example_is_short_described_and_tested():

@@ -119,4 +119,4 @@ def test_flags_are_over_the_recipe_of_a_file(tmp_path):
     finetune.add_parser(parser.add_subparsers())
     (tmp_path / "r.toml").write_text("samples = 64\nlr = 0.5\n")
     given = ["finetune", "--reducer", "tome", "--recipe", str(tmp_path / "r.toml"), "--lr", "0.1", "--no-distillation"]
-    assert finetune.recipe_of(parser.parse_args(given)) == Recipe(samples=64, lr=0.1, distillation=False)
+    assert finetune.recipe_of(parser.parse_args(given), "evit") == Recipe(samples=64, lr=0.1, distillation=False)

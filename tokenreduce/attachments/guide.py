@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._torch import parameter_width
 from ..backbones.causal import CausalStack
+from ..backbones.dispatch import device_of
 from ..core.signals import GUIDED
 from ..engine.binding import BaseBinding
 from ..errors import OptionError, UnfitReducerError
@@ -88,12 +89,10 @@ def check_features(bound: BaseBinding, features: Any, space: Callable[[Tensor], 
     Raises:
         OptionError: not a floating tensor of one to three axes whose last is as wide as the shared space, or empty.
     """
-    causal = isinstance(bound.stack, CausalStack)
-    like = next((bound.stack.module if causal else bound.stack.blocks[0]).parameters())
     shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     if not isinstance(features, Tensor) or not features.is_floating_point() or not 1 <= features.ndim <= 3:
         raise OptionError(f"text features are (D,), (B, D) or (B, Q, D) floating-point numbers, got {shape}")
-    width = features.shape[-1] if space is not None else shared_width(bound, like)
+    width = features.shape[-1] if space is not None else shared_width(bound)
     if features.shape[-1] != width:
         raise OptionError(
             f"text features must be {width} wide, as the model's shared space; got {shape}. Use what the model gives "
@@ -101,12 +100,16 @@ def check_features(bound: BaseBinding, features: Any, space: Callable[[Tensor], 
         )
     if not features.numel():
         raise OptionError(f"text features need at least one text, got {shape}; pass None to stop guiding")
-    moved: Tensor = features.detach().to(like.device, copy=True)
+    causal = isinstance(bound.stack, CausalStack)
+    device = device_of(bound.stack.module if causal else bound.stack.blocks[0])
+    moved: Tensor = features.detach().to(device, copy=True)
     return moved[:, None] if moved.ndim == 2 else moved[None, None] if moved.ndim == 1 else moved
 
 
-def shared_width(bound: BaseBinding, like: Tensor) -> int:
+def shared_width(bound: BaseBinding) -> int:
     """D of the space that a stack shares with texts."""
-    probe = torch.zeros(1, 1, parameter_width(bound.stack.blocks[0]), dtype=like.dtype, device=like.device)
+    block = bound.stack.blocks[0]
+    like = next(block.parameters())
+    probe = torch.zeros(1, 1, parameter_width(block), dtype=like.dtype, device=device_of(block))
     with torch.no_grad():
         return int(bound.stack.shared_space(probe).shape[-1])

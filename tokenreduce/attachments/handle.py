@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backbones.dispatch import put, standing, take_back
 from ..core.site import Site
 from ..engine.binding import BaseBinding
 from ..engine.causal.binding import remarks
 from ..errors import UnsupportedCallError
+from . import hub
 from .checkpoint import save
 from .controls import pause, set_scale
 from .guide import Guidance, set_guide
 from .last_pass import LastPass
+from .model_card import section, with_section
 from .reach import Reach
 from .reduced_stack import ReducedStack
-from .replacements import Replacement, standing
+from .replacements import Replacement
 
 
 class Attachment:
@@ -83,9 +87,7 @@ class Attachment:
         """Put the attachment on the model; ``attach`` has done so already."""
         if self.attached:
             return
-        self._before = [vars(module).get(attribute) for module, attribute, _ in self._patches]
-        for module, attribute, replacement in self._patches:
-            setattr(module, attribute, replacement)
+        self._before = [put(module, attribute, replacement) for module, attribute, replacement in self._patches]
         self._reach.watch()
         self._installed = True
 
@@ -102,10 +104,8 @@ class Attachment:
                 raise UnsupportedCallError(
                     f"{attribute} of {type(module).__name__} was replaced after attach; undo that first, then detach"
                 )
-        for (module, attribute, _), before in zip(self._patches, self._before, strict=True):
-            delattr(module, attribute)
-            if before is not None:  # the class's own method, bound: attach refuses anything else
-                setattr(module, attribute, before)
+        for (module, attribute, replacement), before in zip(self._patches, self._before, strict=True):
+            take_back(module, attribute, replacement, before)
         self._reach.leave()
         self._installed = False
 
@@ -184,6 +184,47 @@ class Attachment:
                 )
         factors = {binding.stack.name: binding.factor for binding in self._acting if binding.factor != 1}
         save(self.config, factors, {name: one.reducer for name, one in self.stacks.items()}, Path(folder))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: Any = None,
+        message: str | None = None,
+        pull_request: bool = False,
+        ablation: Any = None,
+    ) -> str:
+        """Upload what :meth:`save` writes, and a section of the model card; :func:`tokenreduce.load` reads it.
+
+        The repository may hold the model too, or the reducer alone; its other files stay as they are. Of its model card
+        the section on token reduction is written, between two comments, and nothing else is touched.
+
+        Args:
+            repository: ``"user/repo"``; made where there is none.
+            revision: branch to upload to.
+            private: of a repository that is made.
+            token: as huggingface_hub takes it; None for the one that was logged in with.
+            message: of the commit.
+            pull_request: ask for the change instead of making it.
+            ablation: a :class:`tokenreduce.Result` (or its JSON), whose numbers go into the model card.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            OptionError: as :meth:`save`; not a repository's name; or the hub says no.
+            PluginError: huggingface_hub is not installed.
+        """
+        hub.check_name(repository)
+        said = section(repository, type(self.model).__name__, self.config, ablation)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            card = hub.card_of(repository, revision, token)
+            (Path(folder) / hub.CARD).write_text(with_section(card, said), encoding="utf-8")
+            given = {"revision": revision, "private": private, "token": token, "pr": pull_request}
+            return hub.push(Path(folder), repository, message=message or "Add token reduction", **given)
 
     @property
     def _acting(self) -> list[BaseBinding]:

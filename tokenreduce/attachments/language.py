@@ -10,6 +10,7 @@ from torch import nn
 
 from ..backbones.causal import TEXT_BEHIND, CausalStack
 from ..backbones.stack import Stack
+from ..core.schedules import check_layers
 from ..core.site import Site
 from ..engine.causal.binding import POSITIONS, CausalBinding
 from ..engine.causal.forward import CausalForward
@@ -22,7 +23,7 @@ from ..methods.contract import check_position
 from ..methods.site_reducer import SiteReducer
 from ..registry.registry import Registry
 from .replacements import Replacement, replicas
-from .resolution import Wanted, check_layers, runs_on
+from .resolution import Wanted, runs_on
 
 ROWS = TEXT_BEHIND | {"readout_attention", "text_attention", *NEXT}
 

@@ -89,6 +89,12 @@ class LastPass:
         return dict(counts)
 
     @property
+    def mean_counts(self) -> dict[str, float | Tensor]:
+        """Tokens of each stream that a site leaves, the mean over the sites; (B,) as :attr:`counts` has them."""
+        counts: dict[str, float | Tensor] = self._only("mean_counts")
+        return dict(counts)
+
+    @property
     def gates(self) -> dict[str, Tensor]:
         """(B, n) how much each token of a stream counted at the end, from 0 to 1, without gradient.
 
@@ -97,6 +103,15 @@ class LastPass:
         """
         gates: dict[str, Tensor] = self._only("gates")
         return dict(gates)
+
+    @property
+    def heads(self) -> dict[tuple[int, bool], Tensor]:
+        """(B, H) how much each head counted, by block and whether it is of its cross-attention, without gradient.
+
+        Only of attentions whose heads a reducer has masked (``Streams.mask_heads``).
+        """
+        heads: dict[tuple[int, bool], Tensor] = self._only("heads")
+        return dict(heads)
 
     @property
     def trace(self) -> Trace | None:

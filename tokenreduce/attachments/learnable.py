@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..backbones.dispatch import device_of
 from ..backbones.stack import Stack
 from ..engine.binding import SUBMODULE
 from ..errors import UnsupportedModelError
@@ -14,9 +15,9 @@ TAKES_STOCK = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModul
 
 def move_to_block(module: nn.Module, block: nn.Module) -> None:
     """Put weights on the device and in the dtype of a block, and in its mode."""
-    like = next((p for p in block.parameters() if p.is_floating_point() and not p.is_meta), None)
+    like = next((p for p in block.parameters() if p.is_floating_point()), None)
     if like is not None:
-        module.to(like.device, like.dtype)
+        module.to(device_of(block), like.dtype)
     module.train(block.training)
 
 

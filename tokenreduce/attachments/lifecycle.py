@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.causal import CausalStack
+from ..backbones.dispatch import is_replaced
 from ..backbones.stack import Stack
 from ..engine.binding import BaseBinding
 from ..engine.causal.binding import CausalBinding
@@ -26,12 +27,15 @@ from ..methods.factory import ReducerPlan, plan_reducers
 from ..methods.reducer import BaseReducer
 from ..registry.registry import Registry, default_registry
 from ..registry.targets import names_from_file
+from . import saved_model
 from .adapter_lookup import find_adapter
 from .checkpoint import CONFIG, check_option_versions, fill, read_document, read_tensors
 from .handle import Attachment
+from .hub import attachment_folder
 from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
 from .replacements import Replacement, check_originals, replacements
 from .resolution import Wanted, bind_stack
+from .sharding import check_sharding
 from .towers import check_tower_signals, following
 
 
@@ -129,6 +133,7 @@ class Asked:
 
 def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Asked) -> Attachment:
     adapter, family, stacks = find_adapter(registry, model, asked.adapter)
+    check_sharding(model)
     refused = family.refusals(model)
     bindings: list[BaseBinding] = []
     patches: list[Replacement] = []
@@ -170,10 +175,13 @@ def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Aske
         patches += language_replacements(causals)
         check_originals(causals[0].stack, patches)
         common |= {"unit": asked.unit, "positions": asked.positions}
+    saving = saved_model.replacement(model)
+    if saving is not None and not is_replaced(model, saved_model.METHOD):
+        patches.append((model, saved_model.METHOD, saving))
     config = {**configs[None], **common} if None in configs else {"reducer": configs, **common}
     handle = Attachment(model, bindings, config, patches)
     for _, _, replacement in patches:
-        if isinstance(replacement, StackForward):
+        if isinstance(replacement, (StackForward, saved_model.SavePretrained)):
             replacement.owner = handle
     if asked.guide is not None:  # of several stacks, the one that it can guide
         handle.guide(
@@ -194,23 +202,35 @@ def _named_stack(model: nn.Module, stacks: Mapping[str, Stack], refused: Mapping
     raise UnsupportedModelError(f"{kind} has no stack {name!r}.{nearest(name, stacks)}")
 
 
-def load(model: nn.Module, folder: str | Path, replace: bool = False, trust: bool = False) -> Attachment:
-    """Attach what ``handle.save(folder)`` wrote, learned weights included.
+def load(
+    model: nn.Module,
+    folder: str | Path,
+    replace: bool = False,
+    trust: bool = False,
+    *,
+    revision: str | None = None,
+    token: Any = None,
+) -> Attachment:
+    """Attach what ``handle.save(folder)`` or ``handle.push_to_hub("user/repo")`` wrote, learned weights included.
 
     Args:
         model: one that the config fits; with the weights that it was trained to, which are saved apart.
-        folder: with ``tokenreduce.json`` and, for learnable reducers, ``reducer.safetensors``.
+        folder: with ``tokenreduce.json`` and, for learnable reducers, ``reducer.safetensors``; or ``"user/repo"`` of
+            the Hugging Face hub, of which these two files are fetched (a folder of that name here comes first).
         replace: detach what is attached already.
         trust: import classes that the folder names by their module; without, a class that no plugin offers must have
             been imported before.
+        revision: commit, branch or tag of a repository.
+        token: for a private one, as huggingface_hub takes it.
 
     Raises:
-        OptionError: a file is missing, or is not what ``save`` writes.
+        OptionError: a file is missing, or is not what ``save`` writes; or the hub says no.
+        PluginError: a repository was named, and huggingface_hub is not installed.
         UnfitReducerError: weights that are missing, too many, or of other shapes; the message names them.
 
     And what :func:`tokenreduce.attach` raises. The model is untouched after any of them.
     """
-    folder = Path(folder)
+    folder = attachment_folder(folder, revision, token)
     document = read_document(folder)
     read_tensors(folder)
     old = attachment(model)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..backbones.dispatch import is_replaced
 from ..backbones.stack import Stack
 from ..engine.binding import SUBMODULE, Binding
 from ..engine.wrappers import BlockForward, Replicate, StackForward, StandIn, refuse_script
@@ -19,10 +20,10 @@ Replacement = tuple[nn.Module, str, Callable[..., Any]]
 def check_originals(stack: Stack, patches: list[Replacement]) -> None:
     """Raise UnsupportedModelError where something else has replaced what would be replaced now."""
     for module, attribute, _ in patches:
-        if attribute in vars(module) and not is_own(module, attribute):
+        if is_replaced(module, attribute):
             raise UnsupportedModelError(
-                f"{attribute} of this {type(module).__name__} was replaced on the instance (by a patch, or by "
-                "offloading hooks); attaching would lose that. Undo it first, attach, and apply it again afterwards."
+                f"{attribute} of this {type(module).__name__} was replaced on the instance by a patch; attaching would "
+                "lose that. Undo it first, attach, and apply it again afterwards. (Hooks of accelerate may stay.)"
             )
     for module, attribute, function in stack.originals():
         if getattr(type(module), attribute) is not function:
@@ -30,16 +31,6 @@ def check_originals(stack: Stack, patches: list[Replacement]) -> None:
                 f"{type(module).__name__} defines its own {attribute}(), which this adapter does not know; "
                 "write an adapter for it (tokenreduce.backbones.Adapter), or use the library's class"
             )
-
-
-def is_own(module: nn.Module, attribute: str) -> bool:
-    """Whether what the instance has there is only its class's method, as unwrapping libraries leave it."""
-    found, method = vars(module)[attribute], getattr(type(module), attribute, None)
-    if getattr(found, "__self__", None) is not module:
-        return False
-    while method is not None and method is not found.__func__:  # perhaps without the class's own decorators
-        method = getattr(method, "__wrapped__", None)
-    return method is not None
 
 
 def replacements(binding: Binding) -> list[Replacement]:
@@ -65,9 +56,3 @@ def replicas(patches: Sequence[Replacement]) -> list[Replacement]:
         found.append((module, "_replicate_for_data_parallel", Replicate(module, names)))
         found.append((module, "__prepare_scriptable__", refuse_script))
     return found
-
-
-def standing(module: nn.Module, attribute: str) -> Any:
-    """What stands at an attribute, without the method that another library may have bound it as."""
-    found: Any = getattr(module, attribute, None)
-    return found.__func__ if getattr(found, "__self__", None) is module else found

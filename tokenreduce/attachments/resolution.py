@@ -12,11 +12,13 @@ from torch import nn
 from .._torch import parameter_width
 from ..backbones.block import BlockView
 from ..backbones.stack import Stack
+from ..core.schedules import check_layers
 from ..core.signals import GUIDED
 from ..core.site import Site
 from ..engine.binding import Binding
 from ..engine.equivalence import prove
-from ..errors import LayerError, OptionError, TokenReduceError, UnfitReducerError, UnsupportedModelError, guard
+from ..engine.head_proof import heads_of
+from ..errors import OptionError, TokenReduceError, UnfitReducerError, UnsupportedModelError, guard
 from ..methods.backbone import Backbone
 from ..methods.contract import check_position
 from ..methods.reducer import BaseReducer
@@ -64,8 +66,10 @@ def bind_stack(registry: Registry, model: nn.Module, stack: Stack, wanted: Wante
         reducer = wanted.reducer if wanted.layers is None else wanted.reducer.within(chosen)
         reducer.check_sites(len(chosen))
     views = [view_of(stack, index) for index in range(len(stack.blocks))]
-    width = stream_width(stack, views, levels[chosen[0]])
-    plain, backbone = (replace(one, sites=len(chosen), width=width) for one in (plain, backbone))
+    heads = heads_of(stack, [levels[layer] for layer in chosen]) if reducer.masks_heads else {}
+    widths = {name: stream_width(stack, views, levels[chosen[0]], name) for name in stack.prefix}
+    known: dict[str, Any] = {"sites": len(chosen), "width": widths[stack.main_stream], "widths": widths, "heads": heads}
+    plain, backbone = (replace(one, **known) for one in (plain, backbone))
     try:
         with registry.blame("reducer", name), torch.inference_mode(False), torch.device("cpu"):  # weights to train
             active = reducer.bind(backbone)
@@ -124,13 +128,14 @@ def describe_stack(stack: Stack, depth: int, model: str) -> Backbone:
     """What a reducer may know of a stack before it is known where it acts."""
     provides = frozenset[str]().union(*(stack.provides(index) for index in range(len(stack.blocks))))
     one_sequence = any(len(streams) > 1 for streams in stack.sequences or [tuple(stack.prefix)])
-    return Backbone(stack.name, depth, tuple(stack.prefix), provides, one_sequence, model, stack.guidable)
+    streams, protected = tuple(stack.prefix), dict(stack.prefix)
+    return Backbone(stack.name, depth, streams, provides, one_sequence, model, stack.guidable, protected=protected)
 
 
-def stream_width(stack: Stack, views: Sequence[BlockView], level: Sequence[int]) -> int:
-    """Width of the main stream's tokens in a layer: of the block that updates it, or of a memory."""
+def stream_width(stack: Stack, views: Sequence[BlockView], level: Sequence[int], stream: str) -> int:
+    """Width of a stream's tokens in a layer: of the block that updates it, or of a memory."""
     for index in level:
-        if stack.main_stream in stack.role(index).own.split("+"):
+        if stream in stack.role(index).own.split("+"):
             return parameter_width(stack.blocks[index])
     return views[level[0]].memory_width or parameter_width(stack.blocks[level[0]])
 
@@ -161,21 +166,3 @@ def runs_on(registry: Registry, name: str, backbone: Backbone) -> bool:
     with guard(failed.append):  # a reducer may raise anything; it is not recommended then
         registry.load("reducer", name)().bind(backbone)
     return not failed
-
-
-def check_layers(layers: Any, depth: int, stack: str) -> list[int]:
-    """Sorted distinct layers.
-
-    Raises:
-        LayerError: one lies outside the stack. OptionError: no layers, or not whole numbers.
-    """
-    if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layers!r}")
-    for layer in layers:
-        if not isinstance(layer, int) or isinstance(layer, bool):
-            raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layer!r} in it")
-        if not 0 <= layer < depth:
-            raise LayerError(f"layer {layer} is outside stack {stack!r}; its blocks are 0..{depth - 1}")
-    if not layers:
-        raise OptionError(f"layers is empty, so nothing would be reduced; name some of 0..{depth - 1}")
-    return sorted(set(layers))

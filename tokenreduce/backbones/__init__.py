@@ -65,6 +65,7 @@ from .causal import (
     pick,
     pick_all,
 )
+from .dispatch import beneath, device_of, is_hooked, is_replaced, loaded, moved
 from .holders import foreign_holders
 from .kv_cache import Kept
 from .layout import Layout, Segment
@@ -95,12 +96,18 @@ __all__ = [
     "Segment",
     "Size",
     "Stack",
+    "beneath",
     "check_size",
     "conv_patch",
     "current",
+    "device_of",
     "evaluating",
     "foreign_holders",
+    "is_hooked",
+    "is_replaced",
     "last_real",
+    "loaded",
+    "moved",
     "pair",
     "pick",
     "pick_all",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from .dispatch import moved
 from .kv_cache import Kept
 from .stack import Stack
 
@@ -81,6 +82,13 @@ class Prompt:
     added: Sequence[Tensor] = ()
     carried: bool = False
 
+    def on(self, device: torch.device) -> Prompt:
+        """With what says where the images are on a device; itself where it is there already."""
+        if self.numbers.device == device:
+            return self
+        names = ("numbers", "real", "tiles", "separators", "scored")
+        return replace(self, **{name: moved(getattr(self, name), device) for name in names})
+
     def passes(self) -> int:
         """How many pictures the tower has seen: images, or their tiles."""
         if self.tiles is None:
@@ -132,6 +140,16 @@ class Seen:
     call: LayerCall
     keys: Any = None
     out: Tensor | None = None
+
+    def on(self, device: torch.device) -> Seen:
+        """The same on a device; itself where it is there already."""
+        sides = (self.x, self.keys, self.out, self.call.mask)
+        if all(not isinstance(side, Tensor) or side.device == device for side in sides):
+            return self
+        x, keys, out, mask = (moved(side, device) for side in sides)
+        extra = {**self.call.extra, "keys": moved(self.call.extra.get("keys"), device)}
+        call = self.call.changed(mask=mask, rotary=moved(self.call.rotary, device), extra=extra)
+        return Seen(self.index, x, call, keys, out)
 
 
 Compute = Callable[[Tensor, LayerCall, "Kept | None", bool], tuple[Tensor, Any]]
@@ -298,7 +316,7 @@ def pick(side: Tensor, rows: Tensor, dim: int) -> Tensor:
 
     A side tensor whose first axis is not the batch (the three axes of mRoPE) has it second.
     """
-    rows, dim = rows.clamp(min=0), dim % side.ndim
+    rows, dim = rows.clamp(min=0).to(side.device), dim % side.ndim
     batch = dim - 1 if side.ndim - dim == 2 else 0  # (..., B, q, d): the axis before the tokens
     shape = [1] * side.ndim
     shape[batch], shape[dim] = rows.shape

@@ -120,6 +120,12 @@ class Layout:
         ]
         return torch.cat(parts).expand(batch, -1)
 
+    def on(self, device: torch.device) -> Layout:
+        """The same on a device; itself where it is there already."""
+        if self.kinds is None or self.kinds.device == device:
+            return self
+        return Layout(self.segments, self.kinds.to(device), self._counts)
+
     def _starts(self) -> list[int]:
         starts, begin = [], 0
         for segment in self.segments:

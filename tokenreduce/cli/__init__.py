@@ -15,11 +15,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="tokenreduce", description="Token reduction for transformers that look at images."
     )
     parser.add_argument("--version", action="version", version=f"tokenreduce {__version__}")
-    names = "{list,info,ablate,compare,reproduce,show,finetune,coverage,new}"
+    names = "{list,info,ablate,compare,reproduce,show,finetune,export,coverage,new}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
-    from . import ablate, compare, coverage, finetune, info, listing, new, reproduce, show
+    from . import ablate, compare, coverage, export, finetune, info, listing, new, reproduce, show
 
-    for command in (listing, info, ablate, compare, reproduce, show, finetune, coverage, new):
+    for command in (listing, info, ablate, compare, reproduce, show, finetune, export, coverage, new):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from .output import STDOUT, check_writable, quiet_progress_bars, write
 from .request_flags import add_flags, build_request, check_overrides, parse_settings
 
 if TYPE_CHECKING:
+    from ..lab.part import Part
     from ..lab.request import Request
     from ..lab.result import Result
     from ..tasks.task import Task
@@ -58,7 +60,8 @@ def add_parser(commands: Any) -> None:
     level = what.add_mutually_exclusive_group()
     add_flags(level, "ratios", "match_macs")
     how = parser.add_argument_group("how")
-    add_flags(how, "samples", "batch", "seeds", "seed", "batch_sizes", "rounds", "break_even")
+    add_flags(how, "samples", "batch", "seeds", "seed", "batch_sizes", "rounds", "break_even", "time")
+    how.add_argument("--part", metavar="I/N", help="only this part of the scores, for N jobs that share --store")
     how.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
     out = parser.add_argument_group("results")
     out.add_argument(
@@ -84,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError("--json - and --report - cannot both have standard output; name a file for one of them")
     for flag, path in files.items():
         check_writable(flag, path)
+    part = part_of(arguments)
     if arguments.report is not None:
         from ..report.page import check_installed
 
@@ -94,16 +98,22 @@ def run(arguments: argparse.Namespace) -> int:
         registry = default_registry()
         request = build_request(registry, arguments)
         overrides = parse_settings(arguments.set)
-        from ..lab.distributed import process_group
+        from ..lab.distributed import lone_tasks, process_group
         from ..report.terminal import print_result
 
+        warning = None if part is not None else lone_tasks(os.environ)
+        if warning is not None:
+            print(f"tokenreduce: {warning}", file=sys.stderr)
         crew = process_group()
         source = str(arguments.grid or arguments.repeat or "the command line")
         with names_from_file(source, arguments.trust):
-            result, task = evaluate(registry, request, overrides, arguments)
+            result, task = evaluate(registry, request, overrides, arguments, part)
         if not crew.first:
             return 0 if result.ok else 1
-        print_result(result, task.name)
+        if part is None:
+            print_result(result, task.name)
+        else:
+            print(said_of_part(result, arguments.store))
         for row in result.rows:
             if row.failed is not None:
                 print(f"tokenreduce: {one_line(row.name)} failed: {one_line(row.failed)}", file=sys.stderr)
@@ -111,8 +121,48 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if result.ok else 1
 
 
+def part_of(arguments: argparse.Namespace) -> Part | None:
+    """The part of the work that ``--part`` names.
+
+    Raises:
+        OptionError: it is none, or it stands beside flags that need the whole.
+    """
+    from ..lab.part import Part
+
+    if arguments.part is None:
+        return None
+    try:
+        part = Part.of(arguments.part)
+    except OptionError as error:
+        raise OptionError(f"--part: {error}") from None
+    if arguments.store is None:
+        raise OptionError(
+            "--part keeps what it works out for the other parts: give all of them the same --store FOLDER"
+        )
+    if arguments.json is not None or arguments.report is not None:
+        raise OptionError(
+            "--part has no table to write; when all parts are done, the same command without --part has it at once, "
+            "and takes --json and --report"
+        )
+    return part
+
+
+def said_of_part(result: Result, store: str) -> str:
+    """What a part has done, and how to get the table."""
+    setup = result.setup
+    notes = "".join(f"\n{one_line(note)}" for note in setup["notes"])
+    return (
+        f"part {setup['part']}: {setup['scores of the part']} passes over the data, kept in {one_line(store)}. When "
+        f"all parts are done, the same command without --part prints the table{notes}"
+    )
+
+
 def evaluate(
-    registry: Registry, request: Request, overrides: dict[str, dict[str, Any]], arguments: argparse.Namespace
+    registry: Registry,
+    request: Request,
+    overrides: dict[str, dict[str, Any]],
+    arguments: argparse.Namespace,
+    part: Part | None = None,
 ) -> tuple[Result, Task]:
     """Load the model and run the ablation, a bar on the error stream meanwhile."""
     from rich.console import Console
@@ -158,6 +208,7 @@ def evaluate(
                 job, description=one_line(what, 32), completed=done, total=total
             ),
             trust=arguments.trust,
+            part=part,
         )
         if arguments.report is not None and crew.first:
             from ..report.gallery import gallery

@@ -1,4 +1,4 @@
-"""``tokenreduce compare A.json B.json``: what changed from one ablation to another."""
+"""``tokenreduce compare A B``: what changed from one ablation, or one run of an evaluation harness, to another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,21 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("compare", help="what changed from one ablation to another")
-    parser.add_argument("a", metavar="A.json", type=Path, help="written by 'tokenreduce ablate --json A.json'")
-    parser.add_argument("b", metavar="B.json", type=Path, help="another one")
+    parser = commands.add_parser("compare", help="what changed from one ablation, or evaluation run, to another")
+    parser.add_argument(
+        "a",
+        metavar="A",
+        type=Path,
+        help="written by 'tokenreduce ablate --json FILE'; or samples of lm-eval or lmms-eval (.jsonl), or the folder "
+        "they are in",
+    )
+    parser.add_argument("b", metavar="B", type=Path, help="another one")
+    parser.add_argument(
+        "--control",
+        metavar="C",
+        type=Path,
+        help="a third one with as many tokens as B, of random drop: does B beat it?",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the changes here, - for standard output")
     parser.set_defaults(run=run)
 
@@ -35,51 +47,70 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the tables and what else differs, write the JSON."""
     check_writable("--json", arguments.json)
     a, b = read(arguments.a), read(arguments.b)
+    control = None if arguments.control is None else read(arguments.control)
 
-    from ..lab.comparison import compare, differences
+    from ..lab.comparison import against_control, compare, differences
 
     changes, lines = compare(a, b), differences(a, b)
+    verdicts = {} if control is None else against_control(b, control, "the control")
     with contextlib.redirect_stdout(sys.stderr) if arguments.json == STDOUT else contextlib.nullcontext():
-        _print(arguments, a, b, changes, lines)
+        _print(arguments, a, b, changes, lines, verdicts)
     if arguments.json is not None:
         document = {
             "a": str(arguments.a),
             "b": str(arguments.b),
             "changes": [change.to_json() for change in changes],
             "differences": lines,
+            **({} if control is None else {"control": str(arguments.control), "verdicts": verdicts}),
         }
         write("--json", arguments.json, json.dumps(document, indent=2) + "\n")
     return 0
 
 
-def _print(arguments: argparse.Namespace, a: Result, b: Result, changes: list[Change], lines: list[str]) -> None:
+def _print(
+    arguments: argparse.Namespace,
+    a: Result,
+    b: Result,
+    changes: list[Change],
+    lines: list[str],
+    verdicts: Mapping[str, str],
+) -> None:
     from rich.text import Text
 
     from ..lab.comparison import same_machine
     from ..report.terminal import terminal
 
     out = terminal()
-    out.print(f"A: {one_line(arguments.a)}\nB: {one_line(arguments.b)}\n")
+    out.print(f"A: {one_line(arguments.a)}\nB: {one_line(arguments.b)}")
+    out.print(f"control: {one_line(arguments.control)}\n" if verdicts else "")
     for table in (*measures(changes, out.width), *speeds(changes, out.width, comparable=same_machine(a, b))):
         out.print(table, "")
     for change in changes:
         for which, reason in zip("AB", change.failed, strict=True):
             if reason is not None:
                 out.print(Text(one_line(f"{change.name} failed in {which}: {reason}"), style="red"))
+    if verdicts:
+        out.print("B against the control, paired by sample:")
+        for name, sentence in verdicts.items():
+            out.print(f"  {one_line(name)}: {one_line(sentence)}")
+        out.print("")
     out.print("What differs:" if lines else "Nothing differs in what is recorded of models, data and machines.")
     for line in lines:
         out.print(f"  {one_line(line)}")
 
 
 def read(path: Path) -> Result:
-    """The ablation in a file.
+    """The ablation in a file, or the samples of an evaluation harness.
 
     Raises:
-        OptionError: no such file, or it is not the JSON of an ablation.
+        OptionError: no such file, or it is neither.
     """
     from ..lab.result import Result
+    from ..lab.sample_logs import is_log, read_logs
 
-    wanted = "expected what 'tokenreduce ablate --json FILE' writes"
+    if is_log(path):
+        return read_logs(path)
+    wanted = "expected what 'tokenreduce ablate --json FILE' writes, or samples of lm-eval or lmms-eval (.jsonl)"
     try:
         return Result.from_json(read_document(path, wanted))
     except OptionError as error:

@@ -15,7 +15,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Try all pairs and print the tables."""
-    from ..lab.coverage import coverage, markdown
+    from ..lab.coverage import coverage
+    from ..report.coverage_tables import markdown
 
     print(markdown(list(coverage(adapter=arguments.adapter))), end="")
     return 0

@@ -34,8 +34,12 @@ def add_parser(commands: Any) -> None:
     what.add_argument("--layers", metavar="2,5,8", help="where it acts, counted from 0")
     what.add_argument("--match-macs", metavar="SHARE", type=float, help="solve for this share of multiply-adds (0.5)")
     what.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (runs/MODEL-REDUCER)")
-    how = parser.add_argument_group("how")
-    how.add_argument("--recipe", metavar="FILE", help="settings from a TOML or JSON file, or an earlier run.json")
+    how = parser.add_argument_group("how", "where a method has a recipe of its own, its settings are the defaults")
+    how.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="settings from a TOML or JSON file, or an earlier run.json, in place of the method's",
+    )
     how.add_argument("--samples", type=int, help="training samples in all (32000)")
     how.add_argument("--batch", type=int, help="samples of a step (32)")
     how.add_argument("--lr", type=float, help="highest learning rate (0.0003)")
@@ -43,6 +47,10 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--weight-decay", type=float, help="of matrices (0.01)")
     how.add_argument("--warmup", type=float, metavar="SHARE", help="of the steps, for the learning rate to rise (0.1)")
     how.add_argument("--reduction-warmup", type=float, metavar="SHARE", help="the same for the reduction (0)")
+    how.add_argument("--reduction-shape", choices=("cosine", "linear"), help="how the reduction rises (cosine)")
+    how.add_argument(
+        "--last", action=argparse.BooleanOptionalAction, help="keep the last weights, not the best ones (--no-last)"
+    )
     how.add_argument(
         "--max-grad-norm", type=float, metavar="NORM", help="the gradient is clipped to it; 0 for no clipping (0)"
     )
@@ -51,7 +59,7 @@ def add_parser(commands: Any) -> None:
     teacher.add_argument("--no-distillation", action="store_true", help="the task's loss alone")
     teacher.add_argument("--same-weights", action="store_const", const=True, help="the student's own weights teach")
     teacher.add_argument("--temperature", type=float, help="of both softmaxes (1)")
-    for name, default in (("task", 1), ("logits", 1), ("hidden", 0), ("own", 1)):
+    for name, default in (("task", 1), ("logits", 1), ("hidden", 0), ("own", 1), ("full", 0)):
         teacher.add_argument(f"--{name}-weight", type=float, metavar="W", help=f"of the term {name!r} ({default})")
     watch = parser.add_argument_group("watching")
     watch.add_argument("--save-every", type=int, metavar="STEPS", help="what a killed run loses at most (100)")
@@ -96,7 +104,7 @@ def _run(arguments: argparse.Namespace, registry: Registry, options: dict[str, A
     from ..tasks.loading import load_task
     from ..train.fine_tuning import check_trainable
 
-    recipe = recipe_of(arguments)
+    recipe = recipe_of(arguments, options.get("reducer", arguments.reducer))
     out = arguments.out or Path("runs") / f"{Path(name).name}-{arguments.reducer}"
     found: list[FinetuneResult] = []
     for turn in range(arguments.seeds):
@@ -113,27 +121,29 @@ def _run(arguments: argparse.Namespace, registry: Registry, options: dict[str, A
     if len(found) > 1:
         best = sorted(100 * one.accuracy for one in found)
         mean = sum(best) / len(best)
-        print(f"best of each run: {mean:.1f} % ({best[0]:.1f} to {best[-1]:.1f}, {len(best)} seeds)")
+        print(f"accuracy of each run: {mean:.1f} % ({best[0]:.1f} to {best[-1]:.1f}, {len(best)} seeds)")
     folders = " ".join(f"--tuned {one.folder}" for one in found)
     own = "" if arguments.model is None else f" --model {name}"
     print(f"compare it with others: tokenreduce ablate{own} {folders}")
     return 0
 
 
-def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe, flags over its defaults."""
+def recipe_of(arguments: argparse.Namespace, reducer: Any) -> Recipe:
+    """The recipe of a file or of the method, flags over it."""
+    from ..train.published import published_recipe
     from ..train.recipe import Recipe
     from ..train.recipe_file import read_recipe
 
     given: dict[str, Any] = {}
     for entry in dataclasses.fields(Recipe):
-        flag = f"{entry.name}_weight" if entry.name in ("task", "logits", "hidden", "own") else entry.name
+        flag = f"{entry.name}_weight" if entry.name in ("task", "logits", "hidden", "own", "full") else entry.name
         value = getattr(arguments, flag, None)
         if value is not None:
             given[entry.name] = value
     if arguments.no_distillation:
         given["distillation"] = False
-    return dataclasses.replace(read_recipe(arguments.recipe) if arguments.recipe else Recipe(), **given)
+    base = read_recipe(arguments.recipe) if arguments.recipe else published_recipe(reducer)
+    return dataclasses.replace(base, **given)
 
 
 def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> FinetuneResult:
@@ -155,9 +165,10 @@ def train(task: Task, chosen: dict[str, Any], folder: Path, recipe: Recipe) -> F
         options = {name: value for name, value in chosen.items() if name != "reducer"}
         found = finetune(task, chosen["reducer"], folder, recipe=recipe, watch=watch, **options)
     early = f"; stopped early, no better one in {recipe.patience} evaluations" if found.stopped else ""
+    when, which = ("at the end", "last") if recipe.last else ("at best", "best")
     print(
-        f"validation accuracy {_percent(found.start)} before, {_percent(found.accuracy)} at best (step {found.step}), "
-        f"{_percent(found.unreduced)} unreduced{early}\nbest weights: {found.folder}"
+        f"validation accuracy {_percent(found.start)} before, {_percent(found.accuracy)} {when} (step {found.step}), "
+        f"{_percent(found.unreduced)} unreduced{early}\n{which} weights: {found.folder}"
     )
     return found
 

@@ -23,6 +23,9 @@ class Gate:
     the one that the stream had before: multiply by ``stream.gate``, so that what is gone stays gone. Protected tokens
     count as 1 whatever the gate says, padding as 0.
 
+    Where a stack gives every token back at its end, a dropped one is given back as it was before the site that dropped
+    it, as in evaluation; of a gate in between, so much of each.
+
     Source: Rao et al., DynamicViT, NeurIPS 2021, arXiv 2106.02034, equation 10. Where this differs: the published
     masked softmax also forces the diagonal to 1, so that a dropped token attends to itself. A kept token's diagonal
     is 1 anyway, and it reads dropped tokens at a weight of about 1e-6: what kept tokens compute is the same. The
@@ -41,12 +44,29 @@ class Gate:
             raise UnsupportedCallError(f"a Gate takes floating-point values (B, n) between 0 and 1, got {got}")
         self.values = values
 
+    def on(self, device: torch.device) -> Gate:
+        """The same on a device; itself where it is there already."""
+        return self if self.values.device == device else Gate(self.values.to(device))
+
     def effective(self, prefix: int, real: Tensor | None) -> Tensor:
         """(B, n) in float32 at least: 1 for the ``prefix`` protected tokens, 0 for padding (``real`` is False)."""
         values = self.values if self.values.dtype == torch.float64 else self.values.float()
         if prefix:
             values = torch.cat([torch.ones_like(values[:, :prefix]), values[:, prefix:]], dim=1)
         return values if real is None else values * real
+
+
+def share_left(before: Tensor | None, after: Tensor) -> Tensor:
+    """(B, N): of what was left of each token before a site, the share that its new gate leaves; 1 where nothing was.
+
+    Args:
+        before: (B, N) gates before the site, None for 1.
+        after: (B, N) gates after it.
+    """
+    if before is None:
+        return after
+    left = before > EPSILON
+    return torch.where(left, after / torch.where(left, before, 1.0), 1.0)
 
 
 def log_weight(gate: Tensor) -> Tensor:

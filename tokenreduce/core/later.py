@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -12,10 +13,11 @@ class Later:
 
     Args:
         make: makes it.
+        device: where it will be.
     """
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Tensor], device: torch.device) -> None:
+        self._make, self.device = make, device
         self._made: Tensor | None = None
 
     def __call__(self) -> Tensor:
@@ -23,6 +25,10 @@ class Later:
         if self._made is None:
             self._made = self._make()
         return self._made
+
+    def to(self, device: torch.device) -> Later:
+        """The same on another device, when it is read."""
+        return Later(lambda: self().to(device), device)
 
 
 def read(value: Tensor | Later | None) -> Tensor | None:

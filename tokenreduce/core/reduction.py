@@ -5,6 +5,8 @@ Axes: B batch, N tokens before, K tokens after, R folded tokens, C width.
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -186,6 +188,16 @@ class Reduction:
             kept = take_rows(x, self._from())
             kept = kept * self._own().unsqueeze(-1) if self._blank else kept
         return add_rows(kept, into, moved * folded.to(x.dtype).unsqueeze(-1))
+
+    def on(self, device: torch.device) -> Reduction:
+        """The same on a device; itself where it is there already."""
+        if self.keep.device == device:
+            return self
+        moved = copy(self)
+        for name, side in vars(self).items():
+            if isinstance(side, Tensor):
+                setattr(moved, name, side.to(device))
+        return moved
 
     def detach(self) -> Reduction:
         """The same for other features of the tokens, with weights that pass no gradient."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import LayerError, OptionError
 from .option_checks import is_count, is_number
 
 
@@ -88,3 +88,21 @@ def spaced_layers(positions: Sequence[int], depth: int, *, base: int = 12, last:
     else:
         layers = {p * depth // base for p in positions}
     return sorted(layers)
+
+
+def check_layers(layers: Any, depth: int, stack: str) -> list[int]:
+    """Sorted distinct layers.
+
+    Raises:
+        LayerError: one lies outside the stack. OptionError: no layers, or not whole numbers.
+    """
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layers!r}")
+    for layer in layers:
+        if not isinstance(layer, int) or isinstance(layer, bool):
+            raise OptionError(f"layers is a list of block numbers 0..{depth - 1}, got {layer!r} in it")
+        if not 0 <= layer < depth:
+            raise LayerError(f"layer {layer} is outside stack {stack!r}; its blocks are 0..{depth - 1}")
+    if not layers:
+        raise OptionError(f"layers is empty, so nothing would be reduced; name some of 0..{depth - 1}")
+    return sorted(set(layers))

@@ -28,6 +28,7 @@ class State:
         assignment: (B, N0) position of each input token, None when nobody asks.
         drops: whether any input token may have been dropped so far.
         gates: (B, n) by stream, how much each token counts; a stream whose tokens all count in full is left out.
+        past_gates: the gates that a stream has had so far, the present one last.
         positions: what travels with the tokens.
         valid: (B, N) False for what only fills up a sample that is shorter than others by a reduction (``real`` is
             False there too), None for nothing.
@@ -40,6 +41,7 @@ class State:
     assignment: Tensor | None = None
     drops: bool = False
     gates: Mapping[str, Tensor] = field(default_factory=dict)
+    past_gates: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     positions: Positions | None = None
     valid: Tensor | None = None
 
@@ -47,9 +49,34 @@ class State:
         """(B, N) input tokens that each stands for, None while all are 1."""
         return read(self.size)
 
+    def on(self, device: torch.device) -> State:
+        """The same on the device of a block; itself where it is there already."""
+        sides = (self.size, self.real, self.assignment, self.valid, self.layout.kinds, self.initial.kinds)
+        mappings = (self.gates, self.positions or {})
+        if all(side is None or side.device == device for side in (*sides, *(t for m in mappings for t in m.values()))):
+            return self
+        real, assignment, valid = (
+            None if side is None else side.to(device) for side in (self.real, self.assignment, self.valid)
+        )
+        gates, positions = ({name: side.to(device) for name, side in m.items()} for m in mappings)
+        past = {name: tuple(gate.to(device) for gate in gates) for name, gates in self.past_gates.items()}
+        return replace(
+            self,
+            layout=self.layout.on(device),
+            initial=self.initial.on(device),
+            size=None if self.size is None else self.size.to(device),
+            real=real,
+            assignment=assignment,
+            gates=gates,
+            past_gates=past,
+            positions=None if self.positions is None else positions,
+            valid=valid,
+        )
+
     def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""
-        return replace(self, gates={**self.gates, **gates})
+        past = {name: (*self.past_gates.get(name, ()), gate) for name, gate in gates.items()}
+        return replace(self, gates={**self.gates, **gates}, past_gates={**self.past_gates, **past})
 
     def real_of(self, stream: str) -> Tensor | None:
         """(B, n) False for padding among the tokens of a stream, None when all are real."""

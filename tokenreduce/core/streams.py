@@ -11,6 +11,7 @@ from torch import Tensor
 from ..backbones.layout import Layout
 from ..errors import UnsupportedCallError
 from .composition import combine
+from .heads import HeadMasks
 from .reduction import Reduction
 from .signals import Signals
 from .tokens import Tokens
@@ -33,6 +34,7 @@ class Stream:
             for what the rule of a budget asks for.
         grids: rows and columns that the tokens of each sample form in raster order, None for a sample whose tokens form
             none; None where it is not known.
+        past_gates: the gates that the stream has had at sites before this one, (B, n) each, the last is ``gate``.
     """
 
     tokens: Tokens
@@ -44,6 +46,7 @@ class Stream:
     places: Tensor | None = None
     needed: Tensor | None = None
     grids: Sequence[tuple[int, int] | None] | None = None
+    past_gates: tuple[Tensor, ...] = ()
 
     def after(self, reduction: Reduction) -> Stream:
         """The stream that a reduction leaves."""
@@ -53,6 +56,7 @@ class Stream:
             signals=self.signals.after(reduction),
             kinds=None if self.kinds is None else reduction.take(self.kinds),
             gate=None if self.gate is None else reduction.side(self.gate, 1.0),
+            past_gates=tuple(reduction.side(gate, 1.0) for gate in self.past_gates),
             needed=None,
             grids=None,
         )
@@ -68,6 +72,7 @@ class Streams(Mapping[str, Stream]):
         layout: of that sequence.
         initial: tokens of each stream at the start of the pass.
         losses: collects what :meth:`add_loss` is given; None, as in evaluation, to let it go.
+        heads: collects what :meth:`mask_heads` is given; None where heads cannot be masked.
     """
 
     def __init__(
@@ -78,8 +83,9 @@ class Streams(Mapping[str, Stream]):
         layout: Layout | None = None,
         initial: Mapping[str, int] | None = None,
         losses: dict[str, Tensor] | None = None,
+        heads: HeadMasks | None = None,
     ) -> None:
-        self._parts = dict(parts)
+        self._parts, self._heads = dict(parts), heads
         self._main, self._whole, self._layout, self._losses = main, whole, layout, losses
         self.initial: Mapping[str, int] = initial or {}
 
@@ -135,20 +141,53 @@ class Streams(Mapping[str, Stream]):
             name: stream.after(chosen[name]) if name in chosen else stream for name, stream in self.items()
         }
         if self._whole is None or self._layout is None:
-            return Streams(parts, self._main, None, self._layout, self.initial, self._losses)
+            return Streams(parts, self._main, None, self._layout, self.initial, self._losses, self._heads)
         own = {name: value for name, value in chosen.items() if name in (*self._layout.streams, self._layout.name)}
         tokens = next(iter(own.values())).keep if own else None
         if tokens is None:
-            return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses)
+            return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses, self._heads)
         dtype = next(iter(self.values())).tokens.x.dtype
         reduction, layout = combine(self._layout, own, tokens.shape[0], tokens.device, dtype)
         whole = partial(self._whole_after, reduction)
-        return Streams({} if layout.mixed else parts, self._main, whole, layout, self.initial, self._losses)
+        return Streams(
+            {} if layout.mixed else parts, self._main, whole, layout, self.initial, self._losses, self._heads
+        )
 
     def with_stream(self, name: str, stream: Stream) -> Streams:
         """The same with another stream in the place of one: what a reducer around others tells them of it."""
         parts = {**self._parts, name: stream}
-        return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses)
+        return Streams(parts, self._main, self._whole, self._layout, self.initial, self._losses, self._heads)
+
+    @property
+    def past_heads(self) -> tuple[Tensor, ...]:
+        """(B, H) of each attention whose heads were masked at sites before this one, in the order of the blocks."""
+        return () if self._heads is None else self._heads.past
+
+    def mask_heads(self, sequence: str, values: Tensor, *, cross: bool = False) -> None:
+        """Let the heads of an attention of this layer count for less, or not at all.
+
+        What a head gives is multiplied by its value before the output projection. In evaluation a head that is 0 in
+        every sample of the batch is not computed, except where the pass is compiled: shapes are static then.
+
+        Args:
+            sequence: whose tokens attend: ``"image"``, or ``"text+image"`` where both form one sequence.
+            values: (B, H) from 0 to 1 for each of the heads (:attr:`Backbone.heads`); in training with a gradient.
+            cross: of its cross-attention, not of its self-attention.
+
+        Raises:
+            UnsupportedCallError: the reducer does not act before the block, or does not say ``masks_heads``; or values
+                of another shape.
+        """
+        if self._heads is None:
+            raise UnsupportedCallError(
+                "heads can be masked by a reducer that acts before the block (position = 'before_block') and says so "
+                "(masks_heads = True), so that attach can check the blocks"
+            )
+        batch = (next(iter(self.values())) if self._parts else self.whole()).tokens.x.shape[0]
+        if not isinstance(values, Tensor) or values.ndim != 2 or values.shape[0] != batch:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise UnsupportedCallError(f"the mask of the heads of {sequence!r} must be (B, H), B = {batch}, got {got}")
+        self._heads.given[sequence, cross] = values
 
     def _whole_after(self, reduction: Reduction) -> Stream:
         return self.whole().after(reduction)

@@ -124,7 +124,7 @@ class Tokens:
         """The tokens that a reduction leaves; sizes are tracked from the first fold on."""
         size, real = self.given_size, self.real
         if size is not None or reduction.source is not None:
-            size = Later(partial(sizes_after, size, real, _plain(self.x), reduction))
+            size = Later(partial(sizes_after, size, real, _plain(self.x), reduction), self.x.device)
         if real is not None:
             real = reduction.add_up(real.to(torch.int32)) > 0
         elif reduction.valid is not None:

@@ -18,6 +18,9 @@ class Trace(Sequence[list[list[int]]]):
         source: (B, N0), the final token that each input token ended in, -1 where it was dropped.
         size: (B, N), how many input tokens (padding not counted) each final token stands for.
         first, last: lengths of the streams at the start and at the end, in sequence order.
+        places: (B, N0) of each input token the one at whose place it is at the end, -1 where it was dropped: its own,
+            that of the token which it was merged into, or of a new token's last member. Of a plain sequence of image
+            tokens; None for others, and where nothing was reduced.
 
     Args:
         columns: (n,) where the tokens of a stream are at the start, for streams that are not side by side.
@@ -33,6 +36,7 @@ class Trace(Sequence[list[list[int]]]):
     ) -> None:
         self.source, self.first, self.last, self._columns = source, dict(first), dict(last), columns
         self.tokens = sum(last.values())
+        self.places: Tensor | None = None
         self.size = size if size is not None else self._members()
 
     def _members(self) -> Tensor:

@@ -12,13 +12,25 @@ from torch.nn import functional as F
 from .._torch import plain_size
 from ..backbones.block import BlockView, Projected
 from ..core.gate import as_channels
+from ..core.heads import live_heads, weigh_heads
 from ..core.state import State
+from ..errors import UnsupportedCallError
 
 
 def attend(
-    state: State, view: BlockView, projected: Projected, proportional: bool, training: bool
+    state: State,
+    view: BlockView,
+    projected: Projected,
+    proportional: bool,
+    training: bool,
+    heads: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention to the tokens of a state: (B, M, H * d), and the bias over keys (B, 1, 1, N) that it comes to."""
+    """Attention to the tokens of a state: (B, M, H * d), and the bias over keys (B, 1, 1, N) that it comes to.
+
+    ``heads`` (B, H) says how much each head counts, None for all in full; one that counts in no sample is not computed.
+    """
+    if heads is not None:
+        return _masked(state, view, projected, proportional, training, heads)
     query, gate = projected.query, state.gate()
     bias = state.bias(query, proportional)
     if gate is None or not gate.requires_grad:
@@ -28,6 +40,20 @@ def attend(
     ungated = state.bias(query, proportional, gated=False)
     context = dot_product_attention(wider, ungated, scale, view.causal, view.dropout if training else 0.0, view.fused)
     return context[..., :width].transpose(1, 2).flatten(2), bias
+
+
+def _masked(
+    state: State, view: BlockView, projected: Projected, proportional: bool, training: bool, heads: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    query, key, value = projected.query, projected.key, projected.value
+    if heads.shape[1] != query.shape[1]:
+        raise UnsupportedCallError(f"the mask of the heads must be (B, {query.shape[1]}), got {tuple(heads.shape)}")
+    live = live_heads(heads) if key.shape[1] == query.shape[1] else None
+    if live is not None and not live.shape[0]:
+        return torch.zeros_like(query.transpose(1, 2).flatten(2)), state.bias(query, proportional)
+    part = projected if live is None else Projected(*(side.index_select(1, live) for side in (query, key, value)))
+    context, bias = attend(state, view, part, proportional, training)
+    return weigh_heads(context, heads, live), bias
 
 
 def attention(view: BlockView, projected: Projected, bias: Tensor | None, training: bool) -> Tensor:

@@ -152,6 +152,24 @@ class Binding(BaseBinding):
         if self._follows and self.stack.output != self.output_name:
             self._expect(self.stack.output)
 
+    def head_masks(self, index: int, masks: Mapping[tuple[str, bool], Tensor]) -> dict[tuple[int, bool], Tensor]:
+        """What a reducer has masked before block ``index``, by block of its layer and whether it is of cross-attention.
+
+        Raises:
+            UnsupportedCallError: no block of the layer, from this one on, has such an attention.
+        """
+        level = next((level for level in self.stack.levels if index in level), (index,))
+        found = {}
+        for (sequence, cross), values in masks.items():
+            there = [n for n in level if n >= index and self.roles[n].own == sequence]
+            if not there or (cross and all(self.roles[n].memory is None for n in there)):
+                kind = "cross-attention" if cross else "self-attention"
+                raise UnsupportedCallError(
+                    f"no {kind} of {sequence!r} follows in this layer; mask heads of: {', '.join(self.backbone.heads)}"
+                )
+            found.update({(n, cross): values for n in there})
+        return found
+
     def _expect(self, output: str) -> None:
         self.output_name = output
         self.output = output_of(output, self.active.ragged, self.stack.reads_all)

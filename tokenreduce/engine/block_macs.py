@@ -10,16 +10,18 @@ from torch import nn
 from ..backbones.block import BlockView
 
 
-def block_macs(view: BlockView, tokens_in: Any, tokens_out: Any, memory: Any = 0) -> Any:
+def block_macs(
+    view: BlockView, tokens_in: Any, tokens_out: Any, memory: Any = 0, heads: tuple[Any, Any] = (1, 1)
+) -> Any:
     """Multiply-adds of one block for one sample: attention on ``tokens_in``, MLP half on ``tokens_out``.
 
     Weight matrices times tokens, plus the two products of each attention (2 * tokens_in * keys * width; the width
     is the input of the output projection, the last linear layer of its part). ``memory`` is the number of
     tokens that a cross-attention has for keys. Each number may be (B,), one for each sample; so are the multiply-adds
-    then.
+    then. ``heads`` is the share of the heads that self- and cross-attention compute, whose projections count in full.
     """
-    attention = tokens_in * (_weights(view.attention_parts) + 2 * tokens_in * _width(view.attention_parts))
-    crossed = tokens_in * (_weights(view.cross_parts) + 2 * memory * _width(view.cross_parts))
+    attention = tokens_in * (_weights(view.attention_parts) + 2 * tokens_in * _width(view.attention_parts) * heads[0])
+    crossed = tokens_in * (_weights(view.cross_parts) + 2 * memory * _width(view.cross_parts) * heads[1])
     return attention + crossed + memory * _weights(view.memory_parts) + tokens_out * _weights(view.mlp_parts)
 
 

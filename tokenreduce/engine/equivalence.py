@@ -127,7 +127,7 @@ def generator() -> torch.Generator:
 def _compare(stack: Stack, index: int, label: str, double: nn.Module, dtype: torch.dtype, tolerance: float) -> Proof:
     view = stack.view(double)
     calls = {"block": Counter[str](), "view": Counter[str]()}
-    for given in _inputs(stack, index, view, dtype):
+    for given in probe_inputs(stack, index, view, dtype):
         x, real, memory, memory_real, positions = given
         with _counting(double, calls["block"]):
             if memory is None:
@@ -149,7 +149,8 @@ def _compare(stack: Stack, index: int, label: str, double: nn.Module, dtype: tor
     return Proof(_entered(double, calls["block"], calls["view"]))
 
 
-def _inputs(stack: Stack, index: int, view: BlockView, dtype: torch.dtype) -> Iterator[Inputs]:
+def probe_inputs(stack: Stack, index: int, view: BlockView, dtype: torch.dtype) -> Iterator[Inputs]:
+    """Random tokens for a block, without and with padding."""
     width, draws = parameter_width(stack.blocks[index]), generator()
     x = torch.randn(2, 5, width, generator=draws, dtype=dtype)
     positions, memory = stack.probe_positions(x), None

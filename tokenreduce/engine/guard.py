@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..backbones.block import BlockView
+from ..backbones.dispatch import holds_offloaded, is_hooked, is_replaced, only_moves
 from ..backbones.stack import Stack
 from ..errors import TokenReduceError, UnsupportedCallError
 from .equivalence import Proof, prove_block
@@ -96,11 +97,15 @@ class Guard:
         stack: whose blocks are looked at.
         views: of the blocks; a view whose block has changed is replaced in this list.
         proofs: one per block.
+
+    Attributes:
+        offloaded: of each block the modules that its view goes round and whose weights are held elsewhere.
     """
 
     def __init__(self, stack: Stack, views: list[BlockView], proofs: Sequence[Proof]) -> None:
         self.stack, self.views = stack, views
         self.entered = [_entered(block, proof) for block, proof in zip(stack.blocks, proofs, strict=True)]
+        self.offloaded: list[list[nn.Module]] = [[] for _ in stack.blocks]
         self.slots, self.holders = _slots(stack)
 
     def blocks(self) -> list[nn.Module]:
@@ -130,6 +135,7 @@ class Guard:
                     )
                 if one.name and not one.untouched():  # the block itself is called, so that its hooks act
                     self._check_hooks(index, one)
+            self.offloaded[index] = [one.module for one in entered if one.name and holds_offloaded(one.module)]
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def settle(self) -> bool:
@@ -145,8 +151,10 @@ class Guard:
 
     def _check_hooks(self, index: int, one: Entered) -> None:
         state = vars(one.module)
-        if "forward" in state or not inspect.ismethod(one.module.forward):
+        if is_replaced(one.module, "forward") or not (is_hooked(one.module) or inspect.ismethod(one.module.forward)):
             raise self._refusal(index, one, "its forward was replaced on the instance")
+        if not only_moves(one.module):
+            raise self._refusal(index, one, "it carries a hook of accelerate that does more than move weights")
         for kind in HOOKS:
             if state[kind] and any(not self._ignored(hook) for hook in state[kind].values()):
                 raise self._refusal(index, one, "it carries a hook")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,30 @@ from ..core.gate import pool_as_kept
 from ..core.reduction import Reduction, spread
 from ..core.state import State
 
-Undo = tuple["Tensor | None", Tensor]
-"""Tokens (B, N, C) before a site, where they are needed again; and where each of them went (B, N)."""
+
+@dataclass(frozen=True)
+class Undo:
+    """What undoes a site.
+
+    Args:
+        before: tokens (B, N, C) before it, where they are needed again.
+        end: (B, N) where each of them went, None where a gate let all of them stay.
+        share: (B, N) how much of each a gate has left, None where there was none.
+    """
+
+    before: Tensor | None
+    end: Tensor | None = None
+    share: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Tokens (B, K, C) at the end as the tokens (B, N, C) of the site; what it took away is as it was before."""
+        before = None if self.before is None else self.before.to(x)
+        if self.end is not None:
+            x = spread(x, self.end.to(x.device), before)
+        if self.share is None or before is None:
+            return x
+        share = self.share[..., None].to(x)
+        return x * share + before * (1 - share)
 
 
 @dataclass(frozen=True)
@@ -26,9 +48,13 @@ class Ending:
 
     def restore(self, x: Tensor) -> Tensor:
         """Every token at its original position: merged ones share their value, dropped ones have their last value."""
-        for before, end in self.undo:
-            x = spread(x, end, None if before is None else before.to(x.dtype))
+        for undo in self.undo:
+            x = undo(x)
         return x
+
+    def on(self, device: torch.device) -> Ending:
+        """With its states on the device of the tokens."""
+        return replace(self, first=self.first.on(device), last=self.last.on(device))
 
 
 class Reduced:
@@ -46,6 +72,10 @@ class Reduced:
         """
         return False
 
+    def holds(self, gated: Collection[str]) -> bool:
+        """Whether they are where streams are gated: what is dropped is given back as it was then."""
+        return False
+
     def __call__(self, x: Tensor, ending: Ending) -> Tensor:
         """Tokens of one sequence (B, N, C) as the rest of the model expects them."""
         return x
@@ -59,6 +89,9 @@ class Full(Reduced):
     def keeps(self, chosen: Mapping[str, Reduction], whole: Reduction, mixed: bool) -> bool:
         return whole.drops
 
+    def holds(self, gated: Collection[str]) -> bool:
+        return True
+
     def __call__(self, x: Tensor, ending: Ending) -> Tensor:
         return ending.restore(x)
 
@@ -69,6 +102,9 @@ class Repeated(Full):
     Where tokens were only dropped, what is left stands for itself; where a method merges and drops, all are restored.
     Gates let a dropped token be the mean of the kept ones.
     """
+
+    def holds(self, gated: Collection[str]) -> bool:
+        return False
 
     def __call__(self, x: Tensor, ending: Ending) -> Tensor:
         last = ending.last
@@ -112,6 +148,9 @@ class StreamRestored(Full):
         wanted = whole if mixed else chosen.get(self.stream)
         return wanted is not None and wanted.drops
 
+    def holds(self, gated: Collection[str]) -> bool:
+        return self.stream in gated
+
     def __call__(self, x: Tensor, ending: Ending) -> Tensor:
         first, last = ending.first.layout, ending.last
         if last.assignment is None or not ending.undo or self.stream not in first.streams:
@@ -124,7 +163,7 @@ class StreamRestored(Full):
             rest = last.layout.prefix(last.layout.name)
         else:
             rest = last.layout.lengths[self.stream]
-            if all(before is None for before, _ in ending.undo):  # none of the stream was dropped
+            if all(undo.before is None for undo in ending.undo):  # none of the stream was dropped
                 return torch.cat([spread(x, last.assignment[:, :count]), x[:, rest:]], dim=1)
         return torch.cat([ending.restore(x)[:, :count], x[:, rest:]], dim=1)
 

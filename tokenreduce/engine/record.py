@@ -77,6 +77,8 @@ class Record:
         counts: tokens of each stream at the end, (B,) where samples keep different numbers.
         losses: what the reducer added to the loss, by name, with gradient; a copy has none.
         gates: (B, n) by stream, how much each token counted at the end, without gradient; streams without are left out.
+        heads: (B, H) by block and whether it is of cross-attention, how much each head counted, without gradient;
+            attentions without a mask are left out.
         trace: where each input token went; None where none is kept (``attach(..., trace=True)``).
     """
 
@@ -89,6 +91,7 @@ class Record:
         losses: Sequence[Mapping[str, Tensor]],
         blocks: Sequence[tuple[BlockView, Role]],
         early: bool,
+        heads: Mapping[tuple[int, bool], Tensor] | None = None,
     ) -> None:
         first, last = states[0], states[-1]
         self._sites = sites
@@ -99,6 +102,12 @@ class Record:
         self._lengths = {name: n for state in last.values() for name, n in state.layout.lengths.items()}
         self.gates = {name: gate.detach() for state in last.values() for name, gate in state.gates.items()}
         self._blocks, self._early = blocks, early
+        self.heads = {place: values.detach() for place, values in (heads or {}).items()}
+        self._computed = {  # in training all heads are
+            place: (values != 0).double().mean(dim=1)
+            for place, values in (heads or {}).items()
+            if not values.requires_grad
+        }
         self.trace: Trace | None = None
         if trace:
             size = torch.cat([_sizes(state) for state in last.values()], dim=1)
@@ -119,6 +128,20 @@ class Record:
     def tokens(self) -> dict[str, int | float]:
         """Tokens of each stream at the end; the mean over the samples where they keep different numbers."""
         return {name: mean(count) for name, count in self.counts.items()}
+
+    @property
+    def mean_counts(self) -> dict[str, float | Tensor]:
+        """Tokens of each stream that a site leaves, the mean over sites; (B,) where samples keep different numbers."""
+        after: dict[str, list[int | Tensor]] = {}
+        for site in self._sites:
+            after.setdefault(site.stream, []).append(site.after)
+        found: dict[str, float | Tensor] = {}
+        for name, counts in after.items():
+            total: float | Tensor = 0.0
+            for count in counts:
+                total = total + (count.double() if isinstance(count, Tensor) else count)
+            found[name] = total / len(counts)
+        return found
 
     @property
     def spread(self) -> dict[str, float]:
@@ -155,7 +178,8 @@ class Record:
             now = later if self._early else self._between[index]  # then attention sees what is left too
             memory = role.memory or role.own  # without a memory nothing is counted for it
             before += block_macs(view, start[role.own], start[role.own], start[memory])
-            after = after + block_macs(view, now[role.own], later[role.own], now[memory])
+            heads = self._computed.get((index, False), 1), self._computed.get((index, True), 1)
+            after = after + block_macs(view, now[role.own], later[role.own], now[memory], heads)
         return before, after
 
     def __getstate__(self) -> dict[str, Any]:
@@ -186,7 +210,7 @@ def sum_by_name(losses: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for terms in losses:
         for name, value in terms.items():
-            total[name] = total[name] + value if name in total else value
+            total[name] = total[name] + value.to(total[name].device) if name in total else value
     return total
 
 

@@ -14,14 +14,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._torch import plain_size
+from ..backbones.dispatch import device_of, loaded
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.columns import kept_columns
 from ..core.composition import combine
-from ..core.gate import Gate
+from ..core.gate import Gate, share_left
+from ..core.heads import HeadMasks
 from ..core.reduction import Reduction, compose_assignments
 from ..core.site import Site
 from ..core.state import State
@@ -74,6 +76,7 @@ class Run:
         self.done: dict[tuple[int, str], Reduction] = {}
         self.counts: dict[int, list[SiteCounts]] = {}
         self.memory: dict[int, Tensor] = {}
+        self.heads: dict[tuple[int, bool], Tensor] = {}
         self._biases: dict[tuple[int, torch.dtype], tuple[State, Tensor | None]] = {}
 
     def start(
@@ -138,7 +141,7 @@ class Run:
         """Reduce further tokens (B, N, C) of a sequence as it was reduced in block ``since`` and later ones."""
         for (index, name), reduction in self.done.items():
             if name == sequence and index >= since:
-                x = reduction.detach().apply(x)
+                x = reduction.on(x.device).detach().apply(x)
         return x
 
     def places(self, sequence: str = "image") -> Tensor | None:
@@ -154,7 +157,7 @@ class Run:
         assert assignment is not None
         kept = torch.arange(assignment.shape[1], device=assignment.device).expand(assignment.shape[0], -1)
         for reduction in done:
-            kept = kept_columns(kept, reduction)
+            kept = kept_columns(kept, reduction.on(kept.device))
         return compose_assignments(assignment, kept)
 
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
@@ -166,17 +169,22 @@ class Run:
         assert first is not None and last is not None
         if not self.paused:
             self._count_idle()
+            device = tokens[0].device
             binding.last = Record(
                 [row for index in sorted(self.counts) for row in self.counts[index]],
-                [states for states in self.states if states],
+                [{name: state.on(device) for name, state in states.items()} for states in self.states if states],
                 trace=binding.trace,
                 losses=list(self.losses.values()),
+                heads=self.heads,
                 blocks=binding.blocks,
                 early=self.early,
             )
+            if binding.last.trace is not None and "image" in last:
+                binding.last.trace.places = self.places()
         undo = {name: [self.undo[i, n] for i, n in sorted(self.undo, reverse=True) if n == name] for name in first}
         return tuple(
-            self.output(x, Ending(first[name], last[name], undo[name])) for name, x in zip(first, tokens, strict=True)
+            self.output(x, Ending(first[name], last[name], undo[name]).on(x.device))
+            for name, x in zip(first, tokens, strict=True)
         )
 
     def _count_idle(self) -> None:
@@ -197,17 +205,18 @@ class Run:
         if states is None:
             raise UnsupportedCallError(ORDER)
         self.states[index + 1] = states
-        own = states[self.roles[index].own]
+        own = states[self.roles[index].own].on(x.device)
         if view.direct and not own.gates and own.positions is None and self._bare(own):
             block: Any = self.binding.stack.blocks[index]
             whole: Tensor = type(block).forward(block, x)
             return whole
-        projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
-        if own.gates:
-            context, _ = attend(own, view, projected, self.proportional, training)
-        else:
-            context = attention(view, projected, self._bias(own, projected.query), training)
-        return view.mlp(view.attend(x, context, projected))
+        with loaded(*self.binding.guard.offloaded[index]):
+            projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
+            if own.gates:
+                context, _ = attend(own, view, projected, self.proportional, training)
+            else:
+                context = attention(view, projected, self._bias(own, projected.query), training)
+            return view.mlp(view.attend(x, context, projected))
 
     def _bare(self, state: State) -> bool:
         """Whether attention to tokens without gates has no bias."""
@@ -226,15 +235,16 @@ class Run:
 
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
         """Run one block on the tokens, reduction included."""
-        result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
-        return result._replace(x=self.views[index].mlp(result.x))
+        with loaded(*self.binding.guard.offloaded[index]):
+            result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
+            return result._replace(x=self.views[index].mlp(result.x))
 
     def close(self, index: int, result: BlockResult) -> None:
         """Take in what a block gave, after its checkpoint where there is one."""
         role = self.binding.roles[index]
         for name, before in ((role.own, result.before), (role.memory, result.memory_before)):
             if before is not None and name is not None:
-                self.undo[index, name] = (before, self.undo[index, name][1])
+                self.undo[index, name] = replace(self.undo[index, name], before=before)
         if result.memory is not None:
             self.memory[index] = result.memory
 
@@ -243,6 +253,7 @@ class Run:
         if states is None:
             raise UnsupportedCallError(ORDER)
         view, role, site = self.views[index], self.roles[index], self.sites.get(index)
+        states = {name: state.on(x.device) for name, state in states.items()}  # a block's, wherever the last one ran
         result = BlockResult(x, memory)
         if site is not None and self.early:
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
@@ -250,8 +261,9 @@ class Run:
             x, memory, site = result.x, result.memory, None
         own = states[role.own]
         projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
-        if own.gates:
-            context, bias = attend(own, view, projected, self.proportional, training)
+        masked = self.heads.get((index, False)) if self.heads else None
+        if own.gates or masked is not None:
+            context, bias = attend(own, view, projected, self.proportional, training, masked)
         else:
             bias = self._bias(own, projected.query)
             context = attention(view, projected, bias, training)
@@ -259,7 +271,8 @@ class Run:
         crossed = None
         if memory is not None and role.memory is not None:
             seen = view.project_memory(x, memory)
-            context, memory_bias = attend(states[role.memory], view, seen, self.proportional, training)
+            masked = self.heads.get((index, True)) if self.heads else None
+            context, memory_bias = attend(states[role.memory], view, seen, self.proportional, training, masked)
             x = view.attend_memory(x, context, seen)
             crossed = BlockTokens(memory, states[role.memory], seen, memory_bias)
         result = result._replace(x=x)
@@ -282,10 +295,22 @@ class Run:
         role, reducer = self.roles[index], self.reducer
         losses: dict[str, Tensor] = {}
         reader = SiteReader(self.binding.stack, reducer, self.views[index], training, self.guide, self.space)
-        streams = reader.streams(own, memory, losses if training else None)
-        chosen = reducer.reduce_streams(streams, site)
-        check_reductions(chosen, streams, reducer)
-        if losses or any(isinstance(value, Gate) for value in chosen.values()):
+        device = own.x.device
+        modules = [reducer] if isinstance(reducer, nn.Module) else []  # with weights, on a device of their own
+        for module in modules:
+            device = device_of(module)
+        heads = self._heads_before(index, device) if reducer.masks_heads and self.early else None
+        with loaded(*modules):
+            seen = own.on(device), None if memory is None else memory.on(device)
+            streams = reader.streams(*seen, losses if training else None, heads)
+            chosen = reducer.reduce_streams(streams, site)
+            check_reductions(chosen, streams, reducer)
+        chosen = {name: value.on(own.x.device) for name, value in chosen.items()}
+        masks: dict[tuple[int, bool], Tensor] = {}
+        if heads is not None:
+            masks = {at: mask.to(own.x.device) for at, mask in self.binding.head_masks(index, heads.given).items()}
+            self.heads.update(masks)
+        if losses or masks or any(isinstance(value, Gate) for value in chosen.values()):
             self._check_gradient(index)
         if losses:
             self.losses[index] = losses
@@ -298,6 +323,11 @@ class Run:
         states = dict(states)
         y, memory_before, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
         return BlockResult(x, y, before, memory_before), states
+
+    def _heads_before(self, index: int, device: torch.device) -> HeadMasks:
+        """What has been said of the heads of earlier blocks; takes what is said of this one's."""
+        said = sorted(self.heads.items(), key=_place)
+        return HeadMasks(tuple(values.to(device) for (block, _), values in said if block < index))
 
     def _check_gradient(self, index: int) -> None:
         """Raise UnsupportedCallError where a gate or a loss would lose its gradient."""
@@ -324,20 +354,25 @@ class Run:
         state = _gated(seen.state, chosen) if chosen else seen.state
         layout = state.layout
         names = (*layout.lengths, layout.name) if chosen else ()
+        share, gate = None, None if state is seen.state else state.gate()
+        if gate is not None and self.output.holds([n for n in names if isinstance(chosen.get(n), Gate)]):
+            share = share_left(seen.state.gate(), gate)
+            self.undo[index, sequence] = Undo(x, share=share)
         reductions = {n: value for n, value in chosen.items() if isinstance(value, Reduction) and n in names}
         if not reductions:
             if sequence == self.roles[index].own or state is not seen.state:  # a memory, where something is done
                 rows += [SiteCounts.of(site, name, state, state) for name in layout.lengths]
-            return x, None, state
+            return x, None if share is None else x, state
         whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
         gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
+        past = {n: tuple(reductions[n].side(gate, 1.0) for gate in state.past_gates[n]) for n in gates}
         tokens = Tokens(x, state.size, state.real).after(whole)
         assignment, kept = state.assignment, None
         if assignment is not None:
             end = whole.assignment()
             assignment = compose_assignments(assignment, end)
-            kept = x if self.output.keeps(reductions, whole, left.mixed) else None
-            self.undo[index, sequence] = (kept, end)
+            kept = x if share is not None or self.output.keeps(reductions, whole, left.mixed) else None
+            self.undo[index, sequence] = Undo(kept, end, share)
         self.done[index, sequence] = whole
         changed = replace(
             state,
@@ -347,12 +382,17 @@ class Run:
             assignment=assignment,
             drops=state.drops or whole.drops,
             gates={**state.gates, **gates},
+            past_gates={**state.past_gates, **past},
             positions=state.moved(whole),
             valid=state.valid_after(whole),
         )
         before = [layout.name] if layout.name in reductions else list(layout.lengths)
         rows += [SiteCounts.of(site, name, state, changed) for name in before]
         return tokens.x, kept, changed
+
+
+def _place(item: tuple[tuple[int, bool], Tensor]) -> tuple[int, bool]:
+    return item[0]
 
 
 def _gated(state: State, chosen: Mapping[str, Reduction | Gate]) -> State:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..backbones.block import BlockView, Projected
 from ..backbones.stack import Stack
 from ..core.composition import take_columns
+from ..core.heads import HeadMasks
 from ..core.later import Later
 from ..core.seen_attention import SeenAttention
 from ..core.signals import Signals
@@ -44,6 +46,15 @@ class BlockTokens:
     projected: Projected | None = None
     bias: Tensor | None = None
 
+    def on(self, device: torch.device) -> BlockTokens:
+        """The same on a device; itself where it is there already."""
+        if self.x.device == device:
+            return self
+        seen, bias = self.projected, self.bias
+        if seen is not None:
+            seen = Projected(seen.query.to(device), seen.key.to(device), seen.value.to(device), seen.extra)
+        return BlockTokens(self.x.to(device), self.state.on(device), seen, None if bias is None else bias.to(device))
+
 
 @dataclass
 class SiteReader:
@@ -65,8 +76,16 @@ class SiteReader:
     guide: Tensor | None
     space: Callable[[Tensor], Tensor] | None = None
 
-    def streams(self, own: BlockTokens, memory: BlockTokens | None, losses: dict[str, Tensor] | None) -> Streams:
-        """All streams of the block's own sequence and of its memory; ``losses`` collects what the reducer adds.
+    def streams(
+        self,
+        own: BlockTokens,
+        memory: BlockTokens | None,
+        losses: dict[str, Tensor] | None,
+        heads: HeadMasks | None = None,
+    ) -> Streams:
+        """All streams of the block's own sequence and of its memory.
+
+        ``losses`` and ``heads`` collect what the reducer adds and masks.
 
         Raises:
             UnsupportedCallError: text features for another number of samples guide the stack.
@@ -91,7 +110,7 @@ class SiteReader:
         main = self.stack.main_stream
         if main not in parts and not layout.mixed:
             main = next(iter(parts))
-        return Streams(parts, main, whole, layout, initial, losses)
+        return Streams(parts, main, whole, layout, initial, losses, heads)
 
     def _stream(self, seen: BlockTokens, attention: _Attention, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
@@ -100,7 +119,7 @@ class SiteReader:
         x, size, real, prefix = seen.x, state.size, state.real, layout.prefix(name)
         if not only:
             x = take_columns(x, columns)
-            size = None if size is None else Later(partial(_columns_of, size, columns))
+            size = None if size is None else Later(partial(_columns_of, size, columns), size.device)
             real = None if real is None else take_columns(real, columns)
         initial = state.initial.length if whole else state.initial.lengths.get(name)
         return Stream(
@@ -110,6 +129,7 @@ class SiteReader:
             layout.all_kinds(x.shape[0], x.device) if whole else None,
             (state.gate() if whole else state.gates.get(name)) if state.gates else None,
             initial,
+            past_gates=state.past_gates.get(name, ()),
         )
 
     def _sources(

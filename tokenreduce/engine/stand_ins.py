@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..backbones.dispatch import BENEATH, HOOK, brings_parts, holds_offloaded, is_hooked, is_replaced, place_of
+
 PRIME = 262139
 
 
@@ -58,8 +60,10 @@ def random_double(
     """
     memo: dict[int, Any] = {}
     if attached:
-        memo[id(vars(block)["forward"])] = object()  # deleted below
+        memo[id(vars(block)[place_of(block, "forward")])] = object()  # deleted below
     for module in block.modules():
+        if is_hooked(module):  # a copy has its weights, and runs where they are
+            memo.update({id(vars(module)[name]): object() for name in ("forward", HOOK) if name in vars(module)})
         stand_in = None if module is block else stand_in_of(module, foreign)
         if stand_in is not None:
             fill(stand_in.to(dtype), generator)
@@ -77,16 +81,20 @@ def random_double(
             memo[id(buffer)] = plain_copy(buffer, dtype)
     double = copy.deepcopy(block, memo).eval()
     if attached:
-        del double.forward
+        delattr(double, place_of(block, "forward"))
+    for module in double.modules():
+        if HOOK in vars(module):
+            for name in ("forward", HOOK, BENEATH):
+                vars(module).pop(name, None)
     return double
 
 
 def stand_in_of(module: nn.Module, foreign: bool) -> nn.Module | None:
     """What replaces a module in a copy; None where it can be copied."""
-    leaf, loads = not module._modules, "forward" in vars(module)
+    leaf, loads = not module._modules, is_replaced(module, "forward")
     inner, outer = getattr(module, "in_features", None), getattr(module, "out_features", None)
     linear = isinstance(inner, int) and isinstance(outer, int)
-    if leaf and loads:  # its forward was replaced on the instance, as by offloading, and refers to this very module
+    if leaf and loads:  # its forward was replaced on the instance, and may refer to this very module
         return LinearStandIn(inner, outer) if linear else TokenwiseStandIn()  # type: ignore[arg-type]
     if foreign and linear and type(module) is not nn.Linear:
         return LinearStandIn(inner, outer)  # type: ignore[arg-type]
@@ -95,10 +103,12 @@ def stand_in_of(module: nn.Module, foreign: bool) -> nn.Module | None:
 
 def has_weights(block: nn.Module) -> bool:
     """Whether the block has weights, in memory or loaded when it runs; those of a model on "meta" are neither."""
-    found = False
+    found, brought = False, set[nn.Module]()
     for module in block.modules():
+        if holds_offloaded(module):
+            brought.update(module.modules() if brings_parts(module) else [module])
         for parameter in module.parameters(recurse=False):
-            if parameter.is_meta and "forward" not in vars(module):
+            if parameter.is_meta and module not in brought and not is_replaced(module, "forward"):
                 return False
             found = True
     return found or any(stand_in_of(module, True) is not None for module in block.modules())

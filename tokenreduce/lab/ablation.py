@@ -27,8 +27,9 @@ from .control import smaller_input
 from .cost import affordable, cost, measure_overhead
 from .dependencies import Dependencies
 from .distributed import process_group
-from .evaluation import resolve_row, score_row
+from .evaluation import resolve_row, score_row, score_seed
 from .machine import machine
+from .part import Part
 from .plan import Variants, one_per_variant, plan
 from .reducer_objects import Classes, plain_variants
 from .request import Request
@@ -71,6 +72,8 @@ def ablate(
     batch_sizes: Sequence[int] | None = None,
     rounds: int = 7,
     break_even: bool = True,
+    time: bool = True,
+    part: str | None = None,
     settings: Variants | None = None,
     store: Store | None = None,
     about: Mapping[str, Any] | None = None,
@@ -95,6 +98,9 @@ def ablate(
         batch_sizes: to time; 1 is always among them. By default 1, 8 and that of the first batch.
         rounds: timed rounds, every row once in each.
         break_even: also time other picture sizes, to find from which token count on a method pays.
+        time: measure what needs a clock; without, accuracy, multiply-adds and memory alone.
+        part: ``"2/8"``: of the scores that the ablation needs, every eighth, from the second on, for eight jobs with
+            one ``store``. The result has those alone; the same call without ``part`` then reads them all.
         settings: options for reducers that were named without any.
         store: keeps finished cells (``Store("folder")``), so that what was interrupted goes on and what is repeated is
             instant.
@@ -114,11 +120,14 @@ def ablate(
         "ratios": [ratios] if isinstance(ratios, (int, float)) else list(ratios),
         "match_macs": [match_macs] if isinstance(match_macs, (int, float)) else list(match_macs),
         "batch_sizes": None if batch_sizes is None else list(batch_sizes),
-        **{"seeds": seeds, "seed": seed, "rounds": rounds, "break_even": break_even},
+        **{"seeds": seeds, "seed": seed, "rounds": rounds, "break_even": break_even, "time": time},
     }
     request = check(Request, asked, "ablate")
     known = classes, settings or {}, trust
-    return run_request(request, model, data, metric, *known, store=store, about=about, step=step, ask=ask)
+    share = None if part is None else Part.of(part)
+    if share is not None and (store is None or store.folder is None):
+        raise OptionError("a part keeps what it works out for the others: pass store=Store(FOLDER), one for all")
+    return run_request(request, model, data, metric, *known, store=store, about=about, step=step, ask=ask, part=share)
 
 
 def run_request(
@@ -134,10 +143,12 @@ def run_request(
     about: Mapping[str, Any] | None = None,
     step: Step | None = None,
     ask: Callable[[nn.Module, Inputs], Any] = call,
+    part: Part | None = None,
 ) -> Result:
     """What :func:`ablate` does, for a request that has been checked and names its variants.
 
     Args:
+        part: work out this part of the scores, and no times.
         classes: of the reducers that the request names and nobody else knows.
         request: goes into ``result.setup`` as it is.
     """
@@ -154,7 +165,7 @@ def run_request(
         bench.survey()
         first = bench.sizes[0]
         sizes = sorted({1, *(request.batch_sizes or (min(8, first), first))})
-        result = _run(bench, rows, progress, replace(request, batch_sizes=sizes))
+        result = _run(bench, rows, progress, replace(request, batch_sizes=sizes), part)
     result.setup |= {
         "model": {
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
@@ -184,10 +195,10 @@ def data_notes(data: Any, groups: Sequence[str]) -> list[str]:
     return [f"data: {'; '.join(told)}"] if told else []
 
 
-def _run(bench: Context, rows: list[Row], progress: Progress, asked: Request) -> Result:
+def _run(bench: Context, rows: list[Row], progress: Progress, asked: Request, part: Part | None) -> Result:
     here, notes = machine(), list[str]()
     baseline, seeds, sizes = rows[0], range(asked.seed, asked.seed + asked.seeds), asked.batch_sizes or [1]
-    progress.total = (3 + len(seeds)) * len(rows) + len(sizes) * asked.rounds
+    progress.total = (3 + len(seeds)) * len(rows) + (len(sizes) * asked.rounds if asked.time else 0)
     with guard(partial(_cannot_run, "the model")):
         bench.cost_batch = bench.team.share(affordable(bench, bench.sizes[0]))
     for row in rows:
@@ -197,10 +208,14 @@ def _run(bench: Context, rows: list[Row], progress: Progress, asked: Request) ->
     if baseline.failed is not None or baseline.macs is None:
         _cannot_run("the baseline", str(baseline.failed))
     rows[1:1] = _smaller(bench, rows, baseline, asked, notes)
+    if part is not None:
+        return _run_part(bench, rows, part, {"baseline": baseline.name, "notes": notes})
     for row in rows:
         record_failure(row, partial(score_row, bench, row))
         row.macs_share = row.macs / baseline.macs if row.macs is not None else None
-    if baseline.failed is None:
+    if not asked.time:
+        notes.append("nothing was timed (--no-time)")
+    elif baseline.failed is None:
         with guard(lambda reason: notes.append(f"not all was timed: {reason}")):
             _time(bench, rows, baseline, asked, notes, here)
     compare_rows(rows, baseline.name)
@@ -210,11 +225,20 @@ def _run(bench: Context, rows: list[Row], progress: Progress, asked: Request) ->
             "operators not counted": ", ".join(uncounted_operators(handle.model, bench.inputs(1))),
         }
     progress.finish()
-    if asked.rounds < LEAST_ROUNDS:
+    if asked.time and asked.rounds < LEAST_ROUNDS:
         rounds = "one round" if asked.rounds == 1 else f"{asked.rounds} rounds"
         notes.append(f"times are of {rounds}, too few to know their spread; give more with --rounds")
     setup = {"baseline": baseline.name, "rounds": asked.rounds, "batch_sizes": sizes, "seeds": list(seeds)}
     return Result(rows, {**setup, "notes": notes, "definitions": definitions})
+
+
+def _run_part(bench: Context, rows: list[Row], part: Part, setup: dict[str, Any]) -> Result:
+    """This part of the scores, into the store; rows are left without what follows from all of them."""
+    mine = part.mine([(row, seed) for row in rows if row.failed is None for seed in row.seeds])
+    for row, seed in mine:
+        with guard(partial(setattr, row, "failed")):
+            score_seed(bench, row, seed)
+    return Result(rows, {**setup, "part": str(part), "scores of the part": len(mine)})
 
 
 def _cannot_run(what: str, reason: str) -> NoReturn:

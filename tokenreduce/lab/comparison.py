@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from .result import Result, Row
 from .statistics import compare_paired, compare_unpaired, interval
+from .verdict import standing
 
 Two: TypeAlias = tuple[float | None, float | None]
 
@@ -79,6 +80,27 @@ def compare(a: Result, b: Result) -> list[Change]:
     return [_change(name, rows_a.get(name), rows_b.get(name), same) for name in {**rows_a, **rows_b}]
 
 
+def against_control(b: Result, control: Result, name: str) -> dict[str, str]:
+    """Of each row of B how it stands to the control's row of the same name, in a sentence.
+
+    Args:
+        control: a run with as many tokens as B has, of random drop for example; that is for the caller to say.
+        name: of the control, in the sentence.
+    """
+    rows = {row.name: row for row in control.rows}
+    same = _same(b, control, "data")
+    found = {}
+    for row in b.rows:
+        other = rows.get(row.name)
+        if other is None or not other.scores or not row.scores:
+            found[row.name] = "not comparable: the control has no such row with scores"
+        elif len(other.scores) != len(row.scores) or not (same or _own_samples(row, other)):
+            found[row.name] = "not comparable: the control is not known to be judged on the same samples"
+        else:
+            found[row.name] = standing(compare_paired(name, row.scores, other.scores))
+    return found
+
+
 def differences(a: Result, b: Result) -> list[str]:
     """What differs in the setups and in the options of rows of one name, and what follows from it; one line each."""
     lines = []
@@ -88,7 +110,7 @@ def differences(a: Result, b: Result) -> list[str]:
         mine, theirs = a.setup.get(part, MISSING), b.setup.get(part, MISSING)
         found = list(_differing(part, mine, theirs))
         lines += found
-        if part in MEANING and (not _same(a, b, part) if part in KNOWN else found):
+        if part in MEANING and (not _is_same(a, b, part) if part in KNOWN else found):
             lines.append(f"{part}: {MEANING[part]}")
     rows = {row.name: row for row in a.rows}
     for row in b.rows:
@@ -98,13 +120,23 @@ def differences(a: Result, b: Result) -> list[str]:
 
 
 def same_samples(a: Result, b: Result) -> bool:
-    """Whether both say that they were judged on the same samples."""
-    return _same(a, b, "data")
+    """Whether both say that they were judged on the same samples: the results, or all rows that both have."""
+    theirs = {row.name: row for row in b.rows}
+    pairs = [(row, theirs[row.name]) for row in a.rows if row.name in theirs]
+    return _same(a, b, "data") or bool(pairs and all(_own_samples(*pair) for pair in pairs))
+
+
+def _is_same(a: Result, b: Result, part: str) -> bool:
+    return same_samples(a, b) if part == "data" else _same(a, b, part)
 
 
 def same_machine(a: Result, b: Result) -> bool:
     """Whether both say that they ran on the same machine, so that their times can be compared."""
     return _same(a, b, "machine")
+
+
+def _own_samples(a: Row, b: Row) -> bool:
+    return bool(a.data) and a.data == b.data
 
 
 def _same(a: Result, b: Result, part: str) -> bool:
@@ -138,7 +170,7 @@ def _change(name: str, a: Row | None, b: Row | None, same: bool) -> Change:
 
 
 def _accuracy_change(a: Row, b: Row, same: bool) -> tuple[float | None, float | None, float | None, float | None, str]:
-    if same and a.scores and len(a.scores) == len(b.scores):
+    if (same or _own_samples(a, b)) and a.scores and len(a.scores) == len(b.scores):
         found = compare_paired("A", b.scores, a.scores)
         return found.difference, found.low, found.high, found.p, found.test
     if a.accuracy is None or b.accuracy is None:

@@ -15,6 +15,7 @@ from .._torch import Inputs, call
 from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
 from ..attachments.resizing import resize_model
+from ..backbones.dispatch import device_of
 from ..errors import OptionError
 from ..registry.targets import names_from_file
 from ..tasks.data import Batches, cut, on_device
@@ -70,7 +71,7 @@ class Context:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     def survey(self) -> None:
         """Go through the data once: sizes, fingerprints, groups, the first batch.

@@ -91,39 +91,3 @@ def _plain(reason: str, model: object) -> str:
     reason = reason.partition(" Reducers that run here")[0].partition("; it has: ")[0]
     reason = re.sub(r"; it provides: [^;]*", "", reason)
     return reason.replace(type(model).__name__, "the model").strip().rstrip(".")
-
-
-def markdown(cells: list[Cell]) -> str:
-    """The cells as one table per adapter, models that are alike in one row, with numbered remarks below."""
-    remarks: dict[str, int] = {}
-    lines = []
-    for adapter in dict.fromkeys(cell.adapter for cell in cells):
-        lines += _table([cell for cell in cells if cell.adapter == adapter], remarks)
-    if remarks:
-        lines += ["## Remarks", ""]
-        lines += [f"{number}. {text[:1].upper()}{text[1:]}." for text, number in remarks.items()]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _table(cells: list[Cell], remarks: dict[str, int]) -> list[str]:
-    reducers = list(dict.fromkeys(cell.reducer for cell in cells))
-    rows: dict[tuple[str, str], list[str]] = {}
-    for cell in cells:
-        rows.setdefault((cell.stack, cell.example), []).append(_text(cell, remarks))
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (stack, example), texts in rows.items():
-        alike.setdefault((stack, tuple(texts)), []).append(example)
-    lines = [f"## `{cells[0].adapter}`", "", "| stack | " + " | ".join(f"`{r}`" for r in reducers) + " | models |"]
-    lines.append("|---|" + "---|" * len(reducers) + "---|")
-    lines += [f"| `{stack}` | {' | '.join(texts)} | {'; '.join(models)} |" for (stack, texts), models in alike.items()]
-    return [*lines, ""]
-
-
-def _text(cell: Cell, remarks: dict[str, int]) -> str:
-    said = [cell.reason] if cell.reason else list(cell.notes)
-    numbers = [str(remarks.setdefault(text, len(remarks) + 1)) for text in said]
-    small = f" ({', '.join(numbers)})" if numbers else ""
-    if cell.tokens is None:
-        return f"no{small}"
-    needs = ", ".join(signal.removesuffix("_attention") for signal in cell.signals) or "nothing"
-    return f"{needs}{small}"

@@ -15,6 +15,7 @@ from torch import nn
 
 from .._torch import call
 from .._version import __version__
+from ..backbones.dispatch import device_of
 from ..errors import TokenReduceError, guard
 from ..methods.factory import plan_reducers
 from ..registry.registry import default_registry
@@ -56,7 +57,7 @@ class Dependencies:
             "tokenreduce": __version__,
             "code": digest(code, adapter_code, str(sources)),
             "model": model_fingerprint(model),
-            "device": (device := next(model.parameters()).device.type),
+            "device": (device := device_of(model).type),
             "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "",
             "precision": torch.get_float32_matmul_precision(),
             "torch": torch.__version__,

@@ -7,7 +7,8 @@ Time and memory are measured on the first process while the others wait.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ import torch
 from ..errors import PluginError, reason_of
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=2)
+"""How long processes wait for the first, which solves, counts and times alone; the usual half an hour is too short."""
 
 
 class ProcessGroup:
@@ -83,5 +86,20 @@ def process_group() -> ProcessGroup:
         from accelerate import PartialState
     except ImportError as error:
         raise PluginError("several processes need accelerate: pip install 'tokenreduce[lab]'") from error
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return ProcessGroup(state.process_index, state.num_processes, state.device)
+
+
+def lone_tasks(environment: Mapping[str, str]) -> str | None:
+    """What to say where ``srun`` has started several tasks that know nothing of one another; None where it has not.
+
+    Each of them would run the whole ablation. The first says so; the others are silent.
+    """
+    tasks, number = (environment.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"))
+    if not tasks.isdigit() or int(tasks) < 2 or int(environment.get("WORLD_SIZE", "1")) > 1 or number != "0":
+        return None
+    return (
+        f"srun has started {tasks} tasks, and each of them does the whole work, as nothing joins them. Start one task "
+        "a node that runs torchrun (or accelerate launch), or give each a part of an ablation: "
+        "--part $((SLURM_PROCID + 1))/$SLURM_NTASKS --store FOLDER"
+    )

@@ -95,17 +95,7 @@ def _solve(bench: Context, row: Row, dense: int) -> Solved:
 
 def score_row(bench: Context, row: Row) -> None:
     """Fill in scores, accuracy and groups, one pass over the data for each seed."""
-    found: list[Scores] = []
-    for seed in row.seeds:
-        facts = {
-            **bench.facts(row, **with_seed(bench, row, seed)),
-            "seed": seed,
-            "data": [bench.data, bench.sizes],
-            "metric": bench.depends.metric,
-        }
-        work = partial(_scores, bench, row, seed)
-        found.append(bench.cell("scores", Scores, facts, work, "scores", fits=partial(_fits, sum(bench.sizes))))
-        bench.tick(f"{row.name}: accuracy")
+    found = [score_seed(bench, row, seed) for seed in row.seeds]
     by_seed, lost = [one.scores for one in found], max(one.not_finite for one in found)
     if lost:
         row.notes.append(
@@ -119,6 +109,20 @@ def score_row(bench: Context, row: Row) -> None:
     for group, score in zip(bench.groups, row.scores, strict=bool(bench.groups)):
         groups.setdefault(group, []).append(score)
     row.groups = {group: sum(values) / len(values) for group, values in sorted(groups.items())}
+
+
+def score_seed(bench: Context, row: Row, seed: int) -> Scores:
+    """One pass over the data, or what was kept of it."""
+    facts = {
+        **bench.facts(row, **with_seed(bench, row, seed)),
+        "seed": seed,
+        "data": [bench.data, bench.sizes],
+        "metric": bench.depends.metric,
+    }
+    work = partial(_scores, bench, row, seed)
+    found: Scores = bench.cell("scores", Scores, facts, work, "scores", fits=partial(_fits, sum(bench.sizes)))
+    bench.tick(f"{row.name}: accuracy")
+    return found
 
 
 def _fits(samples: int, cell: Scores) -> bool:

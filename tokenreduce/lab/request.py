@@ -40,6 +40,7 @@ class Request:
         batch_sizes: to time, 1 always among them; None for 1, 8 and that of the first batch.
         rounds, seeds, seed: see :func:`tokenreduce.ablate`.
         break_even: whether to time other picture sizes.
+        time: whether to time anything; without, what is left can be worked out on machines that others use too.
         pictures: samples to draw.
     """
 
@@ -69,6 +70,7 @@ class Request:
     seeds: Few = field(default=3, metadata=_flag("runs of what draws at random"))
     seed: Seed = field(default=0, metadata=_flag("the first seed"))
     break_even: bool = field(default=True, metadata=_flag("leave out timing at other picture sizes"))
+    time: bool = field(default=True, metadata=_flag("time nothing: accuracy, multiply-adds and memory alone"))
     pictures: Annotated[int, Ge(0), Le(1000)] = field(default=4, metadata=_flag("samples to draw in the report"))
 
     def __post_init__(self) -> None:

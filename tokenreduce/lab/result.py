@@ -147,6 +147,7 @@ class Row:
         accuracy: mean score, 0 to 1, with a 95 % confidence ``interval``; ``accuracy_by_seed`` one by one.
         groups: mean score per group of samples.
         scores: per sample, mean over the seeds.
+        data: fingerprint of the samples, where the rows of a result have samples of their own; else "".
         tokens: tokens left at the end of the (first) stack, ``tokens_by_stream`` the same apart.
         sites: tokens site by site.
         macs: multiply-adds per sample, the reducer's own included; ``macs_share`` of the baseline's.
@@ -177,6 +178,7 @@ class Row:
     interval: tuple[Number, Number] | None = None
     groups: dict[str, Number] = field(default_factory=dict)
     scores: list[Number] = field(default_factory=list)
+    data: str = ""
     tokens: Count | None = None
     tokens_by_stream: dict[str, Count] = field(default_factory=dict)
     sites: list[SiteTokens] = field(default_factory=list)

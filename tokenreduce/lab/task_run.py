@@ -9,6 +9,7 @@ from ..errors import OptionError
 from ..registry.registry import Registry
 from ..tasks.task import Task
 from .ablation import Step, run_request
+from .part import Part
 from .preflight import check_variants, import_named
 from .request import Request
 from .result import Result
@@ -71,12 +72,13 @@ def run_task(
     command: Sequence[str] = (),
     step: Step | None = None,
     trust: bool = False,
+    part: Part | None = None,
 ) -> Result:
     """The ablation of a task that a request asks for; the request names its variants.
 
     Args:
         command: goes into ``result.setup``.
-        store, step, trust: as for :func:`tokenreduce.ablate`.
+        store, step, trust, part: as for :func:`tokenreduce.ablate`.
     """
     request, task = replace(request, model=request.model or task.name), task.with_metric(request.metric)
     about = {
@@ -97,4 +99,5 @@ def run_task(
         about=about,
         step=step,
         ask=task.ask,
+        part=part,
     )

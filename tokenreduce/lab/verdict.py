@@ -75,7 +75,7 @@ def against(row: Row, controls: Sequence[Row], kind: str = "") -> Finding:
         compared = [(compare_paired(one.name, row.scores, one.scores), cost) for cost, one in nearest.values()]
         found, cost = min(compared, key=lambda pair: pair[0].difference)
         others = f", the best of {len(compared)} controls" if len(compared) > 1 else ""
-        return found, f"{_standing(found)} at equal multiply-adds{_remark(macs, cost)}{others}"
+        return found, f"{standing(found)} at equal multiply-adds{_remark(macs, cost)}{others}"
 
     cheaper = [(fmean(control.scores), -cost, control) for cost, control in fair if cost < macs]
     if cheaper:
@@ -137,7 +137,8 @@ def _verdict(row: Row, rows: Sequence[Row]) -> Finding:
     return found, ". ".join([sentences[0], *(s[0].upper() + s[1:] for s in sentences[1:])])
 
 
-def _standing(found: Comparison) -> str:
+def standing(found: Comparison) -> str:
+    """A paired comparison with a control in a sentence, at 5 % by its p as it is."""
     if found.p >= ALPHA:
         return f"no better than {found.against} within noise: {_points(found)}"
     return f"{'beats' if found.difference > 0 else 'does not beat'} {_numbers(found)}"

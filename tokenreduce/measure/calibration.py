@@ -12,6 +12,7 @@ from torch import nn
 from .._torch import Inputs, call, evaluating
 from ..attachments.handle import Attachment
 from ..attachments.lifecycle import attach
+from ..backbones.dispatch import device_of
 from ..errors import UnfitReducerError
 from ..tasks.data import on_device
 from ..tasks.task import Task
@@ -132,7 +133,7 @@ def options_for_share(task: Task, arguments: Mapping[str, Any], share: float, sa
         UnfitReducerError: it cannot come down to that.
     """
     model = task.model
-    batch = on_device(task.data(samples, samples)[0], next(model.parameters()).device)
+    batch = on_device(task.data(samples, samples)[0], device_of(model))
 
     def put(given: Mapping[str, Any]) -> Attachment:
         return attach(model, **given)

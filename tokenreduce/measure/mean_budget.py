@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._torch import Inputs, call, evaluating
 from ..attachments.lifecycle import attach
+from ..backbones.dispatch import device_of
 from ..core.gate import Gate
 from ..core.reduction import Reduction
 from ..core.site import Site
@@ -183,7 +184,7 @@ def _batches(data: Any) -> Iterable[Any]:
 
 
 def _inputs(batches: Iterable[Any], model: nn.Module) -> Iterator[Inputs]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     for item in batches:
         if isinstance(item, Tensor):
             item = Batch((item,), None)

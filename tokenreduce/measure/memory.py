@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .._torch import call
+from ..backbones.dispatch import devices_of
 
 DEFINITION = (
     "Largest sum of the tensors alive at once in one forward pass of a batch, weights and inputs not counted; for "
@@ -57,18 +58,22 @@ def peak_activation_bytes(model: nn.Module, inputs: Mapping[str, Any] | tuple[An
 
     Weights and inputs are not counted. On an accelerator it is the allocator's own peak above what was
     allocated before; on the CPU every storage that an operator returns counts from its making until
-    nothing holds it (scratch space inside a kernel is not seen).
+    nothing holds it (scratch space inside a kernel is not seen). Of a model on several accelerators it is the sum of
+    their peaks. Weights that are offloaded, and brought for the pass, count while they are there.
     """
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    cards = [device for device in devices_of(model) if device.type == "cuda"]
+    if cards:
+        before = []
+        for card in cards:
+            torch.cuda.synchronize(card)
+            torch.cuda.reset_peak_memory_stats(card)
+            before.append(torch.cuda.memory_allocated(card))
         with torch.set_grad_enabled(graph):
             output = call(model, inputs)
-        torch.cuda.synchronize(device)
+        for card in cards:
+            torch.cuda.synchronize(card)
         del output
-        return torch.cuda.max_memory_allocated(device) - before
+        return sum(torch.cuda.max_memory_allocated(card) - was for card, was in zip(cards, before, strict=True))
     tensors = [*model.parameters(), *model.buffers(), *(t for t in tree_leaves(inputs) if isinstance(t, Tensor))]
     mode = _Live({tensor.untyped_storage()._cdata for tensor in tensors})
     with torch.set_grad_enabled(graph), mode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,16 +13,22 @@ import torch
 
 from .._torch import Inputs, call, synchronize
 from ..attachments.handle import Attachment
+from ..backbones.dispatch import devices_of
 
 
 @contextmanager
-def _timed(spent: list[float], device: torch.device) -> Iterator[None]:
+def _timed(spent: list[float], devices: Sequence[torch.device]) -> Iterator[None]:
     """Adds the seconds that its body takes to a list."""
-    synchronize(device)
+    _wait(devices)
     begin = time.perf_counter()
     yield
-    synchronize(device)
+    _wait(devices)
     spent.append(time.perf_counter() - begin)
+
+
+def _wait(devices: Sequence[torch.device]) -> None:
+    for device in devices:
+        synchronize(device)
 
 
 def overhead(handle: Attachment, inputs: Inputs, *, rounds: int = 3) -> float:
@@ -33,15 +39,15 @@ def overhead(handle: Attachment, inputs: Inputs, *, rounds: int = 3) -> float:
     """
     shares = []
     spent: list[float] = []
-    device = next(handle.model.parameters()).device
+    devices = devices_of(handle.model)
     with contextlib.ExitStack() as around:
         for stack in handle.stacks.values():
-            around.enter_context(stack.around(partial(_timed, spent, device)))
+            around.enter_context(stack.around(partial(_timed, spent, devices)))
         with torch.inference_mode():
             for _ in range(rounds + 1):
                 spent.clear()
                 begin = time.perf_counter()
                 call(handle.model, inputs)
-                synchronize(device)
+                _wait(devices)
                 shares.append(sum(spent) / (time.perf_counter() - begin))
     return statistics.median(shares[1:])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Backbone:
         guidable: whether text features can guide it (``handle.guide``).
         width: C of the tokens that are reduced, 0 before it is known.
         sites: number of places where the reducer acts, 0 before that is known.
+        widths: C of each stream's tokens, by name; empty before it is known.
+        protected: number of protected tokens in front of each stream, such as a class token.
+        heads: of each sequence that the blocks of a layer update, by name, the number of heads of its attentions: of
+            self-attention, and then of cross-attention where there is one. Of a reducer that masks them
+            (``masks_heads``), after they have been checked; empty for others.
     """
 
     stack: str
@@ -30,3 +36,6 @@ class Backbone:
     guidable: bool = False
     width: int = 0
     sites: int = 0
+    widths: Mapping[str, int] = field(default_factory=dict)
+    protected: Mapping[str, int] = field(default_factory=dict)
+    heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

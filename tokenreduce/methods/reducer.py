@@ -79,6 +79,8 @@ class BaseReducer(SiteReducer):
     Attributes:
         version: of the options, saved with them: goes up when options of old files mean something else.
         default_layers: of 12, where it acts when nobody says.
+        recipe: settings of ``tokenreduce.Recipe`` with which the method is trained, where they are not the defaults;
+            ``tokenreduce.finetune`` takes them where it is given no recipe.
         by_sample: whether it can keep different numbers of tokens in different samples: its budgets may be rules, and
             it may follow another method that does so. It chooses by :meth:`keep_top` then, or by counts of its own.
     """
@@ -86,6 +88,7 @@ class BaseReducer(SiteReducer):
     version: ClassVar[int] = 1
     default_layers: ClassVar[tuple[int, ...]] = (3, 6, 9)
     by_sample: ClassVar[bool] = False
+    recipe: ClassVar[Mapping[str, Any]] = {}
     _budgets: ClassVar[Mapping[str, Budget] | None] = None  # of the class none; each reducer has its own
 
     def __post_init__(self) -> None:

@@ -61,6 +61,11 @@ class SiteReducer:
         return False
 
     @property
+    def masks_heads(self) -> bool:
+        """Whether it masks attention heads (:meth:`Streams.mask_heads`), which attach then checks for every block."""
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user, shown by the handle."""
         return ()
@@ -129,6 +134,10 @@ class BoundReducer(SiteReducer):
     @property
     def ragged(self) -> bool:
         return bool(self.reducer.ragged)
+
+    @property
+    def masks_heads(self) -> bool:
+        return bool(self.reducer.masks_heads)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -47,6 +47,10 @@ class _Around(SiteReducer):
         return any(other.ragged for other in self.inside)
 
     @property
+    def masks_heads(self) -> bool:
+        return any(other.masks_heads for other in self.inside)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(note for other in self.inside for note in other.notes))
 

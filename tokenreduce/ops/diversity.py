@@ -95,9 +95,11 @@ def dpp_greedy(kernel: Tensor, keep: int, real: Tensor | None = None) -> Tensor:
         chosen.append(index)
         later = later.scatter(1, index, GONE)
         here = left.gather(1, index)
-        before = factors[:, :step]
-        share = before.gather(2, index[:, None].expand(-1, step, -1))
-        rest = _row(kernel, index) - (before * share).sum(dim=1)
+        rest = _row(kernel, index)
+        if step:
+            before = factors[:, :step]
+            share = before.gather(2, index[:, None].expand(-1, step, -1))
+            rest = rest - (before * share).sum(dim=1)
         valid = some.gather(1, index)
         row = rest * torch.where(valid, here, 1).rsqrt() * valid
         factors[:, step] = row

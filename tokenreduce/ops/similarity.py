@@ -41,4 +41,4 @@ def text_cosines(shared_space: Callable[[Tensor], Tensor], x: Tensor, guide: Ten
         )
     space = F.normalize(at_least_float(made), dim=-1)
     texts = F.normalize(guide.to(space), dim=-1)
-    return space @ texts.transpose(-2, -1)
+    return (space @ texts.transpose(-2, -1)).to(x.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..backbones.dispatch import device_of
 from ..errors import UnsupportedCallError
 from ..lab.plan import one_per_variant
 from ..lab.result import Picture, Result
@@ -22,7 +23,7 @@ def gallery(task: Task, batch: Batch, result: Result, count: int) -> list[Pictur
     """
     if task.samples is None or count < 1:
         return []
-    batch = on_device(as_batch(batch), next(task.model.parameters()).device)
+    batch = on_device(as_batch(batch), device_of(task.model))
     chosen = choose(result, len(batch), count)
     samples = task.samples(batch)
     shown = [samples[i] for i in chosen]

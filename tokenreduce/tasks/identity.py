@@ -127,6 +127,8 @@ class Identity:
         if tensors:
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 parts += [self.of(name), tensor_digest(tensor)]
+                if tensor.is_meta:  # offloaded: its numbers are elsewhere
+                    self.unknown.append(f"the weight {name}, which is not in memory")
         return digest("nn.Module", *parts)
 
     def _wrapper(self, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 
@@ -55,3 +55,14 @@ class Loader:
             OptionError: records that do not suit the model, or a file that is not there.
         """
         raise OptionError(f"{type(self).__name__} does not define task(name, records)")
+
+    def model(self, folder: str, **options: Any) -> Any:
+        """The model alone, of a folder with its files, in evaluation mode: for :func:`tokenreduce.from_pretrained`.
+
+        Args:
+            **options: for what reads it, such as ``device_map``.
+
+        Raises:
+            UnsupportedModelError: it cannot be read.
+        """
+        raise OptionError(f"{type(self).__name__} does not define model(folder), so it reads no models by themselves")

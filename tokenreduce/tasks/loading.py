@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     OptionError,
@@ -61,6 +62,25 @@ def load_task(registry: Registry, name: str, data: str | Path | None = None) -> 
         raise UnsupportedModelError(
             f"{reason}. (Read by the loader {loader!r}; LOADER:NAME names another: {others}.)"
         ) from error
+
+
+def load_model(registry: Registry, folder: str | Path, options: Mapping[str, Any]) -> Any:
+    """The model of a folder, by the first loader that accepts it and has its library here, those that guess last.
+
+    Args:
+        options: for what reads it.
+
+    Raises:
+        UnknownNameError: no loader takes the folder. UnsupportedModelError: it cannot be read.
+        OptionError: the loader reads no models by themselves. PluginError: the plugin is broken, or lacks its library.
+    """
+    failed: list[str] = []
+    name = str(folder)
+    loader = _find(registry, name, failed)
+    if loader is None:
+        raise UnknownNameError(_unknown(registry, name, failed))
+    with registry.blame("loader", loader):
+        return _make(registry, loader).model(name, **options)
 
 
 def _find(registry: Registry, name: str, failed: list[str]) -> str | None:

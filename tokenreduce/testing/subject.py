@@ -102,7 +102,7 @@ class ReducerCase:
             reducer, _ = make_reducer(default_registry(), self.reducer, setting)
         else:
             reducer = self.reducer(**setting)
-        backbone = synthetic_backbone()
+        backbone = synthetic_backbone(width=WIDTH)
         total = len(reducer.layers(backbone))
         reducer.check_sites(total)
         active = reducer.bind(replace(backbone, width=WIDTH, sites=total))

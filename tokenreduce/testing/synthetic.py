@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..backbones.causal import BETWEEN_LAYERS
 from ..backbones.layout import Layout
+from ..core.heads import HeadMasks
 from ..core.signals import SIGNALS, TOWER_FEATURES, Signals
 from ..core.site import Site
 from ..core.streams import Stream, Streams
@@ -46,7 +47,22 @@ def synthetic_backbone(
     streams: tuple[str, ...] = ("text", "image"), one_sequence: bool = True, width: int = WIDTH, sites: int = 1
 ) -> Backbone:
     """What a reducer is told of the stack that these streams could come from: every signal is there."""
-    return Backbone("encoder", DEPTH, streams, frozenset(GIVEN), one_sequence, "synthetic streams", False, width, sites)
+    widths, protected = dict.fromkeys(streams, width), {name: int(name == "text") for name in streams}
+    heads = {"+".join(streams): (HEADS,)} if one_sequence else dict.fromkeys(streams, (HEADS,))
+    return Backbone(
+        "encoder",
+        DEPTH,
+        streams,
+        frozenset(GIVEN),
+        one_sequence,
+        "synthetic streams",
+        False,
+        width,
+        sites,
+        widths,
+        protected,
+        heads,
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +165,7 @@ class Draw:
         losses: dict[str, Tensor] | None = {} if training else None
         layout = Layout.of({name: part.tokens.count for name, part in parts.items()}, {"text": 1, "image": self.prefix})
         whole = partial(_whole, layout, parts, values, needs, read)
-        return Streams(parts, "image", whole, layout, layout.lengths, losses)
+        return Streams(parts, "image", whole, layout, layout.lengths, losses, HeadMasks())
 
 
 def draws(*, padded: bool = True, sized: bool = True) -> strategies.SearchStrategy[Draw]:

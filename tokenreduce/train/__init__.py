@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .loop import Loop, Progress, progress_text
 from .optimizer import adamw, linear_decay, trapezoid
+from .published import published_recipe
 from .recipe import LoopSettings
 from .weights import load_weights, save_weights
 
@@ -18,6 +19,7 @@ __all__ = [
     "linear_decay",
     "load_weights",
     "progress_text",
+    "published_recipe",
     "save_weights",
     "trapezoid",
 ]

@@ -22,6 +22,7 @@ def distill(
     logits: float = 1.0,
     hidden: float = 0.0,
     own: float = 1.0,
+    full: float = 0.0,
     read: Read | None = None,
 ) -> Distillation:
     """Let the unreduced model teach the reduced one. The defaults are PuMer's: task loss + KL, temperature 1.
@@ -41,16 +42,18 @@ def distill(
             that stands for it, dropped tokens and padding left out; needs ``attach(..., trace=True)`` and a teacher
             of the same family.
         own: weight of what a learnable reducer adds (``handle.last.losses``).
+        full: weight of the task's own loss with all tokens, where the same weights teach: the teacher's pass is then
+            one in training mode with gradients, so that the model keeps what it knows without reduction.
         read: ``read(output)`` gives the logits; by default the output itself where it is a tensor, its ``logits``,
             or its ``logits_per_image``.
 
     Raises:
-        OptionError: a weight below 0, a temperature that is not above 0, a teacher of which the student is a part, or
-            nothing to be learnt from it.
+        OptionError: a weight below 0, ``full`` beside a teacher, a temperature that is not above 0, a teacher of which
+            the student is a part, or nothing to be learnt from it.
 
     Source: Cao et al., PuMer, ACL 2023, arXiv 2305.17530.
     """
-    weights = {"task": task, "logits": logits, "hidden": hidden, "own": own}
+    weights = {"task": task, "logits": logits, "hidden": hidden, "own": own, "full": full}
     for name, value in weights.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise OptionError(f"{name} is a weight of 0 or more, got {value!r}")
@@ -58,6 +61,8 @@ def distill(
         raise OptionError(f"temperature must be above 0, got {temperature!r}")
     if not logits and not hidden:
         raise OptionError("logits=0 and hidden=0 leave nothing to learn from a teacher; give one of them a weight")
+    if teacher is not None and full:
+        raise OptionError("full is a weight of the student's own pass with all tokens; leave teacher out, or full=0")
     if teacher is not None:
         _check_apart(handle.model, teacher)
         teacher.requires_grad_(False).eval()

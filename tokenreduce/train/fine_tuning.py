@@ -22,6 +22,7 @@ from .distillation import distill
 from .loop import Loop, Progress, seed_draws
 from .losses import total
 from .optimizer import adamw, linear_decay
+from .published import published_recipe
 from .recipe import Recipe
 from .run_folder import RunFolder
 from .run_lock import run_lock
@@ -40,8 +41,8 @@ class FinetuneResult:
     """What a fine-tuning found.
 
     Attributes:
-        folder: with the best weights, for ``tokenreduce ablate --tuned``.
-        accuracy: on the validation samples, of the best weights; ``step`` is theirs.
+        folder: with the best weights, or the last ones where the recipe says so, for ``tokenreduce ablate --tuned``.
+        accuracy: on the validation samples, of these weights; ``step`` is theirs.
         start: before the first step, reducer attached; ``unreduced``: of the model without it.
         steps: made in all; ``stopped`` says that it ended early.
     """
@@ -73,6 +74,7 @@ def finetune(
         task: with ``train``, ``validation`` and ``loss``.
         reducer: as for :func:`tokenreduce.attach`, with ``**options`` (``layers`` among them); the settings of the
             task for a reducer of that name where none are given.
+        recipe: the method's own if left out (:func:`tokenreduce.train.published_recipe`).
         out: folder of this run: ``run.json``, ``log.jsonl``, ``checkpoint.pt`` and ``best``.
         watch: called with every line of the log.
 
@@ -82,7 +84,7 @@ def finetune(
 
     And what attach raises. The model carries no attachment afterwards.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or published_recipe(options.get("reducer", reducer))
     check_trainable(task)
     model, folder = task.model, RunFolder(Path(out))
     chosen = dict(options or (task.settings.get(reducer, {}) if isinstance(reducer, str) else {}))
@@ -136,7 +138,7 @@ class _Run:
         self.task, self.handle, self.folder, self.recipe, self.watch = task, handle, folder, recipe, watch
         self.model, self.train, self.loss = handle.model, task.train, task.loss
         self.validation = task.validation(recipe.validation_samples, 50)
-        weights = {name: getattr(recipe, name) for name in ("temperature", "task", "logits", "hidden", "own")}
+        weights = {name: getattr(recipe, name) for name in ("temperature", "task", "logits", "hidden", "own", "full")}
         self.distillation = distill(handle, teacher, **weights) if recipe.distillation else None
         self.progress = _Progress()
         self.loop = Loop(
@@ -175,7 +177,7 @@ class _Run:
     def _batch(self, step: int) -> Batch:
         recipe = self.recipe
         if recipe.reduction_warmup:
-            self.handle.scale(warmup(step, 0, recipe.reduction_warmup * recipe.steps, "cosine"))
+            self.handle.scale(warmup(step, 0, recipe.reduction_warmup * recipe.steps, recipe.reduction_shape))
         return on_device(self.train(recipe.seed, step * recipe.batch, recipe.batch), self.loop.device)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -187,10 +189,10 @@ class _Run:
         return total(terms), terms
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """The accuracy; the weights are saved if it is the best so far."""
+        """The accuracy; the weights are saved if it is the best so far, or the last ones are wanted."""
         accuracy, progress = self._accuracy(), self.progress
         progress.since_best += 1
-        if accuracy > progress.best:
+        if accuracy > progress.best or (self.recipe.last and not math.isnan(accuracy)):
             progress.best, progress.best_step, progress.since_best = accuracy, step, 0
             facts = {"task": self.task.name, "accuracy": accuracy, "step": step, "recipe": self.recipe.to_json()}
             self.folder.save_best(self.handle, {**facts, "start": progress.start, "unreduced": progress.unreduced})
@@ -211,7 +213,7 @@ class _Run:
         return float(sum(scores) / len(scores))
 
     def _stops_early(self) -> bool:
-        return bool(self.recipe.patience) and self.progress.since_best >= self.recipe.patience
+        return bool(self.recipe.patience) and not self.recipe.last and self.progress.since_best >= self.recipe.patience
 
     def _report(self, line: dict[str, Any]) -> None:
         self.folder.append_log(line)

@@ -10,6 +10,8 @@ from ..errors import OptionError
 
 LEAST = {"samples": 1, "batch": 1, "save_every": 1, "validate_every": 1, "validation_samples": 1, "patience": 0}
 
+CHOICES = {"reduction_shape": ("cosine", "linear")}
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -43,6 +45,10 @@ class LoopSettings:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             kind = type(getattr(type(self), name))
+            if name in CHOICES:
+                if value not in CHOICES[name]:
+                    raise OptionError(f"{name} must be one of {', '.join(map(repr, CHOICES[name]))}, got {value!r}")
+                continue
             if kind is bool:
                 fine = isinstance(value, bool)
             elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
@@ -79,9 +85,12 @@ class Recipe(LoopSettings):
         reducer_lr: times as much for the weights of a learnable reducer, which are new.
         warmup: see ``lr``.
         distillation: whether the unreduced model teaches; without, ``task`` and ``own`` alone count.
-        temperature, task, logits, hidden, own: see :func:`tokenreduce.distill`.
+        temperature, task, logits, hidden, own, full: see :func:`tokenreduce.distill`.
         same_weights: the student's own weights teach with reduction off, instead of a copy made before.
-        reduction_warmup: share of the steps over which the reduction rises from nothing to what is configured (cosine).
+        reduction_warmup: share of the steps over which the reduction rises from nothing to what is configured.
+        reduction_shape: how it rises, ``"cosine"`` (slow at both ends) or ``"linear"``.
+        last: whether the last weights are kept, and training never stops early; else the best ones are. A model whose
+            tokens go little by little is at its best before they go.
         validation_samples: how many an evaluation takes.
         patience: evaluations in a row without a better one after which training stops early; 0 for never.
 
@@ -99,8 +108,11 @@ class Recipe(LoopSettings):
     logits: float = 1.0
     hidden: float = 0.0
     own: float = 1.0
+    full: float = 0.0
     same_weights: bool = False
     reduction_warmup: float = 0.0
+    reduction_shape: str = "cosine"
+    last: bool = False
     validation_samples: int = 500
     patience: int = 15
 
@@ -111,3 +123,8 @@ class Recipe(LoopSettings):
                 raise OptionError(f"{name} is a share of the steps, 0 to 1, got {getattr(self, name)!r}")
         if not self.temperature:
             raise OptionError(f"temperature must be above 0, got {self.temperature!r}")
+        if self.full and not (self.same_weights and self.distillation):
+            raise OptionError(
+                f"full={self.full!r} is a weight of the task's loss with all tokens, which needs same_weights=True and "
+                "distillation=True; or set full=0 (--full-weight 0)"
+            )

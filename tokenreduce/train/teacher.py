@@ -23,10 +23,14 @@ Read = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher gave for a batch: logits (B, ..., K), and tokens (B, N, C) by stack where they are asked for."""
+    """What the teacher gave for a batch: logits (B, ..., K), and tokens (B, N, C) by stack where they are asked for.
+
+    ``output`` is the model's own, with gradients, where it learns from this pass too (``full``); else None.
+    """
 
     logits: Tensor
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    output: Any = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class DistillationOutput:
     Attributes:
         loss: the sum of the terms, to call ``backward()`` on.
         output: what the student gave.
-        terms: by name, as they count in the sum: ``"task"``, ``"logits"``, ``"hidden"``, and the reducer's own.
+        terms: by name, as they count in the sum: ``"task"``, ``"logits"``, ``"hidden"``, ``"full"``, and the reducer's
+            own.
     """
 
     loss: Tensor
@@ -54,7 +59,7 @@ class Distillation:
         handle: the attachment of the student.
         teacher: a frozen model, or None where the student's own weights teach.
         plain: an attachment that reduces nothing, on the teacher while it teaches; None where there is none.
-        weights: of the terms ``"task"``, ``"logits"``, ``"hidden"`` and ``"own"``.
+        weights: of the terms ``"task"``, ``"logits"``, ``"hidden"``, ``"own"`` and ``"full"``.
     """
 
     def __init__(
@@ -90,21 +95,28 @@ class Distillation:
         teacher_output = self.teach(inputs, model)
         with self.listening():
             output = call(model or self.handle.model, inputs)
-            terms = self.compare(output, teacher_output, None if task is None else task(output))
+            full = None if task is None or teacher_output.output is None else task(teacher_output.output)
+            terms = self.compare(output, teacher_output, None if task is None else task(output), full)
         return DistillationOutput(total(terms), output, terms)
 
     def teach(self, inputs: Inputs, model: nn.Module | None = None) -> TeacherOutput:
         """The teacher's output, in evaluation mode and without gradients. Call it before the student.
 
+        With a weight ``full`` it is the student's own with all tokens, in its own mode and with gradients.
+
         Args:
             model: as above; the student's own weights teach through it where there is no other teacher.
         """
         teacher = self.teacher or model or self.handle.model
-        with self._without_reduction(), evaluating(teacher), states.listen(self._stacks) as heard:
-            logits = self.read(call(teacher, inputs))
+        learns = bool(self.weights["full"])
+        mode = contextlib.nullcontext() if learns else evaluating(teacher)
+        with self._without_reduction(), mode, states.listen(self._stacks) as heard:
+            output = call(teacher, inputs)
+            logits = self.read(output)
         if torch.is_autocast_enabled(logits.device.type):
             torch.clear_autocast_cache()  # it holds weights without history, which the student would take
-        return TeacherOutput(logits.detach(), {name: states.join_tokens(heard, name) for name in self._stacks})
+        hidden = {name: states.join_tokens(heard, name).detach() for name in self._stacks}
+        return TeacherOutput(logits.detach(), hidden, output if learns else None)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -113,13 +125,16 @@ class Distillation:
         with states.listen(own) as self._heard:
             yield
 
-    def compare(self, output: Any, teacher_output: TeacherOutput, task: Tensor | None = None) -> dict[str, Tensor]:
+    def compare(
+        self, output: Any, teacher_output: TeacherOutput, task: Tensor | None = None, full: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The terms of the loss after the student's call, each times its weight; those of weight 0 are left out.
 
         Args:
             output: of the student.
             teacher_output: of :meth:`teach`, for the same inputs.
             task: the task's own loss, a scalar; None for ``output.loss``.
+            full: the same of ``teacher_output.output``, where that has a weight.
 
         Raises:
             UnsupportedCallError: there is no task loss, or shapes differ.
@@ -135,6 +150,8 @@ class Distillation:
             )
         if weights["hidden"]:
             terms["hidden"] = weights["hidden"] * self._hidden(teacher_output)
+        if weights["full"]:
+            terms["full"] = weights["full"] * (_task_loss(teacher_output.output) if full is None else full)
         if weights["own"]:
             terms |= {name: weights["own"] * value for name, value in reducer_losses(self.handle).items()}
         return terms

@@ -25,6 +25,15 @@ class Meter(Loader):
     def accepts(self, name: str) -> bool:
         return folder_config(name).get("model_type") == "meter"
 
+    def model(self, folder: str, **options: Any) -> Any:
+        import tokenreduce_models.meter
+        from tokenreduce_models.transformers.loaders.reading import whole_model_of
+
+        kind = str((folder_config(folder).get("architectures") or ["nothing"])[0])
+        if kind not in tokenreduce_models.meter.__all__:
+            raise UnsupportedModelError(f"{folder!r} holds a {kind}, not one of tokenreduce_models.meter")
+        return whole_model_of(folder, getattr(tokenreduce_models.meter, kind), **options)
+
     def task(self, name: str, records: Sequence[Record]) -> Task:
         if not self.accepts(name):
             raise UnsupportedModelError(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, RobertaModel
 from transformers.utils import ModelOutput
 
 from tokenreduce.errors import UnsupportedCallError
-from tokenreduce_models.transformers.bert import additive
+from tokenreduce_models.transformers.bert import additive, token_type
 
 from .checkpoint import check_names, fit, read_config, read_weights
 from .config import MeterConfig
@@ -127,9 +127,9 @@ class MeterEncoder(MeterPreTrainedModel):
             )
         text = self.text_transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         image = self.vit_model(pixel_values)
-        kinds = self.token_type_embeddings.weight
-        text = self.cross_modal_text_transform(text) + kinds[0]
-        image = self.cross_modal_image_transform(image) + kinds[image_token_type]
+        text = self.cross_modal_text_transform(text) + token_type(self.token_type_embeddings, 0, text)
+        kind = token_type(self.token_type_embeddings, image_token_type, image)
+        image = self.cross_modal_image_transform(image) + kind
         text, image = self.co_attend(text, image, attention_mask)
         pooled = torch.cat([self.cross_modal_text_pooler(text), self.cross_modal_image_pooler(image)], dim=-1)
         return MeterOutput(text_features=text, image_features=image, pooler_output=pooled)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenreduce.backbones import Pass, evaluating
+from tokenreduce.backbones import Pass, device_of, evaluating
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 from tokenreduce_models.open_clip.sizes import native_size
-from tokenreduce_models.transformers.bert import Plain, additive
+from tokenreduce_models.transformers.bert import Plain, additive, token_type
 
 from .cross import CrossStack
 from .published import Published
@@ -90,9 +90,10 @@ def embed(model: Published, ids: Tensor, masks: Tensor, image: Tensor, kind: int
     for layer in model.text_transformer.encoder.layer:
         out = layer(text, mask)
         text = out if isinstance(out, Tensor) else out[0]
-    kinds = model.token_type_embeddings.weight
-    text = model.cross_modal_text_transform(text) + kinds[0]
-    return text, model.cross_modal_image_transform(model.vit_model(image)) + kinds[kind]
+    kinds = model.token_type_embeddings
+    text = model.cross_modal_text_transform(text) + token_type(kinds, 0, text)
+    image = model.vit_model(image)
+    return text, model.cross_modal_image_transform(image) + token_type(kinds, kind, image)
 
 
 def probe(model: Published) -> dict[str, Any]:
@@ -100,12 +101,13 @@ def probe(model: Published) -> dict[str, Any]:
     visual, like = model.vit_model.visual, model.cross_modal_text_transform.weight
     height, width = native_size(visual)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 3, height, width, generator=generator).to(like)
+    device = device_of(visual)
+    image = torch.randn(2, 3, height, width, generator=generator).to(device, like.dtype)
     ids = torch.randint(
         3, model.text_transformer.embeddings.word_embeddings.num_embeddings, (2, 5), generator=generator
     )
     masks = torch.ones(2, 5, dtype=torch.long)
     masks[1, 3:] = 0
     ids[1, 3:] = 1
-    ids, masks = ids.to(like.device), masks.to(like.device)
+    ids, masks = ids.to(device), masks.to(device)
     return {"image": [image], "text_ids": ids, "text_masks": masks, "text_labels": ids}

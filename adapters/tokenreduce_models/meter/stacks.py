@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Pass, Stack, evaluating
+from tokenreduce.backbones import Pass, Stack, device_of, evaluating
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.transformers.bert import Plain
 from tokenreduce_models.transformers.roberta import RobertaStack
@@ -41,8 +41,10 @@ class MeterCross(CrossStack):
         model, like = first_levels(self.model, 2), self.model.cross_modal_text_transform.weight
         stack = MeterCross(model, False)
         generator = torch.Generator().manual_seed(0)
-        text, image = (torch.randn(2, n, like.shape[0], generator=generator).to(like) for n in (5, 7))
-        mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=like.device)
+        text, image = (torch.randn(2, n, like.shape[0], generator=generator) for n in (5, 7))
+        device = device_of(model.cross_modal_text_layers)
+        text, image = text.to(device, like.dtype), image.to(device, like.dtype)
+        mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=device)
         with evaluating(model):
             pairs = zip(stack.forward(Plain(stack), text, image, mask), model.co_attend(text, image, mask), strict=True)
             if not all(torch.equal(ours, theirs) for ours, theirs in pairs):

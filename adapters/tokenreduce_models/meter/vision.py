@@ -11,7 +11,7 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tokenreduce.backbones import BlockView, Pass, Projected, Stack, evaluating
+from tokenreduce.backbones import BlockView, Pass, Projected, Stack, device_of, evaluating
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce_models.open_clip.blocks import ResidualView
 from tokenreduce_models.open_clip.vision import VisionStack
@@ -86,7 +86,7 @@ class OriginalVisionStack(Stack):
     def prove(self) -> None:
         first: Any = self.blocks[0]
         like = first.ln_1.weight
-        x = torch.randn(5, 2, len(like), generator=torch.Generator().manual_seed(0)).to(like)
+        x = torch.randn(5, 2, len(like), generator=torch.Generator().manual_seed(0)).to(device_of(first), like.dtype)
         with evaluating(self.module):
             expected = self.module(x)
             for block in self.blocks:

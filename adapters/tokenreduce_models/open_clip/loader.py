@@ -27,6 +27,21 @@ class OpenClip(Loader):
             return bool(folder_config(name.removeprefix("local-dir:"), CONFIG))
         return bool(folder_config(name, CONFIG)) and not folder_config(name).get("architectures")
 
+    def model(self, folder: str, **options: Any) -> Any:
+        import open_clip
+
+        if not list(Path(folder).glob("open_clip_model.safetensors")):
+            raise UnsupportedModelError(
+                f"{folder!r} has no open_clip_model.safetensors, as open_clip.push_to_hf_hub.save_for_hf writes it"
+            )
+        try:
+            return open_clip.create_model(f"local-dir:{folder}", weights_only=True, **options).eval()
+        except Exception as error:  # as in read()
+            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise UnsupportedModelError(
+                f"open_clip cannot read {folder!r} ({type(error).__name__}: {first[:300]})"
+            ) from error
+
     def task(self, name: str, records: Sequence[Record]) -> Task:
         from .zero_shot import task
 

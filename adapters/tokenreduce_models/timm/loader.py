@@ -27,15 +27,21 @@ class Timm(Loader):
             return True
         return isinstance(folder_config(name.removeprefix("local-dir:")).get("architecture"), str)
 
-    def task(self, name: str, records: Sequence[Record]) -> Task:
+    def model(self, folder: str, **options: Any) -> Any:
         import timm
-        import torch
 
-        from tokenreduce.tasks import task_types as kinds
-        from tokenreduce.tasks.batches import Scale
+        if not (Path(folder) / "model.safetensors").is_file():
+            raise UnsupportedModelError(f"{folder!r} has no model.safetensors, as timm.models.save_for_hf writes it")
+        return self.read(f"local-dir:{folder}", timm, **options).eval()
 
+    def read(self, name: str, timm: Any, **options: Any) -> Any:
+        """The model with its pretrained weights.
+
+        Raises:
+            UnsupportedModelError: timm cannot read it.
+        """
         try:
-            model = timm.create_model(source(name), pretrained=True)
+            return timm.create_model(source(name), pretrained=True, **options)
         except Exception as error:  # timm raises nearly anything for names and files that do not suit it
             first = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise UnsupportedModelError(
@@ -43,6 +49,15 @@ class Timm(Loader):
                 "weights. Type timm:NAME for a name of timm.list_pretrained(), timm/NAME for the hub (which needs the "
                 "network), or local-dir:FOLDER"
             ) from error
+
+    def task(self, name: str, records: Sequence[Record]) -> Task:
+        import timm
+        import torch
+
+        from tokenreduce.tasks import task_types as kinds
+        from tokenreduce.tasks.batches import Scale
+
+        model = self.read(name, timm)
         config = timm.data.resolve_model_data_config(model)
         transform = timm.data.create_transform(**config, is_training=False)
         if not getattr(model, "num_classes", 0):

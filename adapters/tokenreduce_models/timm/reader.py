@@ -13,7 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Output, evaluating
+from tokenreduce.backbones import Output, device_of, evaluating, loaded
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 READERS = ("forward", "forward_features", "forward_head", "pool")
@@ -121,12 +121,13 @@ class Steps(nn.Sequential):
 
 
 def _tried(tower: VisionTransformer, blocks: Any) -> Any:
-    like = next(tower.patch_embed.parameters())
+    like, device = next(tower.patch_embed.parameters()), device_of(tower.patch_embed)
     size = getattr(tower.patch_embed, "img_size", None) or (224, 224)
     channels = getattr(getattr(tower.patch_embed, "proj", None), "in_channels", 3)
-    with evaluating(tower), torch.device(like.device), torch.random.fork_rng(devices=[]):
+    with evaluating(tower), torch.device(device), torch.random.fork_rng(devices=[]), loaded(tower):
         torch.manual_seed(0)
-        return type(tower).forward_features(stand_in(tower, blocks), like.new_zeros(1, channels, *size))
+        empty = torch.zeros(1, channels, *size, dtype=like.dtype)
+        return type(tower).forward_features(stand_in(tower, blocks), empty)
 
 
 def _close(got: Any, expected: Any) -> bool:

@@ -84,6 +84,12 @@ def additive(real: Tensor | None, tokens: Tensor) -> Tensor:
     return mask[:, None, None]
 
 
+def token_type(embeddings: nn.Module, kind: int, like: Tensor) -> Tensor:
+    """(C,) the embedding of a token type, on the device of a tensor; the module is called, so that its hooks act."""
+    made: Tensor = embeddings(torch.full((1,), kind, dtype=torch.long, device=like.device))
+    return made[0]
+
+
 class CoAttention(Stack):
     """Levels of a text block with the image as memory, then an image block with the text as memory.
 

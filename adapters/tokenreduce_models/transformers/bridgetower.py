@@ -24,10 +24,10 @@ from transformers.models.bridgetower.modeling_bridgetower import (
     BridgeTowerModelOutput,
 )
 
-from tokenreduce.backbones import Adapter, Example, Pass, Stack, evaluating
+from tokenreduce.backbones import Adapter, Example, Pass, Stack, device_of, evaluating
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
-from .bert import CoAttention, Plain, additive
+from .bert import CoAttention, Plain, additive, token_type
 from .sizes import check_embeddings, native_size, resize_embeddings
 
 TOLERANCE = 1e-4
@@ -63,18 +63,18 @@ class BridgeTowerStack(CoAttention):
         as_dict = kwargs.get("return_dict")
         as_dict = model.config.return_dict if as_dict is None else as_dict
         towers = Towers(model, input_ids, attention_mask, pixel_values, image_embeds, interpolate_pos_encoding)
-        kind = model.token_type_embeddings.weight[image_token_type_idx or 1]
-        text = model.cross_modal_text_layernorm(towers.text(0) + model.token_type_embeddings.weight[0])
-        image = model.cross_modal_image_layernorm(towers.image(0) + kind)
+        kinds = [token_type(model.token_type_embeddings, kind, input_ids) for kind in (0, image_token_type_idx or 1)]
+        text = model.cross_modal_text_layernorm(towers.text(0) + kinds[0])
+        image = model.cross_modal_image_layernorm(towers.image(0) + kinds[1])
         real = None if attention_mask is None else attention_mask.bool()
         run.start(text, {"text": text.shape[1]}, real)
         run.start(image, {"image": image.shape[1]})
         for level, (text_block, image_block) in enumerate(self.levels):
             if level:
                 towers.next()
-                own = run.follow("text", towers.text(level) + model.token_type_embeddings.weight[0])
+                own = run.follow("text", towers.text(level) + kinds[0])
                 text = link(model.cross_modal_text_link_tower, level - 1)(own, text, None)
-                own = run.follow("image", towers.image(level) + kind)
+                own = run.follow("image", towers.image(level) + kinds[1])
                 image = link(model.cross_modal_image_link_tower, level - 1)(own, image, None)
             old = text
             text, image = run.block(text_block, text, image)
@@ -93,8 +93,9 @@ class BridgeTowerStack(CoAttention):
         model, config = self.model, self.model.config
         like, size = model.cross_modal_text_layernorm.weight, native_size(model.vision_model.visual.embeddings)
         generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(2, 3, *size, generator=generator).to(like)
-        ids = torch.randint(3, config.text_config.vocab_size, (2, 5), generator=generator).to(like.device)
+        device = device_of(model.text_model)
+        pixels = torch.randn(2, 3, *size, generator=generator).to(device, like.dtype)
+        ids = torch.randint(3, config.text_config.vocab_size, (2, 5), generator=generator).to(device)
         mask = torch.ones_like(ids)
         mask[1, 3:] = 0
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "return_dict": True}

@@ -14,13 +14,24 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from tokenreduce.backbones import Adapter, BlockView, Output, Pass, Stack, foreign_holders
+from tokenreduce.backbones import (
+    Adapter,
+    BlockView,
+    Output,
+    Pass,
+    Stack,
+    beneath,
+    foreign_holders,
+    is_hooked,
+    is_replaced,
+)
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .layers import LayerStack
@@ -219,9 +230,15 @@ def check_no_mask(mask: Any, name: str = "attention_mask") -> None:
 
 
 def stand_in(module: nn.Module, **changed: Any) -> Any:
-    """A module that shares everything with this one but the attributes that are given."""
+    """A module that shares everything with this one but the attributes that are given.
+
+    Where hooks of accelerate stand before the module's ``forward``, they stand before that of the stand-in too.
+    """
     other = object.__new__(type(module))
-    other.__dict__.update(vars(module), **changed)
+    own = vars(module)
+    if is_hooked(module) or ("forward" in own and not is_replaced(module, "forward")):  # both are bound to the module
+        changed["forward"] = beneath(module, changed.get("forward") or MethodType(type(module).forward, other))
+    other.__dict__.update(own, **changed)
     return other
 
 

@@ -28,7 +28,19 @@ from transformers.models.vilt.modeling_vilt import (
     ViltModel,
 )
 
-from tokenreduce.backbones import Adapter, BlockView, Example, Pass, Projected, Stack, check_size, current, pair
+from tokenreduce.backbones import (
+    Adapter,
+    BlockView,
+    Example,
+    Pass,
+    Projected,
+    Stack,
+    check_size,
+    current,
+    device_of,
+    loaded,
+    pair,
+)
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 
 from .bert import additive, project
@@ -140,15 +152,16 @@ class ViltStack(LayerStack):
         embeddings, config = self.vilt.embeddings, self.vilt.config
         kernel = embeddings.patch_embeddings.projection
         height, width = 2 * kernel.kernel_size[0], 3 * kernel.kernel_size[1]
-        like = kernel.weight
+        like, device = kernel.weight, device_of(embeddings)
         noise = torch.randn(1, config.num_channels, height, width, generator=torch.Generator().manual_seed(0))
-        pixels, mask = noise.to(like), torch.ones(1, height, width, dtype=torch.long, device=like.device)
+        pixels, mask = noise.to(device, like.dtype), torch.ones(1, height, width, dtype=torch.long, device=device)
         state = torch.random.get_rng_state()
         training = embeddings.dropout.training
         embeddings.dropout.training = False
         try:
-            expected, _, _ = raster_embed(embeddings, pixels, mask)
-            got = fast_embed(embeddings, pixels)
+            with loaded(embeddings):
+                expected, _, _ = raster_embed(embeddings, pixels, mask)
+                got = fast_embed(embeddings, pixels)
         finally:
             embeddings.dropout.training = training
             torch.random.set_rng_state(state)
@@ -203,7 +216,8 @@ class ModelForward:
     ) -> Any:
         vilt, embeddings = self.vilt, self.vilt.embeddings
         if pixel_values is not None and image_embeds is None and self._unpadded(pixel_values, pixel_mask):
-            image_embeds = fast_embed(embeddings, pixel_values)
+            with loaded(embeddings):
+                image_embeds = fast_embed(embeddings, pixel_values)
             pixel_mask = image_embeds.new_ones(image_embeds.shape[:2], dtype=torch.long)
             pixel_values = None
         return ViltModel.forward(

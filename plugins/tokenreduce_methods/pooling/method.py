@@ -40,7 +40,10 @@ class Pooling(Reducer):
             remove = self.count(budget, site, tokens)
             if remove <= 0:
                 return {}
-            counts = [tokens.removable - remove] * len(tokens.x)
+            alike = (
+                stream.grids is None and tokens.real is None
+            )  # one row does for every sample, however many there are
+            counts = [tokens.removable - remove] * (1 if alike else len(tokens.x))
         else:
             found = self.kept_counts(stream, site, torch.zeros_like(tokens.x[..., 0]))
             counts = found.clamp(min=1, max=budget.cap(site, tokens.removable)).tolist()  # the host waits
@@ -48,9 +51,14 @@ class Pooling(Reducer):
 
 
 def pooled(stream: Stream, counts: Sequence[int]) -> Reduction:
-    """The reduction of each sample to its number of cells; shorter samples are filled up."""
+    """The reduction of each sample to its number of cells; shorter samples are filled up.
+
+    Args:
+        counts: of each sample, or one of all.
+    """
     tokens, prefix, device = stream.tokens, stream.tokens.prefix, stream.tokens.x.device
-    cell, alone = by_rank(stream, counts) if tokens.real is not None else by_grid(stream, counts)
+    made = by_rank(stream, counts) if tokens.real is not None else by_grid(stream, counts)
+    cell, alone = (one.expand(tokens.x.shape[0], -1) for one in made)
     most = max(counts)
     place = torch.arange(tokens.count, device=device).expand(len(cell), -1)
     own, others = place[:, :prefix], place[:, prefix:]

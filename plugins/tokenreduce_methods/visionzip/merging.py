@@ -20,7 +20,7 @@ def merged(stream: Stream, found: Zipped, most: int, counts: Tensor | None, new:
     """
     tokens, prefix = stream.tokens, stream.tokens.prefix
     length, device = tokens.removable, tokens.x.device
-    place = torch.arange(tokens.count, device=device).expand(len(tokens.x), -1)
+    place = torch.arange(tokens.count, device=device).expand(tokens.x.shape[0], -1)
     free = place[:, :length]
     tier = torch.where(found.dominant, 0, torch.where(found.target, 1, torch.where(found.member, 3, 2)))
     if tokens.real is not None:  # padding fills up before any token that is folded or dropped does
@@ -61,7 +61,7 @@ def in_front(reduction: Reduction) -> Reduction:
     """The same with a new token without members before all others."""
     valid, keep = reduction.valid, reduction.keep
     return Reduction(
-        torch.cat([keep.new_full((len(keep), 1), -1), keep], dim=1),
+        torch.cat([keep.new_full((keep.shape[0], 1), -1), keep], dim=1),
         reduction.source,
         None if reduction.target is None else torch.where(reduction.target >= 0, reduction.target + 1, -1),
         length=reduction.length,
@@ -69,5 +69,5 @@ def in_front(reduction: Reduction) -> Reduction:
         mean=False,
         fresh=reduction.fresh + 1,
         partial=True,
-        valid=None if valid is None else torch.cat([valid.new_ones(len(valid), 1), valid], dim=1),
+        valid=None if valid is None else torch.cat([valid.new_ones(valid.shape[0], 1), valid], dim=1),
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ...backbones.dispatch import moved
 from ...core.reduction import Reduction
 from ...core.site import Site
 from .left import Left
@@ -29,7 +30,7 @@ def carried(left: Left) -> list[Done]:
     assert encoded is not None
     every, order = left.units("image")
     columns, done = left.columns(), list[Done]()
-    ends = {unit: encoded.ends(unit.counted[0]) for unit in every}
+    ends = {unit: moved(encoded.ends(unit.counted[0]), order.device) for unit in every}
     for units in equal(unit for unit in every if ends[unit] is not None):
         for group, side in alike(units, [end_of(ends[unit], unit.length) for unit in units]):
             samples, at = places(group, order)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...backbones.causal import Prompt, pick
+from ...backbones.dispatch import moved
 from ...core.columns import kept_columns
 from ...core.reduction import Reduction, compose_assignments, wide
 from .units import Entry, Unit, divide
@@ -45,6 +46,18 @@ class Left:
         real = [self.count] * self.batch if prompt.real is None else prompt.real.sum(dim=1).tolist()
         self.text = [n - m for n, m in zip(real, images, strict=True)]
         self.trailing = trailing(prompt)
+
+    def follow_to(self, device: torch.device) -> None:
+        """Move to the device of the tokens, where layers run on several."""
+        if self.prompt.numbers.device == device:
+            return
+        self.prompt = self.prompt.on(device)
+        self.rows, self.full, self.size, self.ends = (
+            moved(side, device) for side in (self.rows, self.full, self.size, self.ends)
+        )
+        self.added = [side.to(device) for side in self.added]
+        if self.entry is not None:
+            self.entry = self.entry.on(device)
 
     def enter(self, x: Tensor | None) -> None:
         """Note what enters the first layer, tokens (B, p, C) included if given."""
@@ -183,6 +196,7 @@ def spread(x: Tensor, rows: Tensor | None, full: Tensor | None) -> Tensor:
     """Tokens (B, p, C) at their columns ``rows`` of ``full`` (B, q, C), whose other columns stay."""
     if rows is None or full is None:
         return x
+    rows, full = rows.to(x.device), full.to(x.device)
     beside = torch.where(rows >= 0, rows, full.shape[1])  # padding goes to a column that is cut off again
     wider = torch.cat([full, full[:, :1]], dim=1)
     return wider.scatter(1, beside[..., None].expand(-1, -1, x.shape[-1]), x)[:, :-1]

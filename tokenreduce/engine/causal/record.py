@@ -81,6 +81,8 @@ class CausalRecord:
     pictures: float = 1.0
     losses: dict[str, Tensor] = field(default_factory=dict)
     gates: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+    mean_counts: dict[str, float | Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> dict[str, int | float]:

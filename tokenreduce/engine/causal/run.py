@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...backbones.causal import Compute, LanguageModel, LayerCall, Prompt, Seen, pick, pick_all
+from ...backbones.dispatch import moved
 from ...backbones.kv_cache import Kept
 from ...core.gate import Gate
 from ...core.reduction import Reduction
@@ -57,6 +58,7 @@ class CausalRun:
         self.costs: Costs | None = None
         self.length = 0
         self.whole = True
+        self.home: torch.device | None = None  # of what the library makes for all layers: masks, positions
         self.passed: list[tuple[Tensor | None, Tensor | None]] = []
         self._memo: dict[Any, Any] = {}
         self._waiting: Seen | None = None
@@ -66,10 +68,13 @@ class CausalRun:
         if prompt is None or not (self.sites or prompt.carried):
             return
         self.left = Left(prompt, any(binding.trace for binding in self.bindings))
+        self.home = prompt.numbers.device
         self.costs = Costs(self.language, self.left)
 
     def layer(self, index: int, count: int, x: Tensor, call: LayerCall, compute: Compute) -> Tensor:
         """Run one of ``count`` layers on what is left, with the cuts around it."""
+        if self.left is not None:
+            self.left.follow_to(x.device)
         if index == 0:
             self.length = x.shape[1]
             if max((site + self._looks_ahead(site) for site in self.sites), default=0) >= count:
@@ -93,6 +98,8 @@ class CausalRun:
         site = self.sites.get(index) if left is not None else None
         before = x
         x, keys = compute(x, call, after, site is not None)
+        if left is not None:
+            left.follow_to(x.device)
         if site is not None:
             self._waiting = Seen(index, before, call, keys, self._entering(index, x))
             if not self._looks_ahead(index):
@@ -139,7 +146,8 @@ class CausalRun:
         trace = None
         if self.left.ends is not None:
             everything = self._all_columns()
-            layers = [everything if rows is None else rows for rows, _ in self.passed]
+            device = self.left.prompt.numbers.device
+            layers = [everything if rows is None else rows.to(device) for rows, _ in self.passed]
             trace = PromptTrace(self.left.prompt, self.left.ends, self.left.columns(), layers)
         record = self.costs.record(kv_bytes, trace)
         for binding in self.bindings:
@@ -153,7 +161,7 @@ class CausalRun:
 
     def _physical(self, index: int, x: Tensor, call: LayerCall) -> tuple[LayerCall, Kept | None]:
         """What a layer is given for what is left, and what the entries of its cache are afterwards."""
-        rows = None if self.left is None else self.left.rows
+        rows = None if self.left is None else self._at_home(self.left.rows)
         if rows is None and call.kept is None:
             return call, None
         kept = call.kept
@@ -162,12 +170,19 @@ class CausalRun:
         after = self._once(("kept", *key), partial(self._after, rows, call))
         mask = self._once(("mask", id(call.mask), *key), partial(self._mask, rows, call, after))
         if self.compact:
-            rotary = self.language.rotary(x, after.places(x.shape[1]), index)
+            rotary = self.language.rotary(x, after.places(x.shape[1]).to(x.device), index)
         elif rows is None:
             rotary = call.rotary
         else:
             rotary = self._once(("rotary", id(call.rotary), id(rows)), lambda: pick_all(call.rotary, rows))
         return call.changed(mask=mask, rotary=rotary), after
+
+    def _at_home(self, rows: Tensor | None) -> Tensor | None:
+        """Rows on the device of masks and positions, wherever the layer runs."""
+        if rows is None or rows.device == self.home:
+            return rows
+        at_home: Tensor = self._once(("home", id(rows)), lambda: rows.to(self.home))
+        return at_home
 
     def _once(self, key: Any, make: Any) -> Any:
         """Made once for all layers that share it; what the key is of is kept, so that no other takes its id."""
@@ -188,7 +203,7 @@ class CausalRun:
                 old = torch.arange(call.past - held, call.past, device=rows.device).expand(rows.shape[0], -1)
                 gone = call.past - held
             else:
-                old, gone = kept.columns(), kept.gone
+                old, gone = kept.columns().to(rows.device), moved(kept.gone, rows.device)
             new = torch.cat([old, new], dim=1)
         assert self.left is not None
         ragged = self.left.ragged or (kept is not None and kept.ragged)
@@ -201,7 +216,8 @@ class CausalRun:
         if rows is None:
             rows = torch.arange(self.length, device=after.prompt.device).expand(after.prompt.shape[0], -1)
         flat = bool(call.extra.get("flat", False))
-        return physical_mask(call.mask, rows, after.columns(), after.logical, call.past, after.ragged, flat)
+        mask = moved(call.mask, rows.device)
+        return physical_mask(mask, rows, after.columns(), after.logical, call.past, after.ragged, flat)
 
     def _carry(self, x: Tensor) -> Tensor:
         """Leave out what the vision tower has merged or dropped."""
@@ -225,6 +241,7 @@ class CausalRun:
         assert left is not None and costs is not None
         before = [sum(images) for images in left.lengths]
         columns, (every, order) = left.columns(), left.units(binding.unit)
+        seen, ahead = (None if one is None else one.on(x.device) for one in (seen, ahead))
         layer = None if seen is None else LayerSignals(self.language, seen, left, binding.unit, ahead)
         read = x if seen is None or seen.out is None or ahead is not None else seen.out
         done = []

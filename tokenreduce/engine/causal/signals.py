@@ -39,7 +39,7 @@ class LayerSignals:
         """The signals of units of equal length at their samples (U, 1) and places (U, n)."""
         each = {
             "readout_attention": self._readout,
-            "keys": lambda: self.language.keys(self.seen),
+            "keys": lambda: self.language.keys(self.seen).to(self.seen.x.device),
             "rotated_keys": self._rotated,
             "normed_states": self._normed,
             "columns": self._columns,
@@ -78,7 +78,7 @@ class LayerSignals:
 
     def _rows(self, seen: Seen, rows: Tensor) -> Tensor:
         """(B, H, r, p): what the rows pay to the tokens of this call."""
-        return self.language.head_rows(seen, rows)[..., -seen.x.shape[1] :]
+        return self.language.head_rows(seen, rows)[..., -seen.x.shape[1] :].to(seen.x.device)
 
     def _scored(self) -> Tensor:
         """(B, 1) place of the token whose row is read."""
@@ -97,11 +97,11 @@ class LayerSignals:
 
     def _rotated(self) -> Tensor:
         """(B, p, G d)."""
-        return self.language.rotated_keys(self.seen).transpose(1, 2).flatten(2)
+        return self.language.rotated_keys(self.seen).transpose(1, 2).flatten(2).to(self.seen.x.device)
 
     def _normed(self) -> Tensor:
         assert self.seen.out is not None
-        return self.language.normed(self.seen.out)
+        return self.language.normed(self.seen.out).to(self.seen.x.device)
 
     def _columns(self) -> Tensor:
         """(B, p) places in the prompt, padding not counted."""
@@ -172,7 +172,7 @@ def tower_sources(prompt: Prompt, encoded: Encoded, units: Sequence[Unit], names
     """What the vision tower gives for units of equal length."""
 
     def of(unit: Unit, name: str, image: int) -> Tensor:
-        signal = encoded.signal(name, image)
+        signal = encoded.signal(name, image).to(prompt.numbers.device)
         if unit.tile is None or prompt.tiles is None or name == "class_features":
             return signal
         return signal[prompt.tiles[unit.sample, prompt.numbers[unit.sample] == unit.images[0]] == unit.tile]

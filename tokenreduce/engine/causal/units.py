@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...backbones.dispatch import moved
+
 UNITS = ("image", "sample", "tile")
 
 
@@ -31,6 +33,11 @@ class Entry:
     tiles: Tensor | None
     columns: Tensor
     x: Tensor | None
+
+    def on(self, device: torch.device) -> Entry:
+        """The same on a device."""
+        sides = (self.numbers, self.tiles, self.columns, self.x)
+        return Entry(self.lengths, *(moved(side, device) for side in sides))
 
 
 @dataclass(frozen=True)

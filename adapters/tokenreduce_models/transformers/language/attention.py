@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenreduce.backbones import Seen, pick, pick_all
+from tokenreduce.backbones import Seen, loaded, moved, pick, pick_all
 
 from ..towers import stand_in
 
@@ -71,19 +71,22 @@ def attention_rows_of(layer: Any, seen: Seen, rows: Tensor, cache_name: str) -> 
     attention = layer.self_attn
     config = copy.copy(attention.config)
     config._attn_implementation = "eager"
+    hidden = normed(layer, pick(seen.x, rows, 1))
+    device = hidden.device  # where the layer runs
+    rows, seen = rows.to(device), seen.on(device)
     keys = seen.keys
     if keys is None:
         keys = keys_of(layer, seen, seen.call.rotary, cache_name)
         held = seen.call.extra.get("keys")
         keys = keys if held is None else torch.cat([held, keys], dim=-2)
-    hidden = normed(layer, pick(seen.x, rows, 1))
-    out = type(attention).forward(
-        stand_in(attention, config=config, training=False),
-        hidden_states=hidden,
-        position_embeddings=pick_all(seen.call.rotary, rows),
-        attention_mask=rows_mask(seen, rows, keys.shape[-2], hidden.dtype),
-        **{cache_name: Fixed(keys)},
-    )
+    with loaded(attention):
+        out = type(attention).forward(
+            stand_in(attention, config=config, training=False),
+            hidden_states=hidden,
+            position_embeddings=pick_all(moved(seen.call.rotary, device), rows),
+            attention_mask=rows_mask(seen, rows, keys.shape[-2], hidden.dtype),
+            **{cache_name: Fixed(keys)},
+        )
     weights: Tensor = out[1]
     return weights
 
@@ -92,14 +95,16 @@ def keys_of(layer: Any, seen: Seen, rotary: Any, cache_name: str) -> Tensor:
     """(B, G, p, d) keys of the tokens of the call, with these positions."""
     layer = unwrapped(layer)
     attention = layer.self_attn
+    hidden = normed(layer, seen.x)
     try:
-        type(attention).forward(
-            attention,
-            hidden_states=normed(layer, seen.x),
-            position_embeddings=rotary,
-            attention_mask=None,
-            **{cache_name: Catching()},
-        )
+        with loaded(attention):
+            type(attention).forward(
+                attention,
+                hidden_states=hidden,
+                position_embeddings=moved(rotary, hidden.device),
+                attention_mask=None,
+                **{cache_name: Catching()},
+            )
     except Caught as caught:
         return caught.keys
     raise RuntimeError(f"{type(attention).__name__} never added its keys to the cache")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenreduce.backbones import is_hooked
 from tokenreduce.errors import UnsupportedCallError
 
 from ..towers import stand_in
 from .families import LVLM, feature_layer
 from .merged_tower import MergedListener, MergedRead
 from .tiles import Packing, PackListener, frames
-from .tower_stack import CARRIED
-from .towers import GridPool, Listener, Read, blocks_of
+from .tower_stack import CARRIED, Carried
+from .towers import Asking, GridPool, Listener, Read, blocks_of
 from .towers import family_of as tower_family
 
 NOTES = "_tokenreduce"
@@ -66,12 +68,16 @@ class Features:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inner, family = self.inner, self.family
         function = getattr(type(inner), f"get_{self.modality}_features")
+        tower: Any = getattr(inner, family.tower)
         listener: Listener | MergedListener | None = None
         own: dict[str, Any] = {}
+        carried = Carried()
+        further = {CARRIED: carried} if self.asks.tower_reduced else {}
         if self.asks.wanted:
-            tower = getattr(inner, family.tower)
-            listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower)
+            listener = MergedListener(tower) if family.tokens == "merge" else Listener(tower, **further)
             own[family.tower] = listener
+        elif further:
+            own[family.tower] = Asking(tower, **further)
         pack: Any = getattr(inner, "pack_image_features", None)
         packs = PackListener(pack) if family.tokens == "tile" else None
         if packs is not None:
@@ -99,9 +105,28 @@ class Features:
         elif packs is not None:
             pixels = args[0] if args else kwargs["pixel_values_videos"]
             parts = frames(lengths, pixels.shape[1], pixels.device)
-        ends = ends_of(output)
-        object.__setattr__(output, NOTES, Notes(lengths, grids, read, parts, piece, ends, pieces))
-        return output
+        ends = ends_of(output, carried.places)
+        return noted(
+            output, Notes(lengths, grids, read, parts, piece, ends, pieces), dispatched(inner, self.asks.outer)
+        )
+
+
+def dispatched(inner: nn.Module, outer: nn.Module | None) -> bool:
+    """Whether hooks of accelerate stand before any part of the model."""
+    return any(is_hooked(module) for module in (outer, *inner.modules()) if module is not None)
+
+
+def noted(output: Any, notes: Notes, dispatched: bool) -> Any:
+    """Image features with their notes.
+
+    A hook that moves the features makes a copy of what is in them and nothing else, so the notes are in them until they
+    are read; without hooks they are an attribute, and what others see of the features is what the library gives.
+    """
+    if dispatched:
+        output[NOTES] = notes
+    else:
+        object.__setattr__(output, NOTES, notes)
+    return output
 
 
 def piece_of(inner: Any, family: LVLM, output: Any) -> int | None:
@@ -117,9 +142,8 @@ def lengths_of(output: Any, piece: int | None) -> list[int]:
     return lengths if piece is None else [piece] * (sum(lengths) // piece)
 
 
-def ends_of(output: Any) -> Sequence[Tensor] | None:
+def ends_of(output: Any, carried: Tensor | None) -> Sequence[Tensor] | None:
     """(n,) of each image what the tower's reduction made of its tokens; None where there was none."""
-    carried: Tensor | None = getattr(output, CARRIED, None)
     if carried is None:
         return None
     skipped = carried.shape[1] - len(pooled(output)[0])  # a class token that the language model is not given
@@ -139,6 +163,8 @@ def notes_of(output: Any) -> Notes:
         UnsupportedCallError: there are none.
     """
     notes: Notes | None = getattr(output, NOTES, None)
+    if NOTES in output:
+        OrderedDict.__delitem__(output, NOTES)
     if notes is None:
         raise UnsupportedCallError(
             "image features were given that the attached model has not computed in one piece: features from before "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from tokenreduce.backbones import CausalPass, Kept, LanguageModel, LayerCall, Prompt, Seen
+from tokenreduce.backbones import CausalPass, Kept, LanguageModel, LayerCall, Prompt, Seen, is_replaced, moved
 from tokenreduce.errors import UnsupportedCallError
 
 from ..towers import stand_in
@@ -91,7 +91,7 @@ class TransformersModel(LanguageModel):
         changed = stand_in(inner, **own)
         output = type(inner).forward(changed, **given)
         for name, value in vars(changed).items():  # what the library keeps on the model, such as rope_deltas
-            if name not in own and vars(inner).get(name) is not value:
+            if name not in own and name != "forward" and vars(inner).get(name) is not value:
                 setattr(inner, name, value)
         return output
 
@@ -141,7 +141,7 @@ class TransformersModel(LanguageModel):
         else:
             embeds, embed = given["inputs_embeds"], self.language.get_input_embeddings()
             marks = {
-                name: (embeds == embed(torch.tensor(tokens[name], device=embeds.device))).all(dim=-1)
+                name: (embeds == embed(torch.tensor(tokens[name], device=embeds.device)).to(embeds.device)).all(dim=-1)
                 for name in outputs
             }
         kinds = sum((mark * number for number, mark in enumerate(marks.values(), 1)), torch.tensor(0))
@@ -150,7 +150,8 @@ class TransformersModel(LanguageModel):
         notes = {name: notes_of(output) for name, output in outputs.items()}
         projector = projector_of(self.module, self.family)
         prompt = find_images(kinds, outputs, notes, projector, self.family.groups, ids)
-        real = real_tokens(given.get("attention_mask"), columns)
+        device = prompt.numbers.device
+        real, scored = moved((real_tokens(given.get("attention_mask"), columns), scored), device)
         lengths = [list(images) for images in prompt.lengths]
         numbers = protect_last(prompt.numbers, lengths, real)
         tiles = prompt.tiles if self.tiled else None
@@ -228,7 +229,7 @@ class TransformersModel(LanguageModel):
                 f"the language model was exchanged after attach: {self.kind.__name__} for {type(language).__name__}; "
                 "call handle.detach() and attach again"
             )
-        if "forward" in vars(language):
+        if is_replaced(language, "forward"):
             raise UnsupportedCallError(
                 f"forward of the {type(language).__name__} was replaced on the instance after attach, which would not "
                 "act while a reducer is attached; undo that, or detach() first"

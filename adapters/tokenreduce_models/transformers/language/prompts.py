@@ -48,7 +48,7 @@ class Tower:
     def project(self, features: Tensor) -> Tensor:
         assert self.projector is not None
         projected: Tensor = self.projector(features)
-        return projected
+        return projected.to(features.device)
 
 
 def real_tokens(mask: Any, columns: int) -> Tensor | None:
@@ -115,7 +115,7 @@ def find_images(
     if any(noted.parts is not None for noted in notes.values()):
         for item, (noted, place) in originals.items():
             if noted.parts is not None:
-                part = noted.parts[place]
+                part = noted.parts[place].to(device)
                 tiles[items == item] = part
         separators = (numbers >= 0) & (tiles < 0)
         numbers = torch.where(separators, -1, numbers)

@@ -9,6 +9,7 @@ Axes: B pictures, N tokens of one, C' width of the encoder.
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ from ..towers import Head, TowerStack, Whole, stand_in
 from .families import LVLM, feature_layer
 from .tower_kinds import blocks_of, kind_of, view_of
 
-CARRIED = "_tokenreduce_carried"
-"""Attribute of a tower's output: (B, N) of each token the one that it is part of, -1 where it was dropped."""
+CARRIED = "tokenreduce_carried"
+"""Keyword of a reduced tower's call: a :class:`Carried`, for the tower to say there what it made of its tokens."""
 UNKNOWN = {
     "PixtralVisionModel": "packs the pictures of a call into one sequence, whose patches are merged in cells of 2 x 2",
     "Molmo2VisionModel": "is read at several layers, and each token is pooled from a cell of patches",
@@ -70,6 +71,7 @@ class LanguageTower(TowerStack):
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
         tower = self.module
+        carried: Carried | None = kwargs.pop(CARRIED, None)
         asked = kwargs.pop("output_hidden_states", getattr(tower.config, "output_hidden_states", False))
         self.check_asked(asked)
         blocks = Blocks(self, run, asked is not None and asked is not False)
@@ -82,8 +84,8 @@ class LanguageTower(TowerStack):
             if blocks.seen:
                 missing = [None] * (self.layers - self.read)
                 output["hidden_states"] = States((*blocks.seen[:-1], blocks.restored, *missing))
-            if self.carries:
-                object.__setattr__(output, CARRIED, run.places())
+        if self.carries and carried is not None:
+            carried.places = run.places()
         return output
 
     def check_asked(self, asked: Any) -> None:
@@ -106,6 +108,17 @@ class LanguageTower(TowerStack):
     def originals(self) -> list[tuple[nn.Module, str, Any]]:
         family = self.family
         return [(self.module, "forward", family.tower.forward), (self.encoder, "forward", family.encoder.forward)]
+
+
+@dataclass
+class Carried:
+    """What a reduced tower says of one call: a plain object, which hooks around the tower hand through as it is.
+
+    Attributes:
+        places: (B, N) of each token the one that it is part of, -1 where it was dropped; None where nothing was.
+    """
+
+    places: Tensor | None = None
 
 
 class States(tuple[Any, ...]):

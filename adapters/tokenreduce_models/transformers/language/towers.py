@@ -117,16 +117,32 @@ class GridPool:
         return cells.mean(dim=(2, 4)).flatten(1, 2)
 
 
-class Listener:
+class Asking:
+    """Stands in for a tower in one call: calls it with further keywords.
+
+    Args:
+        tower: it.
+        given: the keywords.
+    """
+
+    def __init__(self, tower: nn.Module, **given: Any) -> None:
+        self.tower, self.given = tower, given
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tower(*args, **{**kwargs, **self.given})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tower, name)
+
+
+class Listener(Asking):
     """Stands in for a tower in one call: asks it for its hidden states, and notes what it gives."""
 
-    def __init__(self, tower: nn.Module) -> None:
-        self.tower = tower
-        self.output: Any = None
+    output: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         asked = kwargs.get("output_hidden_states")
-        self.output = self.tower(*args, **{**kwargs, "output_hidden_states": True})
+        self.output = super().__call__(*args, **{**kwargs, "output_hidden_states": True})
         self.states = tuple(self.output.hidden_states)
         if asked is not None and not isinstance(asked, bool):  # the library selects some, to let the others go
             chosen = {asked} if isinstance(asked, int) else set(asked)
@@ -136,6 +152,3 @@ class Listener:
         elif not asked:
             self.output.hidden_states = None
         return self.output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.tower, name)

@@ -63,6 +63,16 @@ class Transformers(Loader):
             return isinstance(folder_config(name).get("architectures"), list)
         return HUB_ID.fullmatch(name) is not None
 
+    def model(self, folder: str, **options: Any) -> Any:
+        from . import reading
+
+        kinds = list(getattr(reading.config_of(folder), "architectures", None) or ())
+        if not kinds:
+            raise UnsupportedModelError(
+                f"the config.json of {folder!r} names no architecture; save the model with save_pretrained"
+            )
+        return reading.whole_model_of(folder, str(kinds[0]), **options)
+
     def task(self, name: str, records: Sequence[Record]) -> Task:
         from . import answering, dual, matching, pairs, reading, writing
 

@@ -50,6 +50,29 @@ def model_of(name: str, kind: str | type[nn.Module]) -> Any:
     return model.eval()
 
 
+def whole_model_of(name: str, kind: str | type[nn.Module], **options: Any) -> Any:
+    """The model from safetensors, in the precision that it was saved in unless ``options`` say otherwise.
+
+    Raises:
+        UnsupportedModelError: as :func:`model_of`; or a name that is not one of transformers' models.
+    """
+    found = getattr(transformers, kind, None) if isinstance(kind, str) else kind
+    cls: Any = found
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} has no model {kind}, which {name!r} asks for; code that comes "
+            "with a checkpoint is not run. Take a checkpoint of a class that transformers has"
+        )
+    with reads(name, "the weights (model.safetensors)"):
+        model, report = cls.from_pretrained(
+            name, **{"dtype": "auto", **options}, use_safetensors=True, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UnsupportedModelError(f"the files of {name!r} lack weights of {cls.__name__}: {', '.join(missing[:5])}")
+    return model.eval()
+
+
 def tokenizer_of(name: str) -> Any:
     """The tokenizer, which must be able to pad.
 
