@@ -68,7 +68,7 @@ def source_file(module: str) -> Path | None:
 
 def _imported(tree: ast.Module) -> dict[str, str]:
     """Names under which the module has the classes of :data:`BASES`."""
-    found = {}
+    found: dict[str, str] = {}
     for node in tree.body:
         ours = isinstance(node, ast.ImportFrom) and (
             node.module in ("tokenreduce", "tokenreduce.methods") or node.level
