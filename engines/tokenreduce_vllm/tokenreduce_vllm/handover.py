@@ -123,7 +123,8 @@ def together(image: Image, made: Tensor, places: Tensor) -> Tensor:
     separators = torch.ones(len(image.x), dtype=torch.bool, device=made.device)
     separators[image.places] = False
     others = separators.nonzero()[:, 0]
-    if image.beside is not None:
-        made = torch.cat([made, image.beside[places]], dim=1)
     order = torch.cat([places, others]).argsort()
-    return torch.cat([made, image.x[others]])[order]
+    features = torch.cat([made, image.x[others]])
+    if image.beside is not None:
+        features = torch.cat([features, image.beside[torch.cat([places, others])]], dim=1)
+    return features[order]
