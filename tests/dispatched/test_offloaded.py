@@ -139,6 +139,29 @@ def test_a_hook_that_does_more_than_move_is_refused_where_it_would_not_act():
         tokenreduce.attach(given.model, "tome", r=2)
 
 
+@pytest.mark.parametrize("kind", ["torchvision", "eva"])
+def test_a_model_that_fails_under_offload_by_itself_runs_with_a_reducer(kind, images):
+    """They use weights of modules that they do not call; the engine brings those."""
+    from accelerate import cpu_offload
+
+    if kind == "eva":
+        from timm.models.eva import Eva
+
+        model = Eva(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=7).eval()
+    else:
+        from torchvision.models import VisionTransformer
+
+        sizes = {"num_layers": 3, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64}
+        model = VisionTransformer(image_size=32, patch_size=8, num_classes=5, **sizes).eval()
+        torch.nn.init.normal_(model.heads.head.weight)
+    with torch.no_grad():
+        with tokenreduce.attach(model, "tome", r=2):
+            expected = model(images())
+        cpu_offload(model, torch.device("cpu"))
+        tokenreduce.attach(model, "tome", r=2)
+        assert torch.equal(model(images()), expected)
+
+
 def test_a_patch_beneath_a_hook_is_refused(tmp_path):
     model = case("vit").model
     model.blocks[1].forward = lambda x: x

@@ -75,7 +75,7 @@ def test_the_kit_passes_in_a_fresh_environment(version, torch, built, python, py
     how = "lowest-direct" if torch == "lowest" else "highest"
     own = env / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     install = ["pip", "install", "-q", "--python", own, "--resolution", how]
-    done = python(*uv, *install, wanted, f"{built}[timm,transformers,testing]", timeout=3000)
+    done = python(*uv, *install, wanted, f"{built}[timm,meter,testing]", timeout=3000)
     assert done.returncode == 0, done.stderr
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", KIT]
     done = python(*command, executable=own, cwd=tmp_path, timeout=3000, PYTHONPATH="")

@@ -10,6 +10,7 @@ from ..errors import UnknownNameError, nearest
 from ..registry.description import reducer
 from ..registry.kinds import KINDS
 from ..registry.registry import Entry, Registry, default_registry
+from ..registry.source import read_class
 from ..registry.spec import ReducerSpec
 
 
@@ -57,19 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
-    made = registry.load("reducer", spec.name)
-    with registry.blame("reducer", spec.name):
-        layers, options = made().usual_layers(12), list(made.option_defaults().items())
+    read = None if spec.layers is None else read_class(spec.target)
+    if read is not None and spec.layers is not None:
+        layers, options, doc = list(spec.layers), read.options, read.doc
+    else:
+        made = registry.load("reducer", spec.name)
+        with registry.blame("reducer", spec.name):
+            layers, options = made().usual_layers(12), made.option_defaults()
+        doc = inspect.getdoc(made) or ""
     print(f"  source    {spec.source or '-'}")
     print(f"  needs     {', '.join(spec.needs) or 'nothing'} (with default options)")
     print(f"  layers    {layers} of 12 by default")
     print("  options")
-    for name, default in options:
+    for name, default in options.items():
         print(f"    {name} = {default!r}")
     print("  runs on")
     for name, adapter in registry.adapters.items():
         print(f"    {name}: {getattr(adapter.spec, 'models', '') or adapter.spec.description} ({_library(adapter)})")
-    for paragraph in (inspect.getdoc(made) or "").split("\n\n"):
+    for paragraph in doc.split("\n\n"):
         print("\n  " + paragraph.replace("\n", "\n  "))
 
 

@@ -48,6 +48,7 @@ def _masked(
     query, key, value = projected.query, projected.key, projected.value
     if heads.shape[1] != query.shape[1]:
         raise UnsupportedCallError(f"the mask of the heads must be (B, {query.shape[1]}), got {tuple(heads.shape)}")
+    heads = heads.to(query.device)  # of a block of the same layer, perhaps on another device
     live = live_heads(heads) if key.shape[1] == query.shape[1] else None
     if live is not None and not live.shape[0]:
         return torch.zeros_like(query.transpose(1, 2).flatten(2)), state.bias(query, proportional)

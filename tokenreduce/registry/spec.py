@@ -71,6 +71,10 @@ def check_fields(spec: Spec) -> None:
     for entry in fields(spec):
         value, default = getattr(spec, entry.name), entry.default
         wanted: type | tuple[type, ...] = bool if isinstance(default, bool) else str
+        if entry.name == "layers":
+            if value is not None and not (isinstance(value, (tuple, list)) and all(type(one) is int for one in value)):
+                raise PluginError(f"{spec.name}: layers must be a tuple of integers or None, got {value!r}")
+            continue
         if entry.name in ("needs", "stacks", "variants", "rows"):
             wanted = (tuple, list) if entry.name in ("needs", "stacks") or value is not None else type(None)
             if value is not None and not all(isinstance(one, str) for one in value):
@@ -98,6 +102,8 @@ class ReducerSpec(Spec):
         learns: whether it means nothing before it was trained; ablations leave it out then.
         stacks: of a control: it belongs into every ablation of a model that has one of these stacks, such as
             ``("handover",)`` for every large vision-language model. Empty: of every model.
+        layers: the layers of 12 in which it acts under its default options. With them ``tokenreduce info`` reads all
+            else off the source, without importing the class and torch; None for it to ask the class.
     """
 
     source: str = ""
@@ -105,6 +111,7 @@ class ReducerSpec(Spec):
     role: Literal["baseline", "control", "method"] = "method"
     learns: bool = False
     stacks: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

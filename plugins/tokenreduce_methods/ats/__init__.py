@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "sample tokens by class attention times value norm; each sample keeps as many as were hit",
         source="Fayyaz et al., Adaptive Token Sampling for Efficient Vision Transformers, ECCV 2022, arXiv 2111.15667",
         needs=("class_attention", "value_norms"),
+        layers=(3, 6, 9),
     )

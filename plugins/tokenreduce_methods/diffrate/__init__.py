@@ -16,4 +16,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         source="Chen et al., DiffRate: Differentiable Compression Rate for Efficient Vision Transformers, ICCV 2023, "
         "arXiv 2305.17997",
         needs=("class_attention",),
+        layers=tuple(range(12)),
     )

@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "drop the tokens that predictors, learned with the model, score lowest",
         source="Rao et al., DynamicViT, NeurIPS 2021, arXiv 2106.02034",
         learns=True,
+        layers=(3, 6, 9),
     )

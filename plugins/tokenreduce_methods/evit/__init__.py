@@ -15,6 +15,7 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "keep the tokens that the class token attends to, fuse the others into one",
         source="Liang et al., Not All Patches Are What You Need, ICLR 2022, arXiv 2202.07800",
         needs=("class_attention",),
+        layers=(3, 6, 9),
     )
 
 

@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "after a few layers, keep the image tokens that the prompt's last token attends to",
         source="Chen et al., An Image is Worth 1/2 Tokens After Layer 2, ECCV 2024, arXiv 2403.06764",
         needs=("readout_attention",),
+        layers=(0,),
     )

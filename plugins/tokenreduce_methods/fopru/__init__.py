@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "keep the patches that the encoder's patches attend to most, one by one or by whole rows of the grid",
         source="FoPru: Focal Pruning for Efficient Large Vision-Language Models, arXiv 2411.14164",
         needs=("received_logits", "paid_logits"),
+        layers=(10,),
     )

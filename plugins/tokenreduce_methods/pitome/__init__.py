@@ -16,4 +16,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         source="Tran et al., Accelerating Transformers with Spectrum-Preserving Token Merging, NeurIPS 2024, "
         "arXiv 2405.16148",
         needs=("keys",),
+        layers=tuple(range(12)),
     )

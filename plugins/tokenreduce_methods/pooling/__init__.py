@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "average tokens over cells of the image's grid: a control",
         role="control",
         stacks=("handover",),
+        layers=(3, 6, 9),
     )

@@ -16,6 +16,7 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         source="Cao et al., PuMer: Pruning and Merging Tokens for Efficient Vision Language Models, ACL 2023, "
         "arXiv 2305.17530",
         needs=("keys",),
+        layers=(2, 5, 8),
     )
 
 

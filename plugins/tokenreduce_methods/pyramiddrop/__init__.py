@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "in a few stages, keep the image tokens that the prompt's last token would attend to in the next layer",
         source="Xing et al., PyramidDrop, CVPR 2025, arXiv 2410.17247",
         needs=("next_readout_attention",),
+        layers=(2, 5, 8),
     )

@@ -20,4 +20,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
             "text_embeddings",
             "text_rows",
         ),
+        layers=(0, 2, 5),
     )

@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "keep the tokens with the highest leverage scores in the leading singular directions of an image's tokens",
         source="SVD-Prune, arXiv 2604.11530",
         needs=("encoder_features",),
+        layers=(10,),
     )

@@ -16,4 +16,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         source="Kim et al., Token Fusion: Bridging the Gap between Token Pruning and Token Merging, WACV 2024, "
         "arXiv 2312.01026",
         needs=("keys",),
+        layers=tuple(range(12)),
     )

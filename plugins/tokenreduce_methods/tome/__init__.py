@@ -15,6 +15,7 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "merge the r most similar pairs of tokens in every block",
         source="Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023, arXiv 2210.09461",
         needs=("keys",),
+        layers=tuple(range(12)),
     )
 
 

@@ -15,4 +15,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         "keep tokens at equal distances, whatever they hold: a control",
         role="control",
         stacks=("handover",),
+        layers=(3, 6, 9),
     )

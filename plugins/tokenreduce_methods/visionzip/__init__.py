@@ -16,4 +16,5 @@ def tokenreduce_reducers() -> Iterator[ReducerSpec]:
         source="Yang et al., VisionZip: Longer is Better but Not Necessary in Vision Language Models, CVPR 2025, arXiv "
         "2412.04467",
         needs=("class_attention", "keys"),
+        layers=(10,),
     )
