@@ -33,14 +33,11 @@ CASES: list[tuple[str, Any]] = [
     ("llava_onevision", {"vision": {"reducer": "tome", "r": 2}, "handover": {"reducer": "divprune", "keep": 9}}),
     ("internvl", {"reducer": "divprune", "keep": 6}),
     ("internvl", {"reducer": "pooling", "keep": 4}),
-    ("qwen2_5_vl", None),
-    ("qwen2_5_vl", {"reducer": "divprune", "keep": 5}),
-    ("qwen2_5_vl", {"reducer": "pooling", "keep": 0.5}),
 ]
 
 
 def prompt(model: str, question: str, images: int) -> str:
-    marks = {"internvl": "<IMG_CONTEXT>", "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
+    marks = {"internvl": "<IMG_CONTEXT>"}
     mark = marks.get(model, "<image>")
     return f"USER: {mark * images}\n{question} ASSISTANT:"
 

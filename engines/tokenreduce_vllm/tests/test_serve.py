@@ -107,7 +107,7 @@ def test_an_openai_style_request_is_answered_as_in_transformers(server, folder):
                     "ignore_eos": True,
                 },
             )
-            wanted = oracle.answer(f"USER: <image>{question}\nASSISTANT:", [picture])
+            wanted = oracle.answer(f"USER: <image>{question}ASSISTANT:", [picture])
             assert said["usage"]["prompt_tokens"] == wanted.prompt, again
             found = [token["logprob"] for token in said["choices"][0]["logprobs"]["content"]]
             assert found == pytest.approx(wanted.logprobs, abs=1e-4), again

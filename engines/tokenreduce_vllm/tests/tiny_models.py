@@ -197,39 +197,4 @@ def internvl(folder: Path) -> Path:
     return write(transformers.InternVLForConditionalGeneration(config), processor, folder, within="")
 
 
-def qwen2_5_vl(folder: Path) -> Path:
-    """Qwen2.5-VL: pictures of any size, a token for four patches, positions of three axes."""
-    torch.manual_seed(0)
-    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    words = tokenizer(marks, image_token="<|image_pad|>", video_token="<|video_pad|>")
-    words.chat_template = TEMPLATE.replace(IMAGE, "<|vision_start|><|image_pad|><|vision_end|>")
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
-    vision = {
-        "depth": 3,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_heads": 2,
-        "out_hidden_size": 128,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 56,
-        "fullatt_block_indexes": [1],
-    }
-    start, end, image, video = (words.convert_tokens_to_ids(mark) for mark in marks)
-    config = transformers.Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config={**TEXT, "rope_parameters": rope},
-        image_token_id=image,
-        video_token_id=video,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-    )
-    sizes = {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 36}
-    pictures = transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2, size=sizes)
-    videos = transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2)
-    processor = transformers.Qwen2_5_VLProcessor(pictures, words, videos, chat_template=words.chat_template)
-    return write(transformers.Qwen2_5_VLForConditionalGeneration(config), processor, folder, within="")
-
-
-MODELS = {one.__name__: one for one in (llava, llava_next, llava_onevision, internvl, qwen2_5_vl)}
+MODELS = {one.__name__: one for one in (llava, llava_next, llava_onevision, internvl)}

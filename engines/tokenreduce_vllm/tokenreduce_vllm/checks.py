@@ -55,12 +55,6 @@ def plan_for(model_config: Any, parallel: Any = None) -> Plan | None:
     return plan_of(settings, facts, split_heads=split)
 
 
-def ask_for_positions(multimodal: Any) -> None:
-    """Let vLLM ask the model again where image tokens stand, as it does where it prunes videos (none are served)."""
-    if not multimodal.video_pruning_rate:
-        multimodal.video_pruning_rate = 0.5
-
-
 class Checks(dict[str, Any]):
     """vLLM's table of checks by architecture, with :func:`plan_for` in front of each."""
 
@@ -74,9 +68,7 @@ def _check(table: Checks, own: Any) -> Any:
 
         @staticmethod
         def verify_and_update_model_config(model_config: Any) -> None:
-            plan = plan_for(model_config)
-            if plan is not None and plan.facts.family.mrope:
-                ask_for_positions(model_config.multimodal_config)
+            plan_for(model_config)
             if own is not None:
                 own.verify_and_update_model_config(model_config)
 

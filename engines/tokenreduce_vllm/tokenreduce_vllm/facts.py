@@ -58,8 +58,6 @@ class Facts:
 def facts_of(config: Any, architecture: str, family: Family) -> Facts:
     """The facts of a model, from its config."""
     vision = config.vision_config
-    if family.mrope:  # pictures of any size
-        return Facts(architecture, family, str(vision.model_type), None, 0, 0)
     layers = int(vision.num_hidden_layers)
     layer = getattr(config, "vision_feature_layer", None)
     read = int(layer) % (layers + 1) if isinstance(layer, int) else None

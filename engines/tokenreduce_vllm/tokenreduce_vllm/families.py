@@ -15,13 +15,11 @@ class Family:
         module, model: where vLLM has it.
         tokens: what an image token is made of: one ``"patch"``; a patch of one of an image's tiles, which are put
             together with separators between their rows (``"tile"``); or a ``"cell"`` of patches.
-        mrope: whether its positions have three axes, which every token keeps.
     """
 
     module: str
     model: str
     tokens: Literal["patch", "tile", "cell"]
-    mrope: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -31,21 +29,16 @@ FAMILIES: Mapping[str, Family] = {
         "llava_onevision", "LlavaOnevisionForConditionalGeneration", "tile"
     ),
     "InternVLForConditionalGeneration": Family("interns1", "InternS1ForConditionalGeneration", "cell"),
-    "Qwen2_5_VLForConditionalGeneration": Family(
-        "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "cell", mrope=True
-    ),
 }
 MROPE = (
-    "its positions have three axes (mRoPE), and its class in vLLM cannot say again where its tokens stand, after they "
-    "have been chosen (recompute_mrope_positions)"
-)
-DEEP = (
-    "what it adds to its tokens behind the first layers would have to follow them, which this package does not do yet"
+    "its positions have three axes (mRoPE), and vLLM counts those of an image before the encoder has run, from the "
+    "whole grid of its tokens"
 )
 REFUSED: Mapping[str, str] = {
     "Qwen2VLForConditionalGeneration": MROPE,
-    "Qwen3VLForConditionalGeneration": DEEP,
-    "Qwen3VLMoeForConditionalGeneration": DEEP,
+    "Qwen2_5_VLForConditionalGeneration": MROPE,
+    "Qwen3VLForConditionalGeneration": MROPE,
+    "Qwen3VLMoeForConditionalGeneration": MROPE,
     "InternVLChatModel": "it is InternVL in a format of its own; serve the one of transformers (its name ends in -hf)",
     "MllamaForConditionalGeneration": "its image is a memory beside the prompt, not a part of it",
 }

@@ -29,39 +29,18 @@ class Image:
         x: (n + m, C) as vLLM has put them together.
         places: (n,) of those that are no separators.
         signals: what the tower gives for them, by name: (n, ...); of the class token (1, C').
-        beside: (n + m, D) what every token keeps, whatever becomes of its features; None for nothing.
     """
 
     x: Tensor
     places: Tensor
     signals: Mapping[str, Tensor]
-    beside: Tensor | None = None
 
 
 def reduced(
     plan: Plan, images: Sequence[Tensor], heard: Hearing, packings: Sequence[Packing], projector: Callable[..., Any]
 ) -> list[Tensor]:
     """What the language model is given of each image: (K + m, C)."""
-    return reduce_all(plan, told(plan, images, heard, packings), projector)
-
-
-def reduced_at_their_positions(plan: Plan, images: Sequence[Tensor], channels: int) -> list[Tensor]:
-    """The same for images whose last channels are positions, which every token keeps: (K, C + channels).
-
-    Args:
-        channels: the first three are positions on each axis, the last one is how far the image reaches: as in
-            transformers, over all axes.
-    """
-    found = []
-    for image in images:
-        x, beside = image[:, :-channels], image[:, -channels:].clone()
-        beside[:, -1] = beside[:, :3].max() + 1
-        found.append(Image(x, torch.arange(len(x), device=x.device), {}, beside))
-    return reduce_all(plan, found)
-
-
-def reduce_all(plan: Plan, found: Sequence[Image], projector: Callable[..., Any] | None = None) -> list[Tensor]:
-    """Images of any lengths, those of equal length together."""
+    found = list(told(plan, images, heard, packings))
     done: list[Tensor] = [image.x for image in found]
     for group in equal(found):
         for index, x in zip(group, reduce_equal(plan, [found[i] for i in group], projector), strict=True):
@@ -104,7 +83,7 @@ def equal(images: Sequence[Image]) -> list[list[int]]:
     return list(groups.values())
 
 
-def reduce_equal(plan: Plan, images: Sequence[Image], projector: Callable[..., Any] | None) -> list[Tensor]:
+def reduce_equal(plan: Plan, images: Sequence[Image], projector: Callable[..., Any]) -> list[Tensor]:
     """Images with equally many tokens, reduced together and each by itself: none depends on what else is served."""
     x = torch.stack([image.x[image.places] for image in images])
     given: dict[str, Any] = {name: torch.stack([image.signals[name] for image in images]) for name in images[0].signals}
@@ -114,7 +93,7 @@ def reduce_equal(plan: Plan, images: Sequence[Image], projector: Callable[..., A
     grids = [grid_of(plan.facts, x.shape[1])] * len(images)
     first = torch.zeros(len(images), dtype=torch.long, device=x.device)  # a draw is the same for every image
     done = tokenreduce.apply(plan.handover, x, grids=grids, places=first, **given)
-    slots = done.positions(compact=images[0].beside is None)
+    slots = done.positions(compact=True)
     return [together(image, made, image.places[own]) for image, made, own in zip(images, done.x, slots, strict=True)]
 
 
@@ -124,7 +103,4 @@ def together(image: Image, made: Tensor, places: Tensor) -> Tensor:
     separators[image.places] = False
     others = separators.nonzero()[:, 0]
     order = torch.cat([places, others]).argsort()
-    features = torch.cat([made, image.x[others]])
-    if image.beside is not None:
-        features = torch.cat([features, image.beside[torch.cat([places, others])]], dim=1)
-    return features[order]
+    return torch.cat([made, image.x[others]])[order]

@@ -9,17 +9,15 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from .checks import plan_for
 from .families import FAMILIES, Family
-from .handover import reduced, reduced_at_their_positions
+from .handover import reduced
 from .hearing import Hearing
 from .packing import Packings
 from .plan import Plan
-from .positions import positions_of
 from .processing import fewer_placeholders
 from .tower import ReducedTower
 
@@ -65,41 +63,6 @@ class ReducedTiles(Reduced):
         return merge(image_size, patch_embeddings, **given)
 
 
-class ReducedMrope(Reduced):
-    """The same where positions have three axes: a token keeps its own.
-
-    vLLM prunes videos there, so it has a way to say where the tokens of an encoder stand after it has run: as further
-    channels of their features. Images take the same way.
-    """
-
-    CHANNELS = 4
-
-    def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Features and positions of each image of some requests: (K, C + 4) each."""
-        plan: Plan | None = self.reduction_plan  # type: ignore[attr-defined]
-        images: Any = super(Reduced, self).embed_multimodal(**kwargs)  # type: ignore[misc]
-        if plan is None or plan.handover is None:
-            return images
-        return reduced_at_their_positions(plan, images, self.CHANNELS)
-
-    def get_mrope_input_positions(self, input_tokens: Any, mm_features: Any) -> tuple[torch.Tensor, int]:
-        """(3, N) positions of a prompt and what is added to those of new tokens; image tokens are told again later."""
-        if self.reduction_plan is None:  # type: ignore[attr-defined]
-            plain: Any = super().get_mrope_input_positions  # type: ignore[misc]
-            found: tuple[torch.Tensor, int] = plain(input_tokens, mm_features)
-            return found
-        model: Any = self
-        images = [
-            (feature.mm_position.offset, feature.mm_position.length, grid[1:4])
-            for feature, grid in zip(
-                sorted(mm_features, key=lambda one: one.mm_position.offset),
-                model.iter_mm_grid_thw(mm_features),
-                strict=True,
-            )
-        ]
-        return positions_of(len(input_tokens), images)
-
-
 def __getattr__(name: str) -> Any:
     if name not in FAMILIES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -111,7 +74,7 @@ def __getattr__(name: str) -> Any:
 def make_model(family: Family) -> type:
     """The class of a family, with its processor."""
     base: Any = getattr(importlib.import_module(f"vllm.model_executor.models.{family.module}"), family.model)
-    front = ReducedTiles if family.tokens == "tile" else ReducedMrope if family.mrope else Reduced
+    front = ReducedTiles if family.tokens == "tile" else Reduced
     made = type(base.__name__, (front, base), {"__module__": __name__, "__doc__": base.__doc__, "family": family})
     factories = base._processor_factory
     info, processor = fewer_placeholders(factories.info, factories.processor)
