@@ -38,8 +38,8 @@ class Embedder:
             pixels = torch.as_tensor(batch.pop("pixel_values"))
         else:
             pixels = self.processor(images=list(batch.pop("image")), return_tensors="pt")["pixel_values"]
-        tower = self.clip.vision_model(pixels.to(self.clip.device, self.clip.dtype)).pooler_output
-        embedding = self.clip.visual_projection(tower).float()
+        tower = self.clip.vision_model(pixels.to(self.clip.device, self.clip.dtype))
+        embedding = self.clip.visual_projection(tower.pooler_output).float()
         left = self.handle.last.tokens["image"]
         return {**batch, "embedding": embedding.cpu().numpy(), "tokens": np.full(len(embedding), left)}
 
@@ -73,7 +73,6 @@ def main() -> None:
         num_gpus=options.gpus,
     )
     made.write_parquet(options.out)
-    print(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -151,8 +151,7 @@ def test_shares_of_a_double_model_are_double():
 
     part = Reduction(torch.tensor([[0, 1]]), torch.tensor([[2, 3]]), torch.tensor([[0, 0]]), length=4)
     layout = Layout.of({"text": 4, "image": 3}, {})
-    for dtype in (torch.float32, torch.float64):
-        whole, _ = combine(layout, {"text": part}, 1, torch.device("cpu"), dtype)
-        x = torch.randn(1, 7, 5, dtype=torch.float64)
-        error = (whole.apply(x)[:, 0] - (x[:, 0] + x[:, 2] + x[:, 3]) / 3).abs().max()
-        assert (error < 1e-14) == (dtype == torch.float64)
+    whole, _ = combine(layout, {"text": part}, 1, torch.device("cpu"), torch.float64)
+    x = torch.randn(1, 7, 5, dtype=torch.float64)
+    error = (whole.apply(x)[:, 0] - (x[:, 0] + x[:, 2] + x[:, 3]) / 3).abs().max()
+    assert error < 1e-14

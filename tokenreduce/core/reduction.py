@@ -105,12 +105,20 @@ class Reduction:
             self._keep_weight = self.size.gather(1, self._from())
         return self._keep_weight
 
+    @keep_weight.setter
+    def keep_weight(self, value: Tensor | None) -> None:
+        self._keep_weight, self._total = value, None
+
     @property
     def weight(self) -> Tensor | None:
         """(B, R) weight of each folded token, None for 1."""
         if self._weight is None and self.size is not None and self.source is not None:
             self._weight = self.size.gather(1, self.source)
         return self._weight
+
+    @weight.setter
+    def weight(self, value: Tensor | None) -> None:
+        self._weight, self._total = value, None
 
     @property
     def even(self) -> bool:

@@ -249,7 +249,8 @@ class BaseReducer(SiteReducer):
         own = type(self)
         if own.reduce_streams is not BaseReducer.reduce_streams or own.count is not BaseReducer.count:
             return False
-        return self.budget.idle(site)
+        budgets = list((self._budgets or self.budgets()).values())
+        return len(budgets) == 1 and budgets[0].idle(site)
 
     def reduce_streams(self, streams: Streams, site: Site) -> Mapping[str, Reduction | Gate]:
         """Reductions by stream; streams left out stay whole. By default the main stream's alone, by the one budget.

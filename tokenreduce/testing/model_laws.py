@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -197,8 +197,10 @@ class ModelLaws(ReducerCase):
         with torch.no_grad():
             plain = subject.run()
             with subject.attach() as handle:
-                object.__setattr__(reduced_stack(handle).reducer, "reduce_streams", stumble)
-                with pytest.raises(InTheMiddleError):
+                reduced = reduced_stack(handle)
+                object.__setattr__(reduced.reducer, "reduce_streams", stumble)
+                idle = all(reduced.reducer.idle(site) for site in reduced.sites)  # such a reducer is never asked
+                with nullcontext() if idle else pytest.raises(InTheMiddleError):
                     subject.run()
             assert snapshot(subject.model) == untouched, "detach left something on the model"
             assert identical(subject.run(), plain), "after detach the model gives something else"
