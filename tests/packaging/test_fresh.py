@@ -1,12 +1,11 @@
 """Source archive and wheel are built, installed into fresh environments, and pass the kit there.
 
-On the lowest Python that is found here with the lowest torch that pyproject.toml allows, and on the highest with the
-newest; on every Python with both where TOKENREDUCE_EVERY_PYTHON is set.
+On every Python from 3.10 on that is found here, with the lowest torch that pyproject.toml allows and with the newest.
+Collected where TOKENREDUCE_EVERY_PYTHON is set.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,8 +16,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 KIT = Path(__file__).parent / "kit_elsewhere.py"
-BYTES = 25_000_000
-"""Bound of the wheel; docs/quickstart.md says what is in it."""
 
 
 def pythons() -> dict[str, str]:
@@ -38,11 +35,8 @@ def pythons() -> dict[str, str]:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Pythons with torches: the corners, or all."""
-    found = list(pythons())
-    if os.environ.get("TOKENREDUCE_EVERY_PYTHON"):
-        return [(version, torch) for version in found for torch in ("lowest", "newest")]
-    return [(found[0], "lowest"), (found[-1], "newest")]
+    """Pythons with torches."""
+    return [(version, torch) for version in pythons() for torch in ("lowest", "newest")]
 
 
 @pytest.fixture(scope="session")
@@ -58,10 +52,6 @@ def built(python, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob("*.whl")
     return wheel
-
-
-def test_the_wheel_is_small(built):
-    assert built.stat().st_size < BYTES
 
 
 @pytest.mark.sweep

@@ -56,6 +56,7 @@ def test_wheel_holds_code_types_and_weights(python, tmp_path):
     done = python("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 25_000_000  # docs/quickstart.md says what is in it
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "tokenreduce/py.typed",
