@@ -67,15 +67,16 @@ def readout_of(binding: BaseBinding, model: str) -> Readout:
     readout = Readout(stack, stack.head_rows)
     if not readout.rows or binding.output_name != "reduced":
         raise UnsupportedModelError(
-            f"readout_only=True: the head of {model} reads every token at the end of stack {stack.name!r}, or the model "
-            f"gives them back, or its adapter does not say what is read; {LEAVE}, or use a model whose head reads the "
-            "class token and gives back logits or features alone (timm's global_pool='token', "
+            f"readout_only=True: the head of {model} reads every token at the end of stack {stack.name!r}, or the "
+            f"model gives them back, or its adapter does not say what is read; {LEAVE}, or use a model whose head "
+            "reads the class token and that gives back logits or features alone (timm's global_pool='token', "
             "ViTForImageClassification)"
         )
     role, view = stack.role(readout.index), binding.views[readout.index]
     if role.memory is not None or view.causal:
         raise UnsupportedModelError(
-            f"readout_only=True: the last block of stack {stack.name!r} attends to a second sequence, or causally; {LEAVE}"
+            f"readout_only=True: the last block of stack {stack.name!r} attends to a second sequence, or causally; "
+            f"{LEAVE}"
         )
     prove_rows(stack, readout.index, readout.rows)
     return readout
@@ -94,6 +95,6 @@ def check_acting(binding: Binding, readout: Readout) -> None:
         )
     if list(binding.live) == [last]:
         raise UnfitReducerError(
-            f"readout_only=True: {kind} acts in layer {layer} alone, the last one, whose tokens nobody reads, so nothing "
-            f"would be reduced; name earlier layers, or {LEAVE}"
+            f"readout_only=True: {kind} acts in layer {layer} alone, the last one, whose tokens nobody reads, so "
+            f"nothing would be reduced; name earlier layers, or {LEAVE}"
         )

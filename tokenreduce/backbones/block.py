@@ -24,8 +24,8 @@ class Role:
 class Projected:
     """Query (B, H, N, d), key and value (B, G, N or M, d) of one attention, and whatever ``attend`` needs again.
 
-    G is H, or a divisor of it where each head of keys and values serves several of queries. ``extra`` may be anything; a
-    tensor has a row for each token, (B, N, ...).
+    G is H, or a divisor of it where each head of keys and values serves several of queries. ``extra`` may be
+    anything; a tensor has a row for each token, (B, N, ...).
     """
 
     query: Tensor
