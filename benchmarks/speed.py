@@ -24,7 +24,6 @@ a machine that does other things too.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import runpy
 import time
@@ -114,12 +113,6 @@ def parsed(text: str) -> dict[str, Any]:
     return found
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """A copy of a model that shares its weights."""
-    held = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
-
-
 def bench(name: str, batch: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """One model at one batch size, all its candidates."""
     torch.manual_seed(0)
@@ -137,7 +130,7 @@ def bench(name: str, batch: int, given: argparse.Namespace) -> list[dict[str, An
     macs: dict[str, float | None] = {}
 
     def add(label: str, options: dict[str, Any] | None) -> None:
-        copied = twin(model)
+        copied = shared.twin(model)
         if options is not None:
             tokenreduce.attach(copied, **options)
         macs[label] = tokenreduce.count_macs(copied, inputs, samples=batch)
@@ -153,7 +146,7 @@ def bench(name: str, batch: int, given: argparse.Namespace) -> list[dict[str, An
         for label, options in asked.items():
             add(label, options)
         if given.peer:
-            more = runpy.run_path(str(given.peer))["peers"](name, twin(model), inputs)
+            more = runpy.run_path(str(given.peer))["peers"](name, shared.twin(model), inputs)
             works |= more
             macs |= dict.fromkeys(more)
         made = shared.run(
