@@ -3,8 +3,8 @@
     python benchmarks/training.py [--batch 32] [--reducers none,pumer] [--rounds 9] [--json FILE] [--markdown FILE]
 
 A step (forward, backward, AdamW) of the embedded ViLT by the task's loss alone, and with the unreduced model as
-teacher. ``unattached`` is the model as its library runs it. Every round runs every candidate once, in alternating order, in one
-process; rounds that other processes disturbed are dropped (``rounds.py``).
+teacher. ``unattached`` is the model as its library runs it. Every round runs every candidate once, in
+alternating order, in one process; rounds that other processes disturbed are dropped (``rounds.py``).
 """
 
 from __future__ import annotations
