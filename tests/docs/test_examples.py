@@ -46,6 +46,7 @@ def test_clip_zero_shot(script):
     assert float(re.search(r"at batch 8: ([\d.]+)", printed)[1]) > 0
 
 
+@pytest.mark.sweep
 def test_clip_zero_shot_with_a_checkpoint(script, tmp_path, bert_words, photo):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
@@ -72,6 +73,7 @@ def test_vilt_question(script, tmp_path):
         assert image.size > (500, 300)
 
 
+@pytest.mark.sweep
 def test_vilt_question_with_a_checkpoint(script, tmp_path, bert_words, photo):
     from transformers import ViltConfig, ViltForQuestionAnswering, ViltImageProcessor
 
@@ -89,6 +91,7 @@ def test_vilt_question_with_a_checkpoint(script, tmp_path, bert_words, photo):
     assert "--model needs a picture" in script("vilt_question.py", "--model", folder, code=2)
 
 
+@pytest.mark.sweep
 def test_own_reducer(script):
     printed = script("own_reducer.py", "--samples", 8, "--batch", 8, "--rounds", 1)
     shares = {row: re.search(rf"^ ?{row} .* (\d+) %\s*$", printed, re.M)[1] for row in ("random", "tome", "mine")}
@@ -149,6 +152,7 @@ def coco_pictures(tmp_path):
     return folder
 
 
+@pytest.mark.sweep
 def test_vqav2_becomes_a_data_file_that_an_ablation_takes(script, coco_pictures, tmp_path, bert_words, python):
     questions = [{"image_id": n, "question": f"is it {n}?", "question_id": n * 1000} for n in (42, 73, 74, 99)]
     votes = ["yes"] * 7 + ["no"] * 3
