@@ -110,9 +110,10 @@ def test_embed_with_ray(script, tmp_path):
     rows = sorted(pyarrow.parquet.read_table(tmp_path / "out").to_pylist(), key=lambda row: row["number"])
     assert [row["number"] for row in rows] == list(range(24)) and {row["tokens"] for row in rows} == {97}
     task = default_registry().load("task", "clip-digits")()
-    with torch.no_grad(), tokenreduce.attach(task.model, {"vision": {"reducer": "tome", "r": 8}}):
+    clip = task.model.clip
+    with torch.no_grad(), tokenreduce.attach(clip, {"vision": {"reducer": "tome", "r": 8}}):
         pixels = task.data(24, 24)[0].inputs["pixel_values"]
-        wanted = task.model.visual_projection(task.model.vision_model(pixels).pooler_output)
+        wanted = clip.visual_projection(clip.vision_model(pixels).pooler_output)
     assert_close = torch.testing.assert_close
     assert_close(torch.tensor([row["embedding"] for row in rows]), wanted, rtol=1e-4, atol=1e-4)
 
