@@ -140,6 +140,7 @@ def test_ablate_goes_on_after_a_row_that_fails(run, tmp_path):
     assert rows["none"]["failed"] is None and rows["tome"]["failed"] is None
 
 
+@pytest.mark.sweep
 def test_a_grid_of_ratios_from_a_file_and_from_flags(run, tmp_path):
     grid = tmp_path / "grid.toml"
     grid.write_text(
