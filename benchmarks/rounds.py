@@ -6,18 +6,21 @@ more than a share of the machine's processor time while it ran (read from ``/pro
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 Works = Mapping[str, Callable[[], object]]
 
@@ -147,6 +150,40 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def described(dtype: str, device: str, made: Rounds | None = None) -> str:
+    """A sentence on the machine, for above a table."""
+    facts = machine()
+    where = facts["accelerator"] if device != "cpu" else "no accelerator"
+    text = f"{facts['processor']}, {facts['threads']} threads of {facts['cores']} cores, {where}; torch "
+    text += f"{facts['torch']}, {dtype}"
+    if made is None:
+        return f"{text}."
+    counted = len(next(iter(made.seconds.values())))
+    noise = f"{made.dropped} dropped" if made.quiet else "every one disturbed by other processes"
+    return f"{text}; medians of paired ratios of {counted} interleaved rounds ({noise})."
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table, numbers on the right."""
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its weights."""
+    held = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+
+
+def add_options(parser: argparse.ArgumentParser, rounds: int = 9) -> None:
+    """What every benchmark that times in rounds is asked."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine that others may take")
+    parser.add_argument("--longest", type=float, default=math.inf, help="seconds after which no further round begins")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
 
 
 def write(path: Path | None, rows: Any, **more: Any) -> None:

@@ -1,6 +1,7 @@
 """What choosing tokens at the hand-over costs, as a share of the prefill that it saves.
 
     python benchmarks/selection.py [--keep 64] [--rounds 7] [--width 1024,4096] [--dtype float32,bfloat16]
+                                   [--json FILE] [--markdown FILE]
 
 576 tokens of one image, 48 of text. One decoder layer of each width is timed with all tokens and with those that stay;
 24 layers of width 1024, 32 of width 4096 save that many times the difference. A method is timed with its signals, made
@@ -12,15 +13,13 @@ which others on the machine change little. A share of 3 % and more is marked.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import rounds as shared
 import torch
 import transformers
 from torch import nn
@@ -105,21 +104,7 @@ def layer(width: int, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def one_round(works: dict[str, Callable[[], object]], turn: int) -> dict[str, float]:
-    """CPU seconds of each work, in an order that alternates; what is short is repeated."""
-    spent = {}
-    for name in list(works) if turn % 2 else reversed(list(works)):
-        begin = time.process_time()
-        works[name]()
-        first = time.process_time() - begin
-        more = min(math.ceil(0.05 / max(first, 1e-4)), 20) if first < 0.05 else 0
-        for _ in range(more):
-            works[name]()
-        spent[name] = (time.process_time() - begin) / (1 + more)
-    return spent
-
-
-def bench(width: int, dtype: torch.dtype, keep: int, rounds: int) -> dict[str, Any]:
+def bench(width: int, dtype: torch.dtype, keep: int, rounds: int, longest: float) -> dict[str, Any]:
     """All candidates at one width."""
     torch.manual_seed(0)
     model, image = layer(width, dtype), Image(width, dtype)
@@ -130,36 +115,50 @@ def bench(width: int, dtype: torch.dtype, keep: int, rounds: int) -> dict[str, A
     }
     works |= {name: image.chooser(options) for name, options in candidates(keep).items()}
     with torch.inference_mode():
-        spent = [one_round(works, turn) for turn in range(rounds + 1)][1:]  # the first warms up
-    saved = [LAYERS[width] * (one["all"] - one["left"]) for one in spent]
+        made = shared.run(works, rounds, clock="cpu", least=0.05, longest=longest)
+    saved = [LAYERS[width] * (one - left) for one, left in zip(made.seconds["all"], made.seconds["left"], strict=True)]
     kind = str(dtype).removeprefix("torch.")
     print(f"width {width}, {LAYERS[width]} layers, {kind}: {statistics.median(saved):.3g} s of prefill saved")
     rows = {}
     for name in candidates(keep):
-        took = statistics.median(one[name] for one in spent)
-        share = statistics.median(one[name] / s for one, s in zip(spent, saved, strict=True))
-        rows[name] = {"seconds": took, "share": share}
-        print(f"  {name:<24}{1e3 * took:>9.2f} ms{100 * share:>8.2f} %{'   too much' if share >= LIMIT else ''}")
-    return {"width": width, "dtype": kind, "saved": statistics.median(saved), "methods": rows}
+        share = statistics.median(own / s for own, s in zip(made.seconds[name], saved, strict=True))
+        rows[name] = {"seconds": made.median(name), "share": share}
+        mark = "   too much" if share >= LIMIT else ""
+        print(f"  {name:<24}{1e3 * made.median(name):>9.2f} ms{100 * share:>8.2f} %{mark}")
+    return {"width": width, "dtype": kind, "saved": statistics.median(saved), "rounds": len(saved), "methods": rows}
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Shares of the prefill that is saved, as Markdown."""
+    titles = ["method", *(f"width {one['width']}, {one['dtype']}" for one in found)]
+    rows = []
+    for name in found[0]["methods"]:
+        cells = [one["methods"][name] for one in found]
+        rows.append([name, *(f"{1e3 * cell['seconds']:.2f} ms, {100 * cell['share']:.2f} %" for cell in cells)])
+    return shared.markdown(titles, rows)
 
 
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", default="1024,4096")
     parser.add_argument("--dtype", default="float32,bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--longest", type=float, default=math.inf, help="seconds of rounds per width and type")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    parser.add_argument("--markdown", type=Path)
+    given = parser.parse_args()
     found = [
-        bench(int(width), getattr(torch, dtype), args.keep, args.rounds)
-        for width in args.width.split(",")
-        for dtype in args.dtype.split(",")
+        bench(int(width), getattr(torch, dtype), given.keep, given.rounds, given.longest)
+        for width in given.width.split(",")
+        for dtype in given.dtype.split(",")
     ]
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    shared.write(given.json, found, keep=given.keep)
+    if given.markdown:
+        about = shared.described(given.dtype, "cpu").removesuffix(".")
+        clock = f"processor time, medians of {given.rounds} interleaved rounds at most; {given.keep} tokens stay"
+        given.markdown.write_text(f"{about}; {clock}.\n\n{table(found)}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Throughput against what the multiply-adds allow, on models with random weights.
 
     python benchmarks/speed.py [--models vit-b vilt] [--reducers tome:r=16 evit:keep=0.7] [--batch 1,8] [--rounds 9]
-                               [--markdown FILE] [--json FILE] [--compile] [--clock cpu --threads 1] [--peer FILE.py]
+                               [--markdown FILE] [--json FILE] [--compile] [--readout-only]
+                               [--clock cpu --threads 1] [--peer FILE.py]
 
 ``plain`` is the library's own forward, ``none`` the attached engine with nothing removed; without ``--reducers`` each
 model has those of its table below. Every round runs every candidate once, in alternating order, in one process, on
 copies of the model that share their weights; rounds that other processes disturbed are dropped (``rounds.py``). A
 speed-up is the median of the ratios of one round. "Allowed" is the ratio of multiply-adds of the whole model, reducer
-included, torch's flop counter / 2.
+included, torch's flop counter / 2. With ``--readout-only`` each candidate is timed again with
+``attach(..., readout_only=True)``, beside itself with all tokens.
 
 Another implementation is timed beside ours with ``--peer FILE.py``. The file defines
 
@@ -22,7 +24,6 @@ a machine that does other things too.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import runpy
 import time
@@ -112,12 +113,6 @@ def parsed(text: str) -> dict[str, Any]:
     return found
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """A copy of a model that shares its weights."""
-    held = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
-
-
 def bench(name: str, batch: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """One model at one batch size, all its candidates."""
     torch.manual_seed(0)
@@ -128,11 +123,14 @@ def bench(name: str, batch: int, given: argparse.Namespace) -> list[dict[str, An
     inputs = {key: x.to(given.device, dtype if x.is_floating_point() else None) for key, x in inputs.items()}
     asked = {text: parsed(text) for text in given.reducers} if given.reducers else usual
     asked = {"none": {"reducer": "none"}, **{label: one for label, one in asked.items() if one["reducer"] != "none"}}
+    if given.readout_only:
+        alone = {f"{label}, readout only": {**one, "readout_only": True} for label, one in asked.items()}
+        asked = {key: value for pair in zip(asked.items(), alone.items(), strict=True) for key, value in pair}
     works: dict[str, Callable[[], object]] = {}
     macs: dict[str, float | None] = {}
 
     def add(label: str, options: dict[str, Any] | None) -> None:
-        copied = twin(model)
+        copied = shared.twin(model)
         if options is not None:
             tokenreduce.attach(copied, **options)
         macs[label] = tokenreduce.count_macs(copied, inputs, samples=batch)
@@ -148,7 +146,7 @@ def bench(name: str, batch: int, given: argparse.Namespace) -> list[dict[str, An
         for label, options in asked.items():
             add(label, options)
         if given.peer:
-            more = runpy.run_path(str(given.peer))["peers"](name, twin(model), inputs)
+            more = runpy.run_path(str(given.peer))["peers"](name, shared.twin(model), inputs)
             works |= more
             macs |= dict.fromkeys(more)
         made = shared.run(
@@ -239,6 +237,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--compile", action="store_true", help="torch.compile after attach, the plain model too")
+    parser.add_argument("--readout-only", action="store_true", help="each candidate with readout_only=True, too")
     parser.add_argument("--peer", type=Path, help="a file that defines peers(name, model, inputs)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)

@@ -1,16 +1,18 @@
-"""Time of a training step with fewer tokens against one with all: ``python benchmarks/training.py``.
+"""Time of a training step with fewer tokens against one with all.
 
-Pairs in one process, in alternating order: a step (forward, backward, AdamW) of the embedded ViLT by the task's loss
-alone, and with the unreduced model as teacher. Prints medians and the ratio to the plain step of the same round.
+    python benchmarks/training.py [--batch 32] [--reducers none,pumer] [--rounds 9] [--json FILE] [--markdown FILE]
+
+A step (forward, backward, AdamW) of the embedded ViLT by the task's loss alone, and with the unreduced model as
+teacher. ``unattached`` is the model as its library runs it. Every round runs every candidate once, in alternating order, in one
+process; rounds that other processes disturbed are dropped (``rounds.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 
+import rounds as shared
 import torch
 from torch import nn
 
@@ -20,35 +22,34 @@ from tokenreduce_digits.task import loss, train, vilt_digits
 
 def main() -> None:
     """Time and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--reducers", default="none,pumer")
-    args = parser.parse_args()
+    shared.add_options(parser)
+    given = parser.parse_args()
     task = vilt_digits()
-    inputs = train(0, 0, args.batch)
-    works = {}
-    for name in args.reducers.split(","):
+    inputs = train(0, 0, given.batch)
+    works = {"unattached": plain(copy.deepcopy(task.model), inputs)}
+    for name in given.reducers.split(","):
         for taught in (False, True):
             works[f"{name}{' taught' if taught else ''}"] = step(copy.deepcopy(task.model), name, inputs, taught, task)
-    works = {"unattached": plain(copy.deepcopy(task.model), inputs), **works}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(args.rounds + 1):
-        names = list(works) if turn % 2 else list(works)[::-1]
-        for name in names:
-            begun = time.perf_counter()
-            works[name]()
-            if turn:
-                seconds[name].append(time.perf_counter() - begun)
-    base = seconds["none"] if "none" in seconds else seconds["unattached"]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch}, {args.rounds} rounds")
-    for name, spent in seconds.items():
-        ratios = [one / own for one, own in zip(base, spent, strict=True)]
-        quartiles = statistics.quantiles(ratios, n=4)
-        print(
-            f"{name:<24}{1000 * statistics.median(spent):8.0f} ms   "
-            f"speed-up {statistics.median(ratios):.2f} ± {(quartiles[2] - quartiles[0]) / 2:.2f}"
-        )
+    made = shared.run(works, given.rounds, foreign=given.foreign, longest=given.longest)
+    base = "none" if "none" in works else "unattached"
+    rows = []
+    for name in works:
+        speedup, spread = made.speedup(base, name)
+        rows.append({"step": name, "seconds": made.median(name), "speedup": speedup, "spread": spread})
+        print(f"{name:<24}{1e3 * made.median(name):8.0f} ms   x{speedup:.2f} ± {spread:.2f} of {base}")
+    about = shared.described("float32", "cpu", made)
+    print(about)
+    shared.write(given.json, rows, batch=given.batch, dropped=made.dropped, quiet=made.quiet)
+    if given.markdown:
+        cells = [
+            [str(row["step"]), f"{1e3 * row['seconds']:.0f}", f"{row['speedup']:.2f} ± {row['spread']:.2f}"]
+            for row in rows
+        ]
+        table = shared.markdown(["step", "ms", f"over {base}"], cells)
+        given.markdown.write_text(f"{about} Batch {given.batch}.\n\n{table}")
 
 
 def step(model: nn.Module, name: str, batch: tokenreduce.tasks.Batch, taught: bool, task: tokenreduce.Task):

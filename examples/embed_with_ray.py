@@ -28,7 +28,7 @@ class Embedder:
 
     def __init__(self, model: str | None, r: int) -> None:
         torch.set_num_threads(1)
-        self.clip = embedded().model if model is None else AutoModel.from_pretrained(model).eval()
+        self.clip = embedded().model.clip if model is None else AutoModel.from_pretrained(model).eval()
         self.processor = None if model is None else AutoImageProcessor.from_pretrained(model)
         self.handle = tokenreduce.attach(self.clip, {"vision": {"reducer": "tome", "r": r}})
 

@@ -220,6 +220,7 @@ def test_copies_and_pickles(case):
 
 
 @torch.no_grad()
+@pytest.mark.sweep
 def test_compiles_without_a_break():
     model, inputs = build()
     tokenreduce.attach(model, {"cross": "pumer"})

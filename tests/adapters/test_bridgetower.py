@@ -274,6 +274,7 @@ def test_image_embeds_and_tuples(name, assert_close):
 
 
 @torch.no_grad()
+@pytest.mark.sweep
 def test_compiles_without_a_break():
     model, inputs = other_model(2), build(MODEL).inputs
     tokenreduce.attach(model, "pumer", layers=[0, 1])

@@ -55,6 +55,7 @@ def alone(run):
     return call
 
 
+@pytest.mark.sweep
 def test_plugins_in_order_are_reported_so(third_party, alone, tmp_path):
     sites = [third_party("tr-good"), third_party("tr-present", interface=1), third_party("tr-editable", editable=True)]
     sites.append(tmp_path / "src-tr-editable")  # what the .pth file of an editable install adds

@@ -115,6 +115,21 @@ def test_ablate_writes_table_and_json(run, tmp_path):
             assert row[same] == rows[row["name"]][same], (row["name"], same)
 
 
+@pytest.mark.sweep
+def test_ablate_reads_the_class_token_alone(run, tmp_path):
+    out = tmp_path / "result.json"
+    args = [*QUICK, "--no-store", "--no-time", "--reducers", "pumer"]
+    done = run("ablate", *args, "--readout-only", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["setup"]["request"]["readout_only"] is True
+    assert all(row["options"]["readout_only"] for row in result["rows"])
+    repeated = run("ablate", "--repeat", str(out), "--no-store", "--json", str(tmp_path / "again.json"))
+    assert repeated.returncode == 0, repeated.stderr
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert [row["macs"] for row in again["rows"]] == [row["macs"] for row in result["rows"]]
+
+
 def test_ablate_goes_on_after_a_row_that_fails(run, tmp_path):
     out = tmp_path / "result.json"
     args = [*QUICK, "--json", str(out), "--store", str(tmp_path / "store")]
@@ -125,6 +140,7 @@ def test_ablate_goes_on_after_a_row_that_fails(run, tmp_path):
     assert rows["none"]["failed"] is None and rows["tome"]["failed"] is None
 
 
+@pytest.mark.sweep
 def test_a_grid_of_ratios_from_a_file_and_from_flags(run, tmp_path):
     grid = tmp_path / "grid.toml"
     grid.write_text(

@@ -64,6 +64,7 @@ def test_it_says_what_it_wrote_and_what_to_type_next(made, kind):
     assert not any("${" in path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.sweep
 def test_installed_they_are_listed_and_in_order(output, site, others):
     listed = json.loads(output("-m", "tokenreduce", "list", "--json", sites=[site]))
     assert not listed["broken"]
@@ -85,11 +86,13 @@ def test_what_is_written_needs_no_formatter(output, tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["reducer", "adapter"])
+@pytest.mark.sweep
 def test_their_own_tests_pass(output, made, site, kind):
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not TestConformance"]
     assert "1 passed" in output(*command, cwd=made[0][kind], sites=[site])
 
 
+@pytest.mark.sweep
 def test_a_new_task_can_be_ablated(output, site, tmp_path):
     result = tmp_path / "result.json"
     flags = ["--samples", "8", "--rounds", "1", "--seeds", "1", "--no-break-even", "--json", result]

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 HOOK = """
 import tokenreduce
 
@@ -55,6 +57,7 @@ def test_ten_line_reducer_is_found_everywhere(install, run, tmp_path):
     assert rows["key-norm"]["tokens"] < rows["none"]["tokens"]
 
 
+@pytest.mark.sweep
 def test_a_failing_reducer_is_a_failed_row(install, run, tmp_path):
     hook = HOOK.format(name="failing", target="tr_failing.method:Failing")
     site = install("tr-failing", {"__init__.py": hook, "method.py": FAILING})

@@ -64,6 +64,7 @@ def test_patch_labels_show_the_digit_the_fragments_and_the_ground():
         assert {COLOURS[c] for c in colours[digits < 10].tolist()} == {scene.colour}
 
 
+@pytest.mark.sweep
 def test_windows_are_squares_that_hold_the_digit():
     scenes = [clutter.ClutterFactory("train", 0)(i) for i in range(100)]
     seen = clutter.windows(scenes, 6, seed=3)
@@ -130,6 +131,7 @@ def test_the_task_gives_what_an_ablation_needs():
     assert torch.equal(score == 1, output.logits.argmax(1) == first.targets)
 
 
+@pytest.mark.sweep
 def test_training_runs_and_continues(python, tmp_path):
     command = ["-m", "tokenreduce_digits.train_clip", "--out", tmp_path, "--batch", 4]
     command += ["--save-every", 1, "--final-samples", 8]

@@ -11,6 +11,7 @@ from tokenreduce_methods.e_adaprune.method import EAdaPrune
 
 pytestmark = pytest.mark.sweep  # every reducer on every model
 PROTECTED = 5  # class and register tokens, at most
+PADDING = 2  # of the texts of examples, at most
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 
@@ -40,8 +41,8 @@ def test_whatever_runs_removes_tokens_and_whatever_does_not_says_why(cells):
         before, after = cell.tokens
         if registry.reducers[cell.reducer].spec.role == "baseline":
             assert before == after, cell
-        elif cell.reducer == "smarttrim":  # new trimmers keep all
-            assert after == before, cell
+        elif cell.reducer == "smarttrim":  # new trimmers keep all but padding
+            assert before - PADDING <= after <= before, cell
         elif cell.reducer == "e-adaprune" and before - PROTECTED <= EAdaPrune.min_keep:  # so few that it may keep all
             assert after <= before, cell
         else:

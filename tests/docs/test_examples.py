@@ -46,6 +46,7 @@ def test_clip_zero_shot(script):
     assert float(re.search(r"at batch 8: ([\d.]+)", printed)[1]) > 0
 
 
+@pytest.mark.sweep
 def test_clip_zero_shot_with_a_checkpoint(script, tmp_path, bert_words, photo):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
@@ -72,6 +73,7 @@ def test_vilt_question(script, tmp_path):
         assert image.size > (500, 300)
 
 
+@pytest.mark.sweep
 def test_vilt_question_with_a_checkpoint(script, tmp_path, bert_words, photo):
     from transformers import ViltConfig, ViltForQuestionAnswering, ViltImageProcessor
 
@@ -89,6 +91,7 @@ def test_vilt_question_with_a_checkpoint(script, tmp_path, bert_words, photo):
     assert "--model needs a picture" in script("vilt_question.py", "--model", folder, code=2)
 
 
+@pytest.mark.sweep
 def test_own_reducer(script):
     printed = script("own_reducer.py", "--samples", 8, "--batch", 8, "--rounds", 1)
     shares = {row: re.search(rf"^ ?{row} .* (\d+) %\s*$", printed, re.M)[1] for row in ("random", "tome", "mine")}
@@ -107,9 +110,10 @@ def test_embed_with_ray(script, tmp_path):
     rows = sorted(pyarrow.parquet.read_table(tmp_path / "out").to_pylist(), key=lambda row: row["number"])
     assert [row["number"] for row in rows] == list(range(24)) and {row["tokens"] for row in rows} == {97}
     task = default_registry().load("task", "clip-digits")()
-    with torch.no_grad(), tokenreduce.attach(task.model, {"vision": {"reducer": "tome", "r": 8}}):
+    clip = task.model.clip
+    with torch.no_grad(), tokenreduce.attach(clip, {"vision": {"reducer": "tome", "r": 8}}):
         pixels = task.data(24, 24)[0].inputs["pixel_values"]
-        wanted = task.model.visual_projection(task.model.vision_model(pixels).pooler_output)
+        wanted = clip.visual_projection(clip.vision_model(pixels).pooler_output)
     assert_close = torch.testing.assert_close
     assert_close(torch.tensor([row["embedding"] for row in rows]), wanted, rtol=1e-4, atol=1e-4)
 
@@ -149,6 +153,7 @@ def coco_pictures(tmp_path):
     return folder
 
 
+@pytest.mark.sweep
 def test_vqav2_becomes_a_data_file_that_an_ablation_takes(script, coco_pictures, tmp_path, bert_words, python):
     questions = [{"image_id": n, "question": f"is it {n}?", "question_id": n * 1000} for n in (42, 73, 74, 99)]
     votes = ["yes"] * 7 + ["no"] * 3

@@ -164,6 +164,7 @@ def test_agreement_is_of_the_largest_value():
     assert not compare_outputs({"a": torch.ones(3)}, right).ok
 
 
+@pytest.mark.sweep
 def test_vilt_without_padding(tiny_vilt, vilt_inputs, tmp_path):
     """A mask of ones is left out, and a program has no place for the patches that a real one would draw among."""
     model = tiny_vilt()

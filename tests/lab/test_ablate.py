@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.utils.data import DataLoader, TensorDataset
 
 import tokenreduce
+from tokenreduce.errors import OptionError
 from tokenreduce.lab.store import Store
 from tokenreduce.tasks import Batch
 
@@ -234,3 +235,24 @@ def test_kept_cells_make_a_repeated_run_the_same_and_an_interrupted_one_go_on(mo
         model.head.bias += 1  # another model: nothing of that counts
     third = run()
     assert len(calls) == 14 + 12 and third.setup["model"]["fingerprint"] != first.setup["model"]["fingerprint"]
+
+
+def test_readout_only_is_for_every_row(model, data):
+    given = {"metric": right, "ratios": [0.3], "time": False}
+    plain = rows_of(tokenreduce.ablate(model, data, ["tome"], **given))
+    result = tokenreduce.ablate(model, data, ["tome"], **given, readout_only=True)
+    assert result.ok, [row.failed for row in result.rows]
+    assert result.setup["request"]["readout_only"] is True
+    rows = rows_of(result)
+    assert set(rows) == set(plain)
+    assert all(row.options["readout_only"] is True for row in result.rows)
+    assert all(row.macs < plain[row.name].macs for row in result.rows if row.name in ("none", "tome @ 0.3"))
+    assert rows["none"].macs_share == 1 and rows["none"].accuracy == plain["none"].accuracy
+    with pytest.raises(OptionError, match="--readout-only"):
+        tokenreduce.ablate(model, data, {"tome": {"readout_only": True}}, **given)
+
+
+def test_readout_only_where_all_is_read(model, data):
+    model.reset_classifier(3, global_pool="avg")
+    with pytest.raises(OptionError, match="leave readout_only out"):
+        tokenreduce.ablate(model, data, ["tome"], metric=right, time=False, readout_only=True)

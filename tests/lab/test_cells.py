@@ -225,6 +225,7 @@ class Mine(tokenreduce.Reducer):
 LAMBDA = "lambda output, target: (output.argmax(-1) == target).float()"
 
 
+@pytest.mark.sweep
 def test_code_of_a_script_and_of_a_module_counts_in_another_process(tmp_path):
     def run(own, variants, metric):
         (tmp_path / "script.py").write_text(SCRIPT.format(own=own, variants=variants, metric=metric))

@@ -266,6 +266,7 @@ def metric(names):
 """
 
 
+@pytest.mark.sweep
 def test_it_is_the_same_in_another_process_and_changes_with_the_source(tmp_path):
     (tmp_path / "tests_of_identity.py").write_text(MODULE)
     (tmp_path / "helper.py").write_text("def score(o):\n    import deeper\n    return deeper.score(o)\n")

@@ -129,6 +129,7 @@ class Later(Raises):
 
 
 @pytest.mark.parametrize("kind", [Raises, RaisesOdd, Later])
+@pytest.mark.sweep
 def test_whatever_a_reducer_raises_is_its_rows_alone(kind, model):
     data = [(images(), torch.zeros(8))]
     result = tokenreduce.ablate(

@@ -30,6 +30,7 @@ def rows_of(result):
     return {row.name: row for row in result.rows}
 
 
+@pytest.mark.sweep
 def test_matched_rows_cost_the_same(vit, data):
     names = ["random", "tome", "evit", "pumer"]
     result = tokenreduce.ablate(vit, data, names, match_macs=0.6, **QUICK)
@@ -43,6 +44,7 @@ def test_matched_rows_cost_the_same(vit, data):
     assert all("at equal multiply-adds" in rows[name].verdict for name in ("tome", "evit", "pumer"))
 
 
+@pytest.mark.sweep
 def test_ratio_is_the_share_of_tokens_that_are_gone_at_the_end(vit, data):
     result = tokenreduce.ablate(vit, data, ["random", "tome", "evit", "pumer"], ratios=[0.25, 0.5], **QUICK)
     assert [row.name for row in result.rows if row.variant == "tome"] == ["tome @ 0.25", "tome @ 0.5"]

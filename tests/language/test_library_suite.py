@@ -75,7 +75,7 @@ def outcomes(suite, family, attach):
     count = suite / f"passes-{family}-{attach}"
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(suite), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(suite), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
     }
     environment |= {
         "TOKENREDUCE_ATTACH": str(int(attach)),

@@ -141,6 +141,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.sweep
 def test_ablate_by_another_metric(save, bert_words, captions, tmp_path):
     model, processor = clip()
     folder, out = save(model, bert_words, processor), tmp_path / "out.json"

@@ -137,6 +137,7 @@ def test_show_draws_what_is_left_of_a_picture(checkpoint, asked, tmp_path):
     assert varied(out)
 
 
+@pytest.mark.sweep
 def test_show_draws_a_picture_of_ones_own_in_tiles(checkpoint, asked, tmp_path):
     out = tmp_path / "out.png"
     given = ("--text", "where ?", "--out", out, "--reducer", "random", "--set", "keep=9")
@@ -165,6 +166,7 @@ def judged(folder, data, out, *arguments):
     return rows
 
 
+@pytest.mark.sweep
 def test_ablate_judges_what_is_written(checkpoint, asked, tmp_path):
     page = tmp_path / "page.html"
     given = ("--reducers", "fastv", "--report", page, "--pictures", 1)

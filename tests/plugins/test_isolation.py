@@ -147,6 +147,7 @@ def test_a_command_that_needs_it_ends_in_words(code, hook, command, plugin):
     assert done.returncode == 2 and "Traceback" not in done.stderr and "odd" in done.stderr, done.stderr
 
 
+@pytest.mark.sweep
 def test_a_reducer_that_ends_the_process_is_a_failed_row(plugin, tmp_path):
     code = "import sys, tokenreduce\nclass A(tokenreduce.Reducer):\n    def bind(self, backbone): sys.exit('enough')\n"
     run = plugin(reducers("'odd-one', 'odd_code:A', 'd'"), files={"odd_code.py": code})

@@ -174,6 +174,7 @@ class SavedConfig:
     trace: bool = False
     restore: bool | None = None
     layers: list[int] | None = None
+    readout_only: bool = False
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -76,7 +76,9 @@ class Attachment:
 
     @property
     def notes(self) -> list[str]:
-        return [note for binding in self._bindings for note in (*binding.active.notes, *remarks(binding))]
+        return [
+            note for binding in self._bindings for note in (*binding.active.notes, *remarks(binding), *binding.notes)
+        ]
 
     @property
     def attached(self) -> bool:

@@ -33,6 +33,7 @@ from .checkpoint import CONFIG, check_option_versions, fill, read_document, read
 from .handle import Attachment
 from .hub import attachment_folder
 from .language import bind_language, check_placing, check_plain, choose_stack, language_replacements
+from .readout import check_asked, read_alone
 from .replacements import Replacement, check_originals, replacements
 from .resolution import Wanted, bind_stack
 from .sharding import check_sharding
@@ -51,6 +52,7 @@ def attach(
     guide: Tensor | None = None,
     unit: str | None = None,
     positions: str = "original",
+    readout_only: bool = False,
     **options: Any,
 ) -> Attachment:
     """Make a model drop and merge tokens inside, until ``detach()``.
@@ -71,11 +73,16 @@ def attach(
             ``"sample"`` (the default between layers).
         positions: in a language model, ``"original"``: every token keeps the position that it had in the prompt;
             ``"compact"``: what is left is numbered anew, as some papers publish.
+        readout_only: let the last block compute only the tokens that the head reads (the class token). The model's
+            output is the same up to rounding; whatever asks for other tokens is refused, here or in the call, and a
+            part of the model that is called by itself gives the computed tokens alone. A method does not act after the
+            attention of that block, where nobody reads what it leaves.
         **options: the reducer's options (``tokenreduce info NAME``).
 
     Raises:
         UnknownNameError, OptionError, UnknownOptionError, LayerError: a name or value that is not valid.
-        UnsupportedModelError: no adapter takes the model, or a block has no exact view.
+        UnsupportedModelError: no adapter takes the model, a block has no exact view, or with ``readout_only`` the head
+            reads every token.
         UnfitReducerError: the backbone cannot feed the reducer.
         AlreadyAttachedError: there is an attachment already.
         PluginError: the plugin is broken.
@@ -86,10 +93,11 @@ def attach(
         raise UnsupportedModelError(f"attach expects a torch.nn.Module, got {type(model).__name__}")
     if restore is not None and not isinstance(restore, bool):
         raise OptionError(f"restore must be True, False or None, got {restore!r}")
+    check_asked(readout_only, trace, restore)
     registry = default_registry()
     plan = plan_reducers(registry, reducer, layers, options)
     check_placing(unit, positions)
-    asked = Asked(adapter, trace, restore, guide, unit, positions)
+    asked = Asked(adapter, trace, restore, guide, unit, positions, readout_only)
     old = attachment(model)
     if old is None:
         with torch.random.fork_rng(devices=[]):  # new weights disturb no draw that follows
@@ -129,6 +137,7 @@ class Asked:
     guide: Tensor | None
     unit: str | None
     positions: str
+    readout_only: bool
 
 
 def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Asked) -> Attachment:
@@ -161,6 +170,9 @@ def _attach(registry: Registry, model: nn.Module, plan: ReducerPlan, asked: Aske
         bindings.append(binding)
         configs[named] = {**own, "layers": chosen, **binding.active.reducer.options()}
     common: dict[str, Any] = {"adapter": adapter, "trace": asked.trace, "restore": asked.restore}
+    if asked.readout_only:
+        read_alone(bindings, type(model).__name__)
+        common["readout_only"] = True
     causals = [binding for binding in bindings if isinstance(binding, CausalBinding)]
     towers = [binding.stack for binding in bindings if not isinstance(binding, CausalBinding)]
     if not causals:

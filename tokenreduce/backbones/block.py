@@ -24,13 +24,19 @@ class Role:
 class Projected:
     """Query (B, H, N, d), key and value (B, G, N or M, d) of one attention, and whatever ``attend`` needs again.
 
-    G is H, or a divisor of it where each head of keys and values serves several of queries.
+    G is H, or a divisor of it where each head of keys and values serves several of queries. ``extra`` may be
+    anything; a tensor has a row for each token, (B, N, ...).
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
     extra: Any = None
+
+    def front(self, rows: int) -> Projected:
+        """With the queries of the first ``rows`` tokens alone."""
+        extra = self.extra[:, :rows] if isinstance(self.extra, Tensor) else self.extra
+        return Projected(self.query[:, :, :rows], self.key, self.value, extra)
 
 
 class _Current:

@@ -52,6 +52,12 @@ class Pass(Protocol):
         """
         ...
 
+    def check_whole(self, what: str) -> None:
+        """Raise UnsupportedCallError where the last block computes only what the head reads.
+
+        For stacks that are asked for more of the tokens at their end; ``what`` says by what.
+        """
+
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """Record the pass and return what the rest of the model expects: the tokens of each sequence started."""
         ...

@@ -33,6 +33,10 @@ class Stack:
             ``"repeated"`` (it pools: merged tokens are repeated by their size; where a method merges and drops, every
             token is restored to its position; where it only drops, what is left), ``"text"`` (text tokens are
             restored to their positions), ``"full"`` (every token is).
+        head_rows: how many tokens in front of the sequence are all that the head reads, and all that the model gives
+            back, now; 0 where it is more. The last block can then compute these alone (``readout_only=True``).
+        passing: modules that take or give the tokens behind the last block (the stack's own, a final norm): with
+            ``head_rows`` a hook on one of them is refused.
         reads_all: whether what follows reads every token of a ``"reduced"`` output, as another tower does, so that
             samples with different numbers of tokens must be restored.
         padded: whether sequences may hold padding.
@@ -56,6 +60,8 @@ class Stack:
     levels: Sequence[tuple[int, ...]] = ()
     readout: int | None = None
     output: Output = "reduced"
+    head_rows: int = 0
+    passing: Sequence[nn.Module] = ()
     reads_all: bool = False
     padded: bool = False
     padded_memory: bool = True

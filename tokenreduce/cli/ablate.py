@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
     level = what.add_mutually_exclusive_group()
     add_flags(level, "ratios", "match_macs")
     how = parser.add_argument_group("how")
-    add_flags(how, "samples", "batch", "seeds", "seed", "batch_sizes", "rounds", "break_even", "time")
+    add_flags(how, "samples", "batch", "seeds", "seed", "batch_sizes", "rounds", "break_even", "time", "readout_only")
     how.add_argument("--part", metavar="I/N", help="only this part of the scores, for N jobs that share --store")
     how.add_argument("--device", help="cpu, cuda ... (an accelerator if there is one)")
     out = parser.add_argument_group("results")

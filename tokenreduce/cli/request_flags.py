@@ -20,7 +20,9 @@ def add_flags(group: Any, *names: str) -> None:
     for name in names:
         entry, flag = FIELDS[name], f"--{name.replace('_', '-')}"
         said, metavar = entry.metadata["help"], entry.metadata["metavar"]
-        if isinstance(entry.default, bool):
+        if entry.default is False:
+            group.add_argument(flag, dest=name, action="store_const", const=True, help=said)
+        elif entry.default is True:
             group.add_argument(f"--no{flag[1:]}", dest=name, action="store_const", const=False, help=said)
         elif isinstance(entry.default, int):
             group.add_argument(flag, type=int, help=f"{said} ({entry.default})")

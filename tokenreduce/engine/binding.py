@@ -19,6 +19,7 @@ from ..methods.site_reducer import SiteReducer
 from .equivalence import Proof
 from .guard import Guard
 from .outputs import output_of
+from .readout import Readout
 from .record import Record
 
 SUBMODULE = "tokenreduce"
@@ -40,6 +41,7 @@ class BaseBinding:
         factor: how many times as much as configured is removed now (``handle.scale``).
         pauses: how many ``handle.paused()`` are open.
         last: record of the last pass.
+        notes: what a handle says of it beside the remarks of the reducer.
         around: makes the context that each reduction runs in, for measuring; None for none.
     """
 
@@ -61,6 +63,7 @@ class BaseBinding:
         self.factor = 1.0
         self.pauses = 0
         self.last: Any = None
+        self.notes: list[str] = []
         self.around: Callable[[], AbstractContextManager[None]] | None = None
 
     @property
@@ -106,6 +109,7 @@ class Binding(BaseBinding):
             each pass.
         live, idle: the sites where something is done, and those where the reducer does nothing now.
         track: whether a pass keeps where each token went.
+        readout: what the last block computes, None for every token.
     """
 
     last: Record | None
@@ -124,6 +128,7 @@ class Binding(BaseBinding):
     ) -> None:
         super().__init__(stack, active, original, backbone, sites, stack.output if output is None else output, trace)
         self.views, self._follows = views, output is None
+        self.readout: Readout | None = None
         self.roles: list[Role] = [stack.role(index) for index in range(len(views))]
         self.guard = Guard(stack, views, proofs)
         self.live, self.idle = dict(self.sites), dict[int, Site]()
@@ -132,8 +137,20 @@ class Binding(BaseBinding):
 
     def note_idle(self) -> None:
         idle = {} if isinstance(self.active, nn.Module) else self.sites
-        self.idle = {index: site for index, site in idle.items() if self.active.idle(site)}
+        self.idle = {index: site for index, site in idle.items() if self.active.idle(site) or index == self._unread}
         self.live = {index: site for index, site in self.sites.items() if index not in self.idle}
+
+    @property
+    def _unread(self) -> int | None:
+        """The block behind whose attention nobody reads what a reducer leaves."""
+        early = self.active.position == "before_block"
+        return None if self.readout is None or early else self.readout.index
+
+    def read_alone(self, readout: Readout) -> None:
+        """Let the last block compute what the head reads, from the next pass on."""
+        self.readout = self.guard.readout = readout
+        self.notes.append(readout.said)
+        self.note_idle()
 
     @property
     def blocks(self) -> list[tuple[BlockView, Role]]:
@@ -151,6 +168,8 @@ class Binding(BaseBinding):
         self.guard.check()  # compiled code notes what is looked at here, and is compiled again once it differs
         if self._follows and self.stack.output != self.output_name:
             self._expect(self.stack.output)
+        if self.readout is not None and not self.pauses:
+            self.readout.check(self.output_name)
 
     def head_masks(self, index: int, masks: Mapping[tuple[str, bool], Tensor]) -> dict[tuple[int, bool], Tensor]:
         """What a reducer has masked before block ``index``, by block of its layer and whether it is of cross-attention.

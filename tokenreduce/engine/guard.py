@@ -20,6 +20,7 @@ from ..backbones.dispatch import holds_offloaded, is_hooked, is_replaced, only_m
 from ..backbones.stack import Stack
 from ..errors import TokenReduceError, UnsupportedCallError
 from .equivalence import Proof, prove_block
+from .readout import Readout, prove_rows
 
 Children = tuple["nn.Module | None", ...]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -100,6 +101,7 @@ class Guard:
 
     Attributes:
         offloaded: of each block the modules that its view goes round and whose weights are held elsewhere.
+        readout: what the last block computes, None for every token.
     """
 
     def __init__(self, stack: Stack, views: list[BlockView], proofs: Sequence[Proof]) -> None:
@@ -107,6 +109,7 @@ class Guard:
         self.entered = [_entered(block, proof) for block, proof in zip(stack.blocks, proofs, strict=True)]
         self.offloaded: list[list[nn.Module]] = [[] for _ in stack.blocks]
         self.slots, self.holders = _slots(stack)
+        self.readout: Readout | None = None
 
     def blocks(self) -> list[nn.Module]:
         """What to call for each block: the block itself, or what has been wrapped around it since attach."""
@@ -176,6 +179,8 @@ class Guard:
         block = self.stack.blocks[index]
         try:
             view, proof = self.stack.view(block), prove_block(self.stack, index, attached=True)
+            if self.readout is not None and index == self.readout.index:
+                prove_rows(self.stack, index, self.readout.rows, attached=True)
         except TokenReduceError as error:
             raise UnsupportedCallError(
                 f"a part of block {index} of stack {self.stack.name!r} was exchanged after attach, and the block "

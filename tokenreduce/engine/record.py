@@ -79,6 +79,7 @@ class Record:
         gates: (B, n) by stream, how much each token counted at the end, without gradient; streams without are left out.
         heads: (B, H) by block and whether it is of cross-attention, how much each head counted, without gradient;
             attentions without a mask are left out.
+        rows: by block, how many tokens in front were all that it computed; the other blocks computed all.
         trace: where each input token went; None where none is kept (``attach(..., trace=True)``).
     """
 
@@ -92,6 +93,7 @@ class Record:
         blocks: Sequence[tuple[BlockView, Role]],
         early: bool,
         heads: Mapping[tuple[int, bool], Tensor] | None = None,
+        rows: Mapping[int, int] | None = None,
     ) -> None:
         first, last = states[0], states[-1]
         self._sites = sites
@@ -101,7 +103,7 @@ class Record:
         self.counts = {name: tokens_of(state, name) for state in last.values() for name in state.layout.lengths}
         self._lengths = {name: n for state in last.values() for name, n in state.layout.lengths.items()}
         self.gates = {name: gate.detach() for state in last.values() for name, gate in state.gates.items()}
-        self._blocks, self._early = blocks, early
+        self._blocks, self._early, self._rows = blocks, early, dict(rows or {})
         self.heads = {place: values.detach() for place, values in (heads or {}).items()}
         self._computed = {  # in training all heads are
             place: (values != 0).double().mean(dim=1)
@@ -179,7 +181,8 @@ class Record:
             memory = role.memory or role.own  # without a memory nothing is counted for it
             before += block_macs(view, start[role.own], start[role.own], start[memory])
             heads = self._computed.get((index, False), 1), self._computed.get((index, True), 1)
-            after = after + block_macs(view, now[role.own], later[role.own], now[memory], heads)
+            rows = self._rows.get(index)
+            after = after + block_macs(view, now[role.own], later[role.own], now[memory], heads, rows)
         return before, after
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,73 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._torch import plain_size
-from ..backbones.dispatch import device_of, loaded
+from ..backbones.dispatch import loaded
 from ..backbones.layout import Layout
 from ..backbones.positions import Positions
 from ..core.columns import kept_columns
-from ..core.composition import combine
-from ..core.gate import Gate, share_left
-from ..core.heads import HeadMasks
-from ..core.reduction import Reduction, compose_assignments
-from ..core.site import Site
+from ..core.reduction import compose_assignments
 from ..core.state import State
-from ..core.tokens import Tokens
 from ..errors import UnsupportedCallError
-from ..methods.contract import check_reductions
 from .attention import attend, attention
-from .binding import Binding
-from .outputs import Ending, Undo
+from .one_pass import BlockResult
+from .outputs import Ending
 from .record import Record, SiteCounts
-from .site_io import BlockTokens, SiteReader
+from .reducing import Reducing
+from .site_io import BlockTokens
 
-States = dict[str, State]
 ORDER = "blocks must run in order, after run.start(...)"
 
 
-class BlockResult(NamedTuple):
-    """What one block gives: its tokens and its memory, and both as they were before the site where that is needed.
-
-    All of it goes through a checkpoint, so that gradients reach dropped tokens that are restored at the end.
-    """
-
-    x: Tensor
-    memory: Tensor | None = None
-    before: Tensor | None = None
-    memory_before: Tensor | None = None
-
-
-class Run:
-    """One forward pass through one stack.
-
-    Reducer, guide, sites and output are those at its beginning, also when a block is run again for its gradient.
-    """
-
-    def __init__(self, binding: Binding) -> None:
-        binding.look()
-        binding.check_acting()
-        self.binding, self.reducer, self.guide = binding, binding.acting, binding.guide
-        self.space = binding.space
-        self.blocks, self.output = binding.guard.blocks(), binding.output
-        self.views, self.roles = binding.views, binding.roles
-        self.early, self.proportional = self.reducer.position == "before_block", self.reducer.proportional_attention
-        self.paused = binding.pauses > 0
-        self.sites: Mapping[int, Site] = {} if self.paused else binding.live
-        self.idle: Mapping[int, Site] = binding.idle
-        self.differentiates = torch.is_grad_enabled()
-        self.losses: dict[int, dict[str, Tensor]] = {}
-        self.states: list[States | None] = [None] * (len(binding.views) + 1)
-        self.undo: dict[tuple[int, str], Undo] = {}
-        self.done: dict[tuple[int, str], Reduction] = {}
-        self.counts: dict[int, list[SiteCounts]] = {}
-        self.memory: dict[int, Tensor] = {}
-        self.heads: dict[tuple[int, bool], Tensor] = {}
-        self._biases: dict[tuple[int, torch.dtype], tuple[State, Tensor | None]] = {}
+class Run(Reducing):
+    """One forward pass through one stack."""
 
     def start(
         self,
@@ -118,6 +76,7 @@ class Run:
         ``seen`` collects the tokens before the first block and after each.
         """
         if seen is not None:
+            self.check_whole("output_hidden_states=True")
             seen.append(x)
         for index in range(len(self.binding.views)):
             x, _ = self.block(index, x)
@@ -160,6 +119,11 @@ class Run:
             kept = kept_columns(kept, reduction.on(kept.device))
         return compose_assignments(assignment, kept)
 
+    def check_whole(self, what: str) -> None:
+        """Raise UnsupportedCallError where the last block computes only what the head reads; ``what`` asks for more."""
+        if self.readout is not None:
+            self.readout.check_whole(what)
+
     def finish(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """Record the pass and return what the rest of the model expects: the tokens of each sequence started.
 
@@ -178,6 +142,7 @@ class Run:
                 heads=self.heads,
                 blocks=binding.blocks,
                 early=self.early,
+                rows=None if self.readout is None else {self.readout.index: self.readout.rows},
             )
             if binding.last.trace is not None and "image" in last:
                 binding.last.trace.places = self.places()
@@ -197,7 +162,11 @@ class Run:
 
     def alone(self, index: int) -> bool:
         """Whether nothing happens in block ``index`` but the block itself."""
-        return index not in self.sites and self.roles[index].memory is None
+        return index not in self.sites and self.roles[index].memory is None and self.rows(index) is None
+
+    def rows(self, index: int) -> int | None:
+        """How many tokens in front are all that block ``index`` computes; None for every token."""
+        return None if self.readout is None or index != self.readout.index else self.readout.rows
 
     def plain(self, index: int, x: Tensor, training: bool) -> Tensor:
         """Run a block in which nothing else happens (:meth:`alone`)."""
@@ -257,10 +226,13 @@ class Run:
         result = BlockResult(x, memory)
         if site is not None and self.early:
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
-            result, states = self._reduce(index, site, BlockTokens(x, states[role.own]), other, states, training)
+            result, states = self.reduce(index, site, BlockTokens(x, states[role.own]), other, states, training)
             x, memory, site = result.x, result.memory, None
         own = states[role.own]
         projected = view.project(x) if own.positions is None else view.project_at(x, own.positions)
+        rows = self.rows(index)
+        if rows is not None:
+            x, projected = x[:, :rows], projected.front(rows)
         masked = self.heads.get((index, False)) if self.heads else None
         if own.gates or masked is not None:
             context, bias = attend(own, view, projected, self.proportional, training, masked)
@@ -277,65 +249,9 @@ class Run:
             crossed = BlockTokens(memory, states[role.memory], seen, memory_bias)
         result = result._replace(x=x)
         if site is not None:
-            result, states = self._reduce(index, site, BlockTokens(x, own, projected, bias), crossed, states, training)
+            result, states = self.reduce(index, site, BlockTokens(x, own, projected, bias), crossed, states, training)
         self.states[index + 1] = states
         return result
-
-    def _reduce(
-        self, index: int, site: Site, own: BlockTokens, memory: BlockTokens | None, states: States, training: bool
-    ) -> tuple[BlockResult, States]:
-        if self.binding.around is None:
-            return self._act(index, site, own, memory, states, training)
-        with self.binding.around():
-            return self._act(index, site, own, memory, states, training)
-
-    def _act(
-        self, index: int, site: Site, own: BlockTokens, memory: BlockTokens | None, states: States, training: bool
-    ) -> tuple[BlockResult, States]:
-        role, reducer = self.roles[index], self.reducer
-        losses: dict[str, Tensor] = {}
-        reader = SiteReader(self.binding.stack, reducer, self.views[index], training, self.guide, self.space)
-        device = own.x.device
-        modules = [reducer] if isinstance(reducer, nn.Module) else []  # with weights, on a device of their own
-        for module in modules:
-            device = device_of(module)
-        heads = self._heads_before(index, device) if reducer.masks_heads and self.early else None
-        with loaded(*modules):
-            seen = own.on(device), None if memory is None else memory.on(device)
-            streams = reader.streams(*seen, losses if training else None, heads)
-            chosen = reducer.reduce_streams(streams, site)
-            check_reductions(chosen, streams, reducer)
-        chosen = {name: value.on(own.x.device) for name, value in chosen.items()}
-        masks: dict[tuple[int, bool], Tensor] = {}
-        if heads is not None:
-            masks = {at: mask.to(own.x.device) for at, mask in self.binding.head_masks(index, heads.given).items()}
-            self.heads.update(masks)
-        if losses or masks or any(isinstance(value, Gate) for value in chosen.values()):
-            self._check_gradient(index)
-        if losses:
-            self.losses[index] = losses
-        self.counts[index] = []
-        x, before, state = self._shrink(index, site, role.own, own, chosen)
-        if state is not own.state:  # what is left alone keeps its states, so that nothing is counted twice
-            states = {**states, role.own: state}
-        if memory is None or role.memory is None:
-            return BlockResult(x, None, before), states
-        states = dict(states)
-        y, memory_before, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
-        return BlockResult(x, y, before, memory_before), states
-
-    def _heads_before(self, index: int, device: torch.device) -> HeadMasks:
-        """What has been said of the heads of earlier blocks; takes what is said of this one's."""
-        said = sorted(self.heads.items(), key=_place)
-        return HeadMasks(tuple(values.to(device) for (block, _), values in said if block < index))
-
-    def _check_gradient(self, index: int) -> None:
-        """Raise UnsupportedCallError where a gate or a loss would lose its gradient."""
-        if self.differentiates and not torch.is_grad_enabled():
-            raise UnsupportedCallError(
-                f"block {index} is checkpointed with use_reentrant=True, which loses the gradients of "
-                f"{type(self.reducer).__name__}'s gates and losses; switch it on with {{'use_reentrant': False}}"
-            )
 
     def check_restored(self, index: int, result: BlockResult) -> None:
         """Raise UnsupportedCallError where tokens that are restored at the end would lose their gradient."""
@@ -345,61 +261,3 @@ class Run:
                 f"block {index} runs inside a checkpoint with use_reentrant=True, which loses the gradients of all "
                 "that the block gives beside its tokens; wrap it with use_reentrant=False (CheckpointImpl.NO_REENTRANT)"
             )
-
-    def _shrink(
-        self, index: int, site: Site, sequence: str, seen: BlockTokens, chosen: Mapping[str, Reduction | Gate]
-    ) -> tuple[Tensor, Tensor | None, State]:
-        """One sequence with the gates and reductions of its streams applied; and as it was, where that is needed."""
-        x, rows = seen.x, self.counts[index]
-        state = _gated(seen.state, chosen) if chosen else seen.state
-        layout = state.layout
-        names = (*layout.lengths, layout.name) if chosen else ()
-        share, gate = None, None if state is seen.state else state.gate()
-        if gate is not None and self.output.holds([n for n in names if isinstance(chosen.get(n), Gate)]):
-            share = share_left(seen.state.gate(), gate)
-            self.undo[index, sequence] = Undo(x, share=share)
-        reductions = {n: value for n, value in chosen.items() if isinstance(value, Reduction) and n in names}
-        if not reductions:
-            if sequence == self.roles[index].own or state is not seen.state:  # a memory, where something is done
-                rows += [SiteCounts.of(site, name, state, state) for name in layout.lengths]
-            return x, None if share is None else x, state
-        whole, left = combine(layout, reductions, x.shape[0], x.device, x.dtype)
-        gates = {n: r.side(state.gates[n], 1.0) for n, r in reductions.items() if n in state.gates}
-        past = {n: tuple(reductions[n].side(gate, 1.0) for gate in state.past_gates[n]) for n in gates}
-        tokens = Tokens(x, state.size, state.real).after(whole)
-        assignment, kept = state.assignment, None
-        if assignment is not None:
-            end = whole.assignment()
-            assignment = compose_assignments(assignment, end)
-            kept = x if share is not None or self.output.keeps(reductions, whole, left.mixed) else None
-            self.undo[index, sequence] = Undo(kept, end, share)
-        self.done[index, sequence] = whole
-        changed = replace(
-            state,
-            layout=left,
-            size=tokens.given_size,
-            real=tokens.real,
-            assignment=assignment,
-            drops=state.drops or whole.drops,
-            gates={**state.gates, **gates},
-            past_gates={**state.past_gates, **past},
-            positions=state.moved(whole),
-            valid=state.valid_after(whole),
-        )
-        before = [layout.name] if layout.name in reductions else list(layout.lengths)
-        rows += [SiteCounts.of(site, name, state, changed) for name in before]
-        return tokens.x, kept, changed
-
-
-def _place(item: tuple[tuple[int, bool], Tensor]) -> tuple[int, bool]:
-    return item[0]
-
-
-def _gated(state: State, chosen: Mapping[str, Reduction | Gate]) -> State:
-    """The state with the gates that the reducer has set on its streams."""
-    gates = {}
-    for name in state.layout.lengths:
-        gate = chosen.get(name)
-        if isinstance(gate, Gate):
-            gates[name] = gate.effective(state.layout.prefix(name), state.real_of(name))
-    return state.with_gates(gates) if gates else state

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedCallError
 from .binding import Binding
-from .run import BlockResult, Run
+from .one_pass import BlockResult
+from .run import Run
 
 
 class BlockForward:

@@ -73,6 +73,7 @@ def ablate(
     rounds: int = 7,
     break_even: bool = True,
     time: bool = True,
+    readout_only: bool = False,
     part: str | None = None,
     settings: Variants | None = None,
     store: Store | None = None,
@@ -99,6 +100,8 @@ def ablate(
         rounds: timed rounds, every row once in each.
         break_even: also time other picture sizes, to find from which token count on a method pays.
         time: measure what needs a clock; without, accuracy, multiply-adds and memory alone.
+        readout_only: let the last block compute only what the head reads, in every row, the baseline too
+            (:func:`tokenreduce.attach`).
         part: ``"2/8"``: of the scores that the ablation needs, every eighth, from the second on, for eight jobs with
             one ``store``. The result has those alone; the same call without ``part`` then reads them all.
         settings: options for reducers that were named without any.
@@ -119,6 +122,7 @@ def ablate(
         "variants": plain_variants(reducers, classes),
         "ratios": [ratios] if isinstance(ratios, (int, float)) else list(ratios),
         "match_macs": [match_macs] if isinstance(match_macs, (int, float)) else list(match_macs),
+        "readout_only": readout_only,
         "batch_sizes": None if batch_sizes is None else list(batch_sizes),
         **{"seeds": seeds, "seed": seed, "rounds": rounds, "break_even": break_even, "time": time},
     }
@@ -157,6 +161,9 @@ def run_request(
     crew, (adapter, _, stacks) = process_group(), find_adapter(registry, model, None)
     levels = {"ratios": request.ratios, "match_macs": request.match_macs}
     rows = plan(registry, request.variants, settings, **levels, stacks=stacks)
+    if request.readout_only:
+        for row in rows:
+            row.options["readout_only"] = True
     depends = Dependencies(model, adapter, metric, classes, ask)
     progress = Progress(step if crew.first else None)
     bench = Context(model, Batches(data), metric, store or Store(), crew, depends, progress, trust, ask)

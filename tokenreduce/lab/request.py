@@ -41,6 +41,7 @@ class Request:
         rounds, seeds, seed: see :func:`tokenreduce.ablate`.
         break_even: whether to time other picture sizes.
         time: whether to time anything; without, what is left can be worked out on machines that others use too.
+        readout_only: whether every row is attached with ``readout_only=True``, the baseline too.
         pictures: samples to draw.
     """
 
@@ -71,12 +72,22 @@ class Request:
     seed: Seed = field(default=0, metadata=_flag("the first seed"))
     break_even: bool = field(default=True, metadata=_flag("leave out timing at other picture sizes"))
     time: bool = field(default=True, metadata=_flag("time nothing: accuracy, multiply-adds and memory alone"))
+    readout_only: bool = field(
+        default=False,
+        metadata=_flag("let the last block compute only what the head reads, in every row, the baseline too"),
+    )
     pictures: Annotated[int, Ge(0), Le(1000)] = field(default=4, metadata=_flag("samples to draw in the report"))
 
     def __post_init__(self) -> None:
         check_levels(self.ratios, self.match_macs)
         if self.variants is not None and not self.variants:
             raise OptionError("it names no variants; give some, or leave the entry out for every reducer")
+        for name, options in (self.variants or {}).items():
+            if "readout_only" in options:
+                raise OptionError(
+                    f"variant {name!r} has readout_only, but rows can only be compared where all of them have it, the "
+                    "baseline too; give it for the whole ablation (--readout-only, readout_only=True)"
+                )
 
     def with_(self, where: str = "", **changes: Any) -> Request:
         """A copy with the changes that are not None, checked; ``where`` begins the message."""

@@ -42,7 +42,8 @@ def full_options(options: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(options)
     folder = Path(str(given.pop("weights")))
     weights_digest(folder)
-    saved = {name: value for name, value in read_config(folder).items() if name not in ("adapter", "trace", "restore")}
+    left = ("adapter", "trace", "restore", "readout_only")
+    saved = {name: value for name, value in read_config(folder).items() if name not in left}
     if "reducer" in given and given["reducer"] != saved["reducer"]:
         raise OptionError(
             f"the weights in {folder} were fine-tuned with {saved['reducer']!r}, not with {given['reducer']!r}; leave "

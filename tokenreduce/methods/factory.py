@@ -13,7 +13,7 @@ from .reducer import BaseReducer, reducer_name
 
 ReducerPlan = dict[str | None, tuple[BaseReducer, str, Sequence[int] | None]]
 """Reducers by stack (None: the default stack), each with its name and layers."""
-NOT_OPTIONS = ("adapter", "trace", "restore", "unit", "positions")
+NOT_OPTIONS = ("adapter", "trace", "restore", "unit", "positions", "readout_only")
 
 
 def plan_reducers(

@@ -62,6 +62,7 @@ def attach_traced(task: Task, reducer: Any, options: Mapping[str, Any], weights:
     """
     given = dict(options)
     layers = given.pop("layers", None)
+    given.pop("readout_only", None)  # a trace follows every token to the end
     handle = attach(task.model, given.pop("reducer", reducer), layers=layers, trace=True, **given)
     return load_reducer_weights(handle, weights) if weights else handle
 

@@ -145,6 +145,27 @@ class AdapterConformance:
                     got = [tensor.shape for tensor in run(model, example.inputs)]
                     assert got == shapes, f"stack {stack!r} gives back {got}, the plain model {shapes}"
 
+    @pytest.mark.parametrize("probe", ["none", Halve], ids=["none", "drop"])
+    def test_the_head_reads_its_rows_alone(self, example: Example, probe: str | type[BaseReducer]) -> None:
+        """``readout_only=True``: the same output where a stack has ``head_rows``; a refusal where it has none."""
+        model = example.model
+        for stack in self._stacks(model):
+            given = {stack: probe if isinstance(probe, str) else probe()}
+            if not self._stack(model, stack).head_rows:
+                with pytest.raises(UnsupportedModelError, match="readout_only"):
+                    attach(model, given, adapter=self._name(), readout_only=True)
+                continue
+            with torch.no_grad():
+                with attach(model, given, adapter=self._name()):
+                    expected = run(model, example.inputs)
+                with attach(model, given, adapter=self._name(), readout_only=True):
+                    got = run(model, example.inputs)
+            assert [tensor.shape for tensor in got] == [tensor.shape for tensor in expected], (
+                f"stack {stack!r} gives back more than its first {self._stack(model, stack).head_rows} tokens"
+            )
+            for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+                assert_close(one, other, what=f"output {number} with readout_only on stack {stack!r}")
+
     def test_signals_are_what_is_promised(self, example: Example) -> None:
         """``provides`` of a layer's blocks can be read: each is finite, and attention is a share of one."""
         model = example.model

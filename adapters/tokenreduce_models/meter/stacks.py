@@ -37,12 +37,15 @@ class MeterCross(CrossStack):
         return self.run_levels(run, text, image, attention_mask)
 
     def prove(self) -> None:
-        """Compare with the model's own ``co_attend`` on a few random tokens, one text padded."""
+        """Compare with the model's own ``co_attend`` on a few random tokens, one text padded.
+
+        The blocks, which have proofs of their own, are functions here that tell apart all that they are given.
+        """
         model, like = first_levels(self.model, 2), self.model.cross_modal_text_transform.weight
         stack = MeterCross(model, False)
         generator = torch.Generator().manual_seed(0)
         text, image = (torch.randn(2, n, like.shape[0], generator=generator) for n in (5, 7))
-        device = device_of(model.cross_modal_text_layers)
+        device = device_of(self.model.cross_modal_text_layers)
         text, image = text.to(device, like.dtype), image.to(device, like.dtype)
         mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]], device=device)
         with evaluating(model):
@@ -54,13 +57,34 @@ class MeterCross(CrossStack):
         return [(self.model, name, getattr(MeterEncoder, name)) for name in ("co_attend", "encode")]
 
 
+class Mixed(nn.Module):
+    """In place of a block: what it gives depends on its tokens, on the other sequence, on both masks and on itself.
+
+    Args:
+        place: of the block among all.
+    """
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(
+        self, x: Tensor, memory: Tensor, attention_mask: Tensor, encoder_attention_mask: Tensor
+    ) -> tuple[Tensor]:
+        """(B, N, C), (B, M, C) and additive masks (B, 1, 1, N) and (B, 1, 1, M) to (B, N, C)."""
+        own, other = ((mask == 0).to(x)[:, 0, 0, :, None] for mask in (attention_mask, encoder_attention_mask))
+        seen = (2 * (x * own).sum(dim=1, keepdim=True) + 3 * (memory * other).sum(dim=1, keepdim=True)) / x.shape[1]
+        return (torch.sin(x + seen + self.place),)
+
+
 def first_levels(model: MeterEncoder, count: int) -> MeterEncoder:
-    """The same model with its first levels alone, which its loop treats as it does all."""
+    """The same model with so many levels of stand-ins for its blocks, which its loop treats as it does all."""
     short = copy.copy(model)
     short.__dict__ = dict(vars(model))
     short._modules = dict(model._modules)
-    for name in ("cross_modal_text_layers", "cross_modal_image_layers"):
-        short._modules[name] = nn.ModuleList(list(getattr(model, name))[:count])
+    for side, name in enumerate(("cross_modal_text_layers", "cross_modal_image_layers")):
+        levels = len(getattr(model, name)[:count])
+        short._modules[name] = nn.ModuleList([Mixed(2 * level + side) for level in range(levels)])
     return short
 
 

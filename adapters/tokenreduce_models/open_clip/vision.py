@@ -49,6 +49,8 @@ class VisionStack(Stack):
         pooled = visual.attn_pool is not None
         self.readout = 0 if visual.pool_type == "tok" and not pooled else None
         self.guidable = not pooled
+        self.head_rows = int(self.output == "reduced" and self.readout == 0)
+        self.passing = (visual.transformer, visual.ln_post)
 
     def view(self, block: nn.Module) -> BlockView:
         return view_of(block)

@@ -36,6 +36,8 @@ class EvaStack(Stack):
         self.blocks = list(model.blocks)
         self.prefix = {"image": model.num_prefix_tokens}
         self.readout = None if model.cls_token is None else 0
+        self.head_rows = int(model.cls_token is not None and model.global_pool == "token")
+        self.passing = (model.norm,)
         self.output = "reduced" if model.global_pool == "token" else "repeated" if model.global_pool else "full"
 
     def view(self, block: nn.Module) -> BlockView:

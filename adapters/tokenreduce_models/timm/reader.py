@@ -33,6 +33,19 @@ def output_of(tower: VisionTransformer, by_head: bool) -> Output:
     return "reduced" if pool == "token" else "repeated" if pool else "full"
 
 
+def head_rows(tower: VisionTransformer, by_head: bool) -> int:
+    """How many tokens in front are all that timm's head reads now; 0 where it, or somebody else, reads more.
+
+    Args:
+        by_head: whether nothing around the tower reads its tokens.
+    """
+    if not tower.has_class_token or output_of(tower, by_head) != "reduced":
+        return 0
+    kind = type(tower)
+    own = kind.forward_head is VisionTransformer.forward_head and kind.pool is VisionTransformer.pool
+    return 1 if own else int(tower.num_prefix_tokens)  # that of a distilled DeiT reads two
+
+
 class Loop:
     """All blocks as the one block of a loop: for subclasses whose ``forward_features`` runs ``for block in blocks``."""
 

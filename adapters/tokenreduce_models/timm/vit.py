@@ -37,7 +37,7 @@ from tokenreduce.backbones import (
 from tokenreduce.errors import UnsupportedCallError, UnsupportedModelError
 from tokenreduce_models.patch_dropout import drops
 
-from .reader import Loop, output_of, runs_in_a_loop, stand_in
+from .reader import Loop, head_rows, output_of, runs_in_a_loop, stand_in
 from .windows import grid_bound, reason
 
 FEATURES = "timm.models._features"  # where the modules are defined that make feature maps
@@ -124,6 +124,8 @@ class TimmStack(Stack):
     name = "vision"
 
     output = current(lambda stack: output_of(stack.model, stack.by_head))
+    head_rows = current(lambda stack: head_rows(stack.model, stack.by_head))
+    passing = current(lambda stack: (stack.module, stack.model.norm))
     drops_patches = current(lambda stack: drops(getattr(stack.model, "patch_drop", None)))
 
     def __init__(self, model: VisionTransformer, by_head: bool = True, loops: bool = False) -> None:

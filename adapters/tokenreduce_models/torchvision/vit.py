@@ -77,6 +77,8 @@ class EncoderStack(Stack):
         self.blocks = list(model.encoder.layers)
         reads_class_token = type(model).forward is VisionTransformer.forward
         self.output = "reduced" if reads_class_token else "full"
+        self.head_rows = int(reads_class_token)
+        self.passing = (model.encoder, model.encoder.layers, model.encoder.ln)
 
     @property
     def home(self) -> nn.Module:

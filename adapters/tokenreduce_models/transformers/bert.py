@@ -160,6 +160,9 @@ class Plain:
     def places(self, sequence: str = "image") -> Tensor | None:
         return None
 
+    def check_whole(self, what: str) -> None:
+        """Every block computes every token."""
+
     def follow(self, sequence: str, x: Tensor, since: int = 0) -> Tensor:
         return x
 

@@ -32,7 +32,7 @@ class Siglip2Stack(TowerStack):
         self.tower, self.module = tower, tower
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
-        self.capture(kwargs)
+        self.capture(run, kwargs)
         encoder = stand_in(self.tower.encoder, layers=(Whole(self, run),))
         changed: dict[str, Any] = {"encoder": partial(type(self.tower.encoder).forward, encoder)}
         if self.tower.use_head:

@@ -45,11 +45,13 @@ class Head:
 
     Args:
         whole: whether it fails without every token.
+        rows: how many tokens in front are all that it reads, where what it gives back holds no tokens; else 0.
     """
 
     output: Output
     class_token: bool = True
     whole: bool = False
+    rows: int = 0
 
 
 UNKNOWN = Head("full")
@@ -128,7 +130,9 @@ class TowerStack(LayerStack):
         self.module = tower if family.encoder is family.tower else getattr(tower, family.holder)
         self.blocks = list(getattr(self.module, family.blocks))
         self.prefix, self.output = {"image": prefix}, head.output
-        self.whole = head.whole
+        self.whole, self.head_rows = head.whole, head.rows
+        parts = [part for name, part in tower.named_children() if name != "embeddings"]  # a norm is among them
+        self.passing = (tower, self.module, *parts)
         self.readout = 0 if prefix and head.class_token else None
         self.guidable = bool(projection)
         names = list(inspect.signature(type(self.module).forward).parameters)[1:]
@@ -158,7 +162,7 @@ class TowerStack(LayerStack):
         return out
 
     def forward(self, run: Pass, *args: Any, **kwargs: Any) -> Any:
-        self.capture(kwargs)
+        self.capture(run, kwargs)
         whole = Whole(self, run, self.masked(*args, **kwargs))
         return type(self.module).forward(stand_in(self.module, **{self.family.blocks: (whole,)}), *args, **kwargs)
 
@@ -169,7 +173,7 @@ class TowerStack(LayerStack):
             kwargs.get("attention_mask", args[place] if place is not None and place < len(args) else None) is not None
         )
 
-    def capture(self, given: Mapping[str, Any]) -> None:
+    def capture(self, run: Pass, given: Mapping[str, Any]) -> None:
         """Let the library note hidden states where it is asked to: on the module, else it would on each stand-in."""
         module = self.module
         asked = given.get("output_hidden_states", getattr(module.config, "output_hidden_states", False))
@@ -179,6 +183,8 @@ class TowerStack(LayerStack):
                 "does not know; the states between blocks have fewer tokens while a reducer is attached. Read "
                 "last_hidden_state alone, or detach() first"
             )
+        if asked:
+            run.check_whole("output_hidden_states=True")
         if asked and isinstance(module, PreTrainedModel):
             maybe_install_capturing_hooks(module)
 

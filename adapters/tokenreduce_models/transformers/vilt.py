@@ -81,9 +81,10 @@ class ViltStack(LayerStack):
     readout = 0
     padded = True
 
-    def __init__(self, vilt: ViltModel, pooled: bool) -> None:
+    def __init__(self, vilt: ViltModel, pooled: bool, rows: int = 0) -> None:
         self.vilt, self.module, self.blocks = vilt, vilt.encoder, list(vilt.encoder.layer)
         self.output = "reduced" if pooled else "text"
+        self.head_rows, self.passing = rows, (vilt, vilt.encoder, vilt.layernorm)
 
     def view(self, block: nn.Module) -> BlockView:
         if not isinstance(block, ViltLayer):
@@ -261,7 +262,8 @@ class Vilt(Adapter):
         found = [module for module in model.modules() if isinstance(module, ViltModel)]
         if len(found) > 1:
             raise UnsupportedModelError(f"{type(model).__name__} holds {len(found)} ViltModels; attach to one of them")
-        return {"encoder": ViltStack(found[0], isinstance(model, POOLED))}
+        own = any(isinstance(model, kind) and type(model).forward is kind.forward for kind in POOLED)
+        return {"encoder": ViltStack(found[0], isinstance(model, POOLED), int(own))}
 
     def resize(self, model: nn.Module, height: int, width: int) -> nn.Module:
         """The model itself: ViLT interpolates its position embeddings on every pass."""

@@ -46,13 +46,13 @@ PARTS = Parts(
 )
 VIT = {
     ViTModel: Head("full"),
-    ViTForImageClassification: Head("reduced"),
+    ViTForImageClassification: Head("reduced", rows=1),
     ViTForMaskedImageModeling: Head("full", class_token=False, whole=True),
 }
 DEIT = {
     DeiTModel: Head("full"),
-    DeiTForImageClassification: Head("reduced"),
-    DeiTForImageClassificationWithTeacher: Head("reduced"),
+    DeiTForImageClassification: Head("reduced", rows=1),
+    DeiTForImageClassificationWithTeacher: Head("reduced", rows=2),
     DeiTForMaskedImageModeling: Head("full", class_token=False, whole=True),
 }
 

@@ -33,11 +33,12 @@ QUESTIONS = ("what colour is the car ?", "how many dogs are there ?")
 
 
 class Answer(NamedTuple):
-    """New tokens, their log-probabilities, and how long the prompt was."""
+    """New tokens, their log-probabilities, how long the prompt was, and how much of it was in the prefix cache."""
 
     tokens: list[int]
     logprobs: list[float]
     prompt: int
+    cached: int = 0
 
 
 def pictures(sizes: Sequence[tuple[int, int]], seed: int = 0) -> list[Image.Image]:
@@ -87,12 +88,12 @@ def ask(llm: Any, requests: Sequence[tuple[str, Any]]) -> list[Answer]:
         one = output.outputs[0]
         tokens = list(one.token_ids)
         logprobs = [one.logprobs[i][token].logprob for i, token in enumerate(tokens)]
-        found.append(Answer(tokens, logprobs, len(output.prompt_token_ids)))
+        found.append(Answer(tokens, logprobs, len(output.prompt_token_ids), output.num_cached_tokens))
     return found
 
 
 class Oracle:
-    """The model in transformers with the same reducer attached, positions counted anew as vLLM does where it can."""
+    """The model in transformers with the same reducer attached, positions compact as in vLLM where it can."""
 
     def __init__(self, folder: Path, settings: Any = None) -> None:
         auto = transformers.AutoModelForImageTextToText
@@ -102,8 +103,8 @@ class Oracle:
         if settings is not None:
             places = {"handover": settings} if "reducer" in settings else settings
             kind = type(self.model).__name__
-            anew = not kind.startswith("Qwen") and ("handover" in places or kind == "LlavaForConditionalGeneration")
-            self.handle = tokenreduce.attach(self.model, places, positions="compact" if anew else "original")
+            compact = not kind.startswith("Qwen") and ("handover" in places or kind == "LlavaForConditionalGeneration")
+            self.handle = tokenreduce.attach(self.model, places, positions="compact" if compact else "original")
 
     @torch.no_grad()
     def answer(self, text: str, images: Any) -> Answer:

@@ -75,3 +75,16 @@ def test_tokens_and_logprobs_are_those_of_transformers(folders, model, settings)
     for (text, images), answer in zip(asked, answers, strict=True):
         check(answer, oracle.answer(text, images), (text, len(images)))
     assert answers[0] != answers[1]  # two pictures, two answers
+
+
+def test_a_second_question_finds_the_picture_in_the_prefix_cache(folders):
+    """Its blocks hold the tokens that are left; another picture behind the same words does not find them."""
+    folder, settings = folders("llava"), {"reducer": "divprune", "keep": 48}
+    one, other = pictures(SQUARE[:2])
+    first, second = (prompt("llava", question, 1) for question in QUESTIONS)
+    with engine(folder, settings, block_size=32) as llm:
+        asked = [ask(llm, [request])[0] for request in [(first, [one]), (second, [one]), (first, [other])]]
+    assert [answer.cached for answer in asked] == [0, 32, 0]
+    oracle = Oracle(folder, settings)
+    check(asked[1], oracle.answer(second, [one]), "out of the cache")
+    check(asked[2], oracle.answer(first, [other]), "another picture")

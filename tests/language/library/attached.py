@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tokenreduce
-from tests.language import tinies
+from language import tinies
 
 from .test_modeling_common import ModelTesterMixin
 
