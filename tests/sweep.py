@@ -127,7 +127,7 @@ STAYS: dict[str, Callable[[Given], bool]] = {
     r"conformance/test_adapters\.py::Test": adapters,
     r"language/test_(generate|batches|oracle|training)\.py": language,
     r"adapters/test_exported\.py::test_every_adapter": exported,
-    r"export/test_formats\.py::test_onnx": formats,
+    r"export/test_formats\.py::test_what_the_page": formats,
     r"adapters/test_compile\.py::test_what": compiled,
     r"adapters/test_ragged\.py::test_a_sample_alone": ragged,
     r"docs/test_documents\.py::test_code_runs": pages,

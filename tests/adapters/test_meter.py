@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
 
 import tokenreduce
-from tokenreduce.errors import LayerError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
+from tokenreduce.cli import main
+from tokenreduce.errors import LayerError, PluginError, UnfitReducerError, UnsupportedCallError, UnsupportedModelError
 
 from ..helpers import enable_checkpointing, gradients
 
@@ -16,6 +18,16 @@ ALL = {"vision": {"reducer": "tome", "r": 3}, "cross": "pumer", "text": {"reduce
 
 def flat(output):
     return [value for value in output.to_tuple() if isinstance(value, torch.Tensor)]
+
+
+def test_without_open_clip_it_says_what_to_install(tiny_meter, monkeypatch, capsys):
+    model, _ = tiny_meter()
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert not tokenreduce.registry.default_registry().entry("adapter", "meter").usable
+    with pytest.raises(PluginError, match=r"'meter' needs open_clip: pip install 'tokenreduce\[meter\]'"):
+        tokenreduce.attach(model, "tome", adapter="meter")
+    assert main(["info", "meter"]) == 0
+    assert capsys.readouterr().out.count("open_clip is not installed: pip install 'tokenreduce[meter]'") == 2
 
 
 @torch.no_grad()

@@ -1,11 +1,14 @@
 """Models with a reducer inside, exported, beside torch: every training-free method on timm, some on CLIP and METER.
 
+What works is said by the table of docs/deploy.md, which is read and held here.
 With TOKENREDUCE_EVERY_EXPORT set, every one on all three.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +28,14 @@ EXAMPLES = {
 METHODS = [name for name, entry in default_registry().reducers.items() if not getattr(entry.spec, "learns", False)]
 EVERYWHERE = METHODS if os.environ.get("TOKENREDUCE_EVERY_EXPORT") else ["none", "tome", "pumer"]
 PAIRS = [(family, method) for family in EXAMPLES for method in (METHODS if family == "timm" else EVERYWHERE)]
-NO_ONNX = {"svd-prune", "cdpruner"}  # no eigenvalues in ONNX; onnxruntime chooses other tokens, which is noticed
-DRAWS = {"random"}  # OpenVINO computes whole numbers in 32 bits, so it draws other tokens
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
+ROW = re.compile(r"^\| `([\w-]+)` \| (\S+) \| (\S+) \| (\S+) \|$", re.MULTILINE)
+SAID = {
+    (family, method): cell.strip("`")
+    for method, *cells in ROW.findall(DEPLOY.read_text())
+    for family, cell in zip(EXAMPLES, cells, strict=True)
+}
+"""What docs/deploy.md says of a method on a family: ``all``, ``.onnx`` (not OpenVINO), ``.pt2`` or ``refused``."""
 
 
 def example(family):
@@ -44,25 +53,32 @@ def attached(family, method):
     return made
 
 
+def test_the_page_speaks_of_every_method():
+    assert {method for _, method in SAID} == set(METHODS)
+    assert set(SAID.values()) <= {"all", ".onnx", ".pt2", "refused"}
+
+
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_onnx_and_openvino_compute_what_torch_does(family, method, tmp_path):
+def test_what_the_page_says_is_so(family, method, tmp_path):
     openvino = pytest.importorskip("openvino")
-    made = attached(family, method)
+    made, said = attached(family, method), SAID[family, method]
+    assert (made is None) == (said == "refused")
     if made is None:
         return
-    if method in NO_ONNX:
+    if said == ".pt2":
         assert all(agreement.ok for agreement in export(made.model, made.inputs, tmp_path / "model.pt2"))
+        with pytest.raises(UnsupportedCallError, match=r"no ONNX.*save it as \.pt2"):
+            export(made.model, made.inputs, tmp_path / "model.onnx")
         return
     for agreement in export(made.model, made.inputs, tmp_path / "model.onnx"):
         assert agreement.ok, agreement
-    if method in DRAWS:
-        return
     openvino.save_model(openvino.convert_model(tmp_path / "model.onnx"), tmp_path / "model.xml", compress_to_fp16=False)
     run, small = load(tmp_path / "model.xml"), tensors_in(made.inputs)
+    found = []
     for batch in (small, {name: torch.cat([value, value[:1]]) for name, value in small.items()}):
         with torch.no_grad():
-            agreement = compare_outputs(run(batch), named_outputs(made.model(**batch)))
-        assert agreement.ok, agreement
+            found.append(compare_outputs(run(batch), named_outputs(made.model(**batch))))
+    assert all(agreement.ok for agreement in found) == (said == "all"), found
 
 
 def test_a_program_in_torch(tmp_path, tiny_vit, images):

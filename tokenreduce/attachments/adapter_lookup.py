@@ -61,6 +61,10 @@ def widest(registry: Registry, model: nn.Module, found: list[tuple[str, Adapter]
     best: tuple[int, Found] | None = None
     reasons: list[TokenReduceError] = []
     for name, adapter in found:
+        entry = registry.entry("adapter", name)
+        if entry.missing:
+            reasons.append(PluginError(f"the adapter {name!r} needs {entry.missing}: {entry.install}"))
+            continue
         try:
             with registry.blame("adapter", name):
                 stacks = adapter.stacks(model)

@@ -81,10 +81,9 @@ def _reducer(registry: Registry, entry: Entry, spec: ReducerSpec) -> None:
 
 def _library(entry: Entry) -> str:
     """Whether the library of an adapter or loader is installed here."""
-    if not entry.library:
+    if entry.missing:
+        return f"{entry.missing} is not installed: {entry.install}"
+    modules = [module for module in (entry.library, *getattr(entry.spec, "requires", ())) if module]
+    if not modules:
         return "no library needed"
-    return (
-        f"{entry.library} is installed"
-        if entry.usable
-        else f"{entry.library} is not installed: pip install {entry.library}"
-    )
+    return f"{' and '.join(modules)} {'is' if len(modules) == 1 else 'are'} installed"

@@ -19,7 +19,7 @@ def check_plugins(registry: Registry) -> tuple[list[str], list[str]]:
     for kind in KINDS.values():
         for name, entry in registry.tables[kind.name].items():
             if not entry.usable:
-                skipped.append(f"{kind.name} {name!r} of {entry}: {entry.library} is not installed")
+                skipped.append(f"{kind.name} {name!r} of {entry}: {entry.missing} is not installed")
                 continue
             problem = wrong_target(entry, kind)
             problems += [f"{kind.name} {name!r} of {entry}: {problem}"] if problem else []

@@ -122,7 +122,10 @@ def _write_onnx(program: Any, served: Served, tensors: Mapping[str, Tensor], pat
                 verbose=False,
             )
     except Exception as error:  # of torch or onnxscript
-        raise UnsupportedCallError(f"this model has no ONNX: {_last_reason(error)}") from error
+        raise UnsupportedCallError(
+            f"this model with what is attached to it has no ONNX: {_last_reason(error)}. For torch alone, "
+            "save it as .pt2; docs/deploy.md says which methods have ONNX"
+        ) from error
 
 
 def _write_openvino(program: Any, served: Served, tensors: Mapping[str, Tensor], path: Path) -> None:

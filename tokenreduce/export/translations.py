@@ -15,8 +15,8 @@ INT64 = 7
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
     """For ``torch.onnx.export(..., dynamo=True, custom_translation_table=onnx_translations())``.
 
-    Stable sorting becomes ``TopK`` over the whole axis, which of equal values gives the earlier one first, as ONNX
-    defines it. A choice between truth values becomes logic: onnxruntime's ``Where`` takes none.
+    Stable sorting becomes ``TopK`` over the whole axis, of keys that are never equal. A choice between truth values
+    becomes logic: onnxruntime's ``Where`` takes none.
     """
     return {torch.ops.aten.sort.stable: sort_stable, torch.ops.aten.where.self: where}
 
@@ -24,25 +24,29 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 def sort_stable(self: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
     """``aten::sort.stable`` by operators of ONNX: values and indices.
 
-    Whole numbers and truth values, of which many are equal, are sorted together with their places, so that a runtime
-    whose ``TopK`` is not stable (OpenVINO's) gives the same order.
+    ``TopK`` of OpenVINO gives equal values in any order. So what is sorted is a whole number in which no two are equal:
+    the rank of the value and its place. The rank of a number with a fraction is how many go before it, for which all
+    are compared with all.
     """
     op: Any = importlib.import_module("onnxscript").opset18
-    length = op.Gather(op.Shape(self), op.Constant(value_int=dim), axis=0)
-    many = op.Reshape(length, op.Constant(value_ints=[1]))
-    if _kind(self) in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
-        return op.TopK(self, many, axis=dim, largest=int(descending), sorted=1)
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-    place = op.Range(zero, length, one)
-    if descending:
-        place = op.Sub(op.Sub(length, one), place)
     rank = len(self.shape)
+    axis = dim % rank
+    length = op.Gather(op.Shape(self), op.Constant(value_int=axis), axis=0)
+    place = op.Range(zero, length, one)
+    if _kind(self) in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
+        others = op.Unsqueeze(self, op.Constant(value_ints=[axis]))
+        own = op.Unsqueeze(self, op.Constant(value_ints=[axis + 1]))
+        first = op.Greater(others, own) if descending else op.Less(others, own)
+        order = op.ReduceSum(op.Cast(first, to=INT64), op.Constant(value_ints=[axis + 1]), keepdims=0)
+    else:
+        order = op.Neg(op.Cast(self, to=INT64)) if descending else op.Cast(self, to=INT64)
     shape = [1] * rank
-    shape[dim] = -1
-    place = op.Reshape(place, op.Constant(value_ints=shape))
-    key = op.Add(op.Mul(op.Cast(self, to=INT64), length), place)
-    _, indices = op.TopK(key, many, axis=dim, largest=int(descending), sorted=1)
-    return op.GatherElements(self, indices, axis=dim), indices
+    shape[axis] = -1
+    key = op.Add(op.Mul(order, length), op.Reshape(place, op.Constant(value_ints=shape)))
+    many = op.Reshape(length, op.Constant(value_ints=[1]))
+    _, indices = op.TopK(key, many, axis=axis, largest=0, sorted=1)
+    return op.GatherElements(self, indices, axis=axis), indices
 
 
 def where(condition: Any, self: Any, other: Any) -> Any:

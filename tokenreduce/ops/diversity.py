@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._torch import traced
 from .similarity import at_least_float
 
 GONE = float("-inf")
@@ -86,6 +87,7 @@ def dpp_greedy(kernel: Tensor, keep: int, real: Tensor | None = None) -> Tensor:
     if real is not None:
         later = later.masked_fill(~real, -3)
     factors = kernel.new_zeros(batch, keep, length)
+    whole = traced(kernel)  # rows that are still zero change nothing; a slice of them is lost on the way to OpenVINO
     chosen = []
     for step in range(keep):
         some = left > RESIDUE * own
@@ -97,8 +99,8 @@ def dpp_greedy(kernel: Tensor, keep: int, real: Tensor | None = None) -> Tensor:
         here = left.gather(1, index)
         rest = _row(kernel, index)
         if step:
-            before = factors[:, :step]
-            share = before.gather(2, index[:, None].expand(-1, step, -1))
+            before = factors if whole else factors[:, :step]
+            share = before.gather(2, index[:, None].expand(-1, before.shape[1], -1))
             rest = rest - (before * share).sum(dim=1)
         valid = some.gather(1, index)
         row = rest * torch.where(valid, here, 1).rsqrt() * valid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,12 +41,27 @@ class Entry:
         return str(getattr(self.spec, "library", ""))
 
     @property
+    def missing(self) -> str:
+        """The first of the modules that it needs which is not installed, "" where all are there."""
+        wanted = (self.library, *getattr(self.spec, "requires", ()))
+        return next((module for module in wanted if module and not _is_installed(module)), "")
+
+    @property
     def usable(self) -> bool:
-        """Whether that module is installed."""
-        found = [not self.library]
-        with guard(lambda reason: None):  # of "a.b" the package a is imported, which may raise anything
-            found.append(importlib.util.find_spec(self.library) is not None if self.library else True)
-        return found[-1]
+        """Whether all of them are installed."""
+        return not self.missing
+
+    @property
+    def install(self) -> str:
+        """The command that installs what is missing."""
+        return f"pip install {shlex.quote(getattr(self.spec, 'install', '') or self.missing)}"
+
+
+def _is_installed(module: str) -> bool:
+    found = [False]
+    with guard(lambda reason: None):  # of "a.b" the package a is imported, which may raise anything
+        found.append(importlib.util.find_spec(module) is not None)
+    return found[-1]
 
 
 @dataclass(frozen=True)

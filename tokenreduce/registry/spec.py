@@ -75,8 +75,8 @@ def check_fields(spec: Spec) -> None:
             if value is not None and not (isinstance(value, (tuple, list)) and all(type(one) is int for one in value)):
                 raise PluginError(f"{spec.name}: layers must be a tuple of integers or None, got {value!r}")
             continue
-        if entry.name in ("needs", "stacks", "variants", "rows"):
-            wanted = (tuple, list) if entry.name in ("needs", "stacks") or value is not None else type(None)
+        if entry.name in ("needs", "stacks", "requires", "variants", "rows"):
+            wanted = (tuple, list) if isinstance(default, tuple) or value is not None else type(None)
             if value is not None and not all(isinstance(one, str) for one in value):
                 wanted = ()
         if not isinstance(value, wanted):
@@ -122,10 +122,14 @@ class AdapterSpec(Spec):
         library: top-level module that a model of this family comes from; the adapter is only imported
             once that module is. Empty: always ask the adapter.
         models: the models it takes, in words.
+        requires: further top-level modules that it needs.
+        install: what to give pip where one of these is not installed; the module's name if empty.
     """
 
     library: str = ""
     models: str = ""
+    requires: tuple[str, ...] = ()
+    install: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,11 @@ class LoaderSpec(Spec):
     Args:
         library: top-level module that it needs; empty for none.
         models: what may be named, in words.
+        requires: further top-level modules that it needs.
+        install: what to give pip where one of these is not installed; the module's name if empty.
     """
 
     library: str = ""
     models: str = ""
+    requires: tuple[str, ...] = ()
+    install: str = ""

@@ -111,7 +111,7 @@ def _load(registry: Registry, loader: str, name: str, rest: str, records: list[R
 
     entry = registry.entry("loader", loader)
     if not entry.usable:
-        raise PluginError(f"the loader {loader!r} needs {entry.library}: pip install {entry.library}")
+        raise PluginError(f"the loader {loader!r} needs {entry.missing}: {entry.install}")
     made = _make(registry, loader)
     try:
         task = made.task(rest, records)
@@ -153,7 +153,7 @@ def _unknown(registry: Registry, name: str, failed: list[str]) -> str:
         lines = [f"the folder {name!r} is here, but no loader knows what is in it (no config.json of a model?)."]
     for loader, entry in registry.loaders.items():
         takes = getattr(entry.spec, "models", "") or entry.spec.description
-        lacks = "" if entry.usable else f" (needs {entry.library}: pip install {entry.library})"
+        lacks = "" if entry.usable else f" (needs {entry.missing}: {entry.install})"
         lines.append(f"  {loader}: {takes}{lacks}")
     if registry.loaders:
         lines.insert(1, "Models are read by these loaders, and LOADER:NAME names one of them:")

@@ -28,6 +28,8 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "METER: CLIP's vision tower, RoBERTa, and levels of co-attention",
         library="transformers",
         models="the METER models of tokenreduce_models.meter, and models built from the published code",
+        requires=("open_clip",),
+        install="tokenreduce[meter]",
     )
 
 
@@ -39,6 +41,8 @@ def tokenreduce_loaders() -> Iterator[LoaderSpec]:
         "METER answering questions",
         library="transformers",
         models="a folder of save_pretrained: MeterForQuestionAnswering, its tokenizer and answers (id2label)",
+        requires=("open_clip",),
+        install="tokenreduce[meter]",
     )
 
 

@@ -14,6 +14,7 @@ def tokenreduce_adapters() -> Iterator[AdapterSpec]:
         "tokenreduce_models.open_clip.adapter:OpenClip",
         "vision towers of open_clip",
         library="open_clip",
+        install="open_clip_torch",
         models="CLIP, CustomTextCLIP and CoCa of open_clip with a VisionTransformer, its own or timm's",
     )
 
@@ -25,5 +26,6 @@ def tokenreduce_loaders() -> Iterator[LoaderSpec]:
         "tokenreduce_models.open_clip.loader:OpenClip",
         "dual encoders of open_clip, zero-shot",
         library="open_clip",
+        install="open_clip_torch",
         models="open_clip:ARCHITECTURE/TAG-OR-FILE, hf-hub:OWNER/NAME, local-dir:FOLDER with open_clip_config.json",
     )

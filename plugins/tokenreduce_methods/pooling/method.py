@@ -60,7 +60,7 @@ def pooled(stream: Stream, counts: Sequence[int]) -> Reduction:
     made = by_rank(stream, counts) if tokens.real is not None else by_grid(stream, counts)
     cell, alone = (one.expand(tokens.x.shape[0], -1) for one in made)
     most = max(counts)
-    place = torch.arange(tokens.count, device=device).expand(len(cell), -1)
+    place = torch.arange(tokens.count, device=device).expand(cell.shape[0], -1)
     own, others = place[:, :prefix], place[:, prefix:]
     order = torch.where(alone, cell, others + tokens.count).argsort(dim=1)  # what stands for a cell, then all else
     keep = torch.cat([own, order[:, :most] + prefix], dim=1)
