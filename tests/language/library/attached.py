@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from language import tinies
 
 import tokenreduce
-from language import tinies
 
 from .test_modeling_common import ModelTesterMixin
 
