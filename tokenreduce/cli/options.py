@@ -39,6 +39,18 @@ def parse_layers(text: str) -> list[int]:
         raise OptionError(f"--layers takes numbers with commas, for example 2,5,8, got {text!r}") from None
 
 
+def reducer_options(settings: list[str], layers: str | None) -> dict[str, Any]:
+    """The options of a reducer that ``--set`` and ``--layers`` give.
+
+    Raises:
+        OptionError: of another form, or the reducer itself among them.
+    """
+    options = parse_options(settings)
+    if "reducer" in options:
+        raise OptionError("--set takes options of the reducer; name the reducer itself with --reducer")
+    return options if layers is None else {**options, "layers": parse_layers(layers)}
+
+
 def add_trust(parser: Any) -> None:
     """The flag that lets files name code."""
     parser.add_argument(

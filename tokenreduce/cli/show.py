@@ -11,7 +11,7 @@ from ..errors import OptionError
 from ..registry.registry import Entry, Registry, default_registry
 from ..registry.targets import names_from_file
 from ..report.formatting import clean, one_line
-from .options import add_trust, own_variants, parse_layers, parse_options
+from .options import add_trust, own_variants, reducer_options
 from .output import check_writable, quiet_progress_bars, write
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     registry = default_registry()
-    options = parse_options(arguments.set)
-    if "reducer" in options:
-        raise OptionError("--set takes options of the reducer; name the reducer itself with --reducer")
-    if arguments.layers is not None:
-        options["layers"] = parse_layers(arguments.layers)
+    options = reducer_options(arguments.set, arguments.layers)
     if arguments.model is None and not registry.tasks:
         raise OptionError("no task is installed; try: pip install 'tokenreduce[all]', then see 'tokenreduce list'")
 
