@@ -69,8 +69,8 @@ def readout_of(binding: BaseBinding, model: str) -> Readout:
         raise UnsupportedModelError(
             f"readout_only=True: the head of {model} reads every token at the end of stack {stack.name!r}, or the "
             f"model gives them back, or its adapter does not say what is read; {LEAVE}, or use a model whose head "
-            "reads the class token and that gives back logits or features alone (timm's global_pool='token', "
-            "ViTForImageClassification)"
+            "reads the class token and that gives back logits or features alone (an image classifier "
+            "with global_pool='token')"
         )
     role, view = stack.role(readout.index), binding.views[readout.index]
     if role.memory is not None or view.causal:
