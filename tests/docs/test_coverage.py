@@ -11,7 +11,7 @@ from tokenreduce_methods.e_adaprune.method import EAdaPrune
 
 pytestmark = pytest.mark.sweep  # every reducer on every model
 PROTECTED = 5  # class and register tokens, at most
-PADDING = 2  # of the texts of examples, at most
+PADDING = 4  # of the examples, at most
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 
