@@ -15,7 +15,7 @@ LEAVE = "leave readout_only out"
 
 
 def check_asked(readout_only: Any, trace: bool, restore: bool | None) -> None:
-    """Raise OptionError where it is no switch, or something else that is asked for needs every token."""
+    """Raise OptionError if ``readout_only`` is not a bool, or if another option needs every token."""
     if not isinstance(readout_only, bool):
         raise OptionError(f"readout_only must be True or False, got {readout_only!r}")
     if readout_only and trace:
@@ -34,7 +34,7 @@ def read_alone(bindings: Sequence[BaseBinding], model: str) -> None:
     """Let the last block compute only what the head reads, on every stack that the head reads so.
 
     Raises:
-        UnsupportedModelError: there is no such stack. UnfitReducerError: a reducer acts where nobody reads.
+        UnsupportedModelError: no stack supports it. UnfitReducerError: a reducer acts only on tokens that are not read.
     """
     reasons: list[TokenReduceError] = []
     found = 0
