@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -84,3 +84,14 @@ def shrink() -> Callable[..., dict[str, Any]]:
         }
 
     return of
+
+
+@pytest.fixture
+def compiler_from_scratch() -> Iterator[None]:
+    """Nothing compiled before, and nothing counted."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import timm.layers
@@ -14,6 +13,8 @@ from torch._dynamo.utils import counters
 
 import tokenreduce
 from tokenreduce.errors import UnsupportedCallError
+
+pytestmark = pytest.mark.usefixtures("compiler_from_scratch")
 
 REDUCERS = {
     "random": ("random", {"keep": 0.6}),
@@ -29,14 +30,6 @@ MORE = [
     ("vilt", "pumer-joint"),
     ("vilt-mlm", "pumer"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture

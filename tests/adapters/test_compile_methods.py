@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -13,18 +11,12 @@ import tokenreduce
 from tokenreduce.errors import UnfitReducerError
 from tokenreduce.registry import default_registry
 
+pytestmark = pytest.mark.usefixtures("compiler_from_scratch")
+
 LANGUAGE = {"dart", "pyramiddrop", "sparsevlm"}
 """Methods that read what only a language model has."""
 NAMES = sorted(set(default_registry().reducers) - LANGUAGE)
 QUICK = "tome"
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(
