@@ -23,3 +23,13 @@ def test_an_embedded_model(python, tmp_path):
     inputs = task.data(4, 4)[0].inputs
     got = load(out)({name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)})
     assert all(len(value) == 4 for value in got.values())
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("model", ["meter-digits", "vilt-scenes"])
+def test_text_and_image(python, tmp_path, model):
+    """METER's blank ground has tokens that nearly tie, which is no disagreement."""
+    out = tmp_path / "model.onnx"
+    done = python("-m", "tokenreduce", "export", model, "--reducer", "pumer", "--out", out, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agrees with torch") == 3 and out.exists()

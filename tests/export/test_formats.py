@@ -16,7 +16,7 @@ import torch
 import tokenreduce
 from tokenreduce.errors import OptionError, UnfitReducerError, UnsupportedCallError
 from tokenreduce.export import export, load, without_masks
-from tokenreduce.export.agreement import compare_outputs
+from tokenreduce.export.agreement import compare_closely, compare_outputs
 from tokenreduce.export.program import Served, named_outputs, tensors_in
 from tokenreduce.registry import default_registry
 
@@ -162,6 +162,21 @@ def test_agreement_is_of_the_largest_value():
     assert not compare_outputs({"a": torch.tensor([float("nan"), 1.0])}, right).ok
     assert not compare_outputs({}, right).ok
     assert not compare_outputs({"a": torch.ones(3)}, right).ok
+
+
+def test_a_choice_between_tokens_that_nearly_tie_is_told_from_a_fault():
+    def larger(inputs):
+        """Where the largest of three numbers is: it jumps where two of them tie."""
+        return {"place": 10.0 + inputs["x"].argmax(dim=1).float()}
+
+    tie, clear = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.5, 0.0]])
+    other = {"place": torch.tensor([11.0])}
+    found = compare_closely(other, larger, {"x": tie})
+    assert found.ok and found.worst > 0.05 and "nearly tie" in str(found)
+    fault = compare_closely(other, larger, {"x": clear})
+    assert not fault.ok and "nearly tie" not in str(fault)
+    assert not compare_closely({"place": torch.tensor([13.0])}, larger, {"x": tie}).ok
+    assert not compare_closely({}, larger, {"x": tie}).ok
 
 
 @pytest.mark.sweep

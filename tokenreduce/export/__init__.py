@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .agreement import Agreement, compare_outputs
+from .agreement import Agreement, compare_closely, compare_outputs
 from .formats import FORMATS, export, load
 from .program import Served, export_program, without_masks
 from .translations import onnx_translations
@@ -11,6 +11,7 @@ __all__ = [
     "FORMATS",
     "Agreement",
     "Served",
+    "compare_closely",
     "compare_outputs",
     "export",
     "export_program",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._torch import evaluating
 from ..errors import OptionError, PluginError, UnsupportedCallError, reason_of
-from .agreement import Agreement, compare_outputs
+from .agreement import Agreement, compare_closely
 from .program import Served, export_program, named_outputs, tensors_in
 from .translations import onnx_translations
 
@@ -55,8 +55,12 @@ def export(
     run = load(path)
     other = tensors_in(check) if check is not None else {k: torch.cat([v, v[:1]]) for k, v in tensors.items()}
     batches = [{name: value[:1] for name, value in tensors.items()}, tensors, other]
+
+    def answer(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return named_outputs(model(**batch, **served.fixed))
+
     with evaluating(model):
-        return [compare_outputs(run(one), named_outputs(model(**one, **served.fixed))) for one in batches]
+        return [compare_closely(run(one), answer, one) for one in batches]
 
 
 def load(path: str | Path) -> Runner:
