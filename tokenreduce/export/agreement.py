@@ -39,7 +39,7 @@ class Agreement:
     def __str__(self) -> str:
         tie = ""
         if self.moved is not None and self.worst <= self.moved:
-            tie = f"; tokens nearly tie here, torch's own output moves by {self.moved:.1e} when its inputs do by {NOISE:.0e}"
+            tie = f"; tokens nearly tie: torch itself moves by {self.moved:.1e} when its inputs do by {NOISE:.0e}"
         return f"batch of {self.batch}: differs by {self.worst:.1e} of the largest value ({self.output}){tie}"
 
 
