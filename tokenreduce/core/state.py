@@ -51,13 +51,12 @@ class State:
 
     def on(self, device: torch.device) -> State:
         """The same on the device of a block; itself where it is there already."""
-        sides = (self.size, self.real, self.assignment, self.valid, self.layout.kinds, self.initial.kinds)
-        mappings = (self.gates, self.positions or {})
-        if all(side is None or side.device == device for side in (*sides, *(t for m in mappings for t in m.values()))):
+        if self._is_on(device):
             return self
         real, assignment, valid = (
             None if side is None else side.to(device) for side in (self.real, self.assignment, self.valid)
         )
+        mappings = (self.gates, self.positions or {})
         gates, positions = ({name: side.to(device) for name, side in m.items()} for m in mappings)
         past = {name: tuple(gate.to(device) for gate in gates) for name, gates in self.past_gates.items()}
         return replace(
@@ -72,6 +71,17 @@ class State:
             positions=None if self.positions is None else positions,
             valid=valid,
         )
+
+    def _is_on(self, device: torch.device) -> bool:
+        """Whether all of it is there; asked in every block."""
+        for side in (self.size, self.real, self.assignment, self.valid, self.layout.kinds, self.initial.kinds):
+            if side is not None and side.device != device:
+                return False
+        for mapping in (self.gates, self.positions):
+            for held in mapping.values() if mapping else ():
+                if held.device != device:
+                    return False
+        return True
 
     def with_gates(self, gates: Mapping[str, Tensor]) -> State:
         """The same with gates of some streams in place of theirs."""

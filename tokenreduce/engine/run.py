@@ -25,7 +25,7 @@ from ..core.reduction import compose_assignments
 from ..core.state import State
 from ..errors import UnsupportedCallError
 from .attention import attend, attention
-from .one_pass import BlockResult
+from .one_pass import BlockResult, States
 from .outputs import Ending
 from .record import Record, SiteCounts
 from .reducing import Reducing
@@ -136,7 +136,7 @@ class Run(Reducing):
             device = tokens[0].device
             binding.last = Record(
                 [row for index in sorted(self.counts) for row in self.counts[index]],
-                [{name: state.on(device) for name, state in states.items()} for states in self.states if states],
+                self._states_on(device),
                 trace=binding.trace,
                 losses=list(self.losses.values()),
                 heads=self.heads,
@@ -151,6 +151,17 @@ class Run(Reducing):
             self.output(x, Ending(first[name], last[name], undo[name]).on(x.device))
             for name, x in zip(first, tokens, strict=True)
         )
+
+    def _states_on(self, device: torch.device) -> list[States]:
+        """The states that blocks have left, on one device; a block that did nothing leaves the very ones before."""
+        left: list[States] = []
+        before: States | None = None
+        for states in self.states:
+            if states is not None:
+                same = states is before
+                left.append(left[-1] if same else {name: state.on(device) for name, state in states.items()})
+                before = states
+        return left
 
     def _count_idle(self) -> None:
         """Note the tokens at sites where the reducer does nothing, which are blocks like others."""

@@ -12,7 +12,6 @@ from .similarity import at_least_float
 NORM = 1e-12  # of a key without a direction
 
 
-@torch.no_grad()
 def bipartite(
     metric: Tensor, remove: int, *, prefix: int = 0, real: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,18 +35,27 @@ def bipartite(
     Returns:
         ``keep`` (B, N - remove), ``source`` (B, remove), ``target`` (B, remove), as in ``Reduction``.
     """
-    batch, length = metric.shape[0], plain_size(metric.shape[1])
+    length = plain_size(metric.shape[1])
     if not 0 <= remove <= max(length - prefix, 0) // 2:
         raise OptionError(f"remove must be 0 to {max(length - prefix, 0) // 2} of {length} tokens, got {remove}")
-    metric = at_least_float(metric.detach())
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return _bipartite(metric, remove, prefix, real)
+    return _bipartite(metric, remove, prefix, real)
+
+
+def _bipartite(metric: Tensor, remove: int, prefix: int, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length = metric.shape[0], plain_size(metric.shape[1])
+    metric = at_least_float(metric)
     metric = metric / torch.linalg.vector_norm(metric, dim=-1, keepdim=True).clamp_min(NORM)
     position = torch.arange(length, device=metric.device)
     if real is not None:
         return _with_padding(metric, remove, prefix, real, position)
     first, second = prefix + prefix % 2, prefix + 1 - prefix % 2  # of the positions that propose, and of the others
-    front, odd = position[:prefix].expand(batch, -1), position[second::2].expand(batch, -1)
+    rows = position.expand(batch, -1)
+    front, odd = rows[:, :prefix], rows[:, second::2]
     if second >= length:
-        return position.expand(batch, -1), front[:, :0], front[:, :0]
+        return rows, front[:, :0], front[:, :0]
     best, partner = torch.bmm(metric[:, first::2], metric[:, second::2].transpose(1, 2)).max(dim=-1)
     ranked = best.argsort(dim=-1, descending=True)
     even = torch.add(position[first : first + 1], ranked, alpha=2)
