@@ -112,10 +112,13 @@ def brings_parts(module: nn.Module) -> bool:
     return any(bool(getattr(hook, "place_submodules", False)) for hook in hooks_of(module))
 
 
+NOTHING = nullcontext[None]()
+
+
 def loaded(*modules: nn.Module) -> AbstractContextManager[None]:
     """A context in which offloaded weights of these modules are there, though the modules are not called themselves."""
-    offloaded = [module for module in modules if holds_offloaded(module)]
-    return _loaded(offloaded) if offloaded else nullcontext()
+    offloaded = [module for module in modules if holds_offloaded(module)] if modules else None
+    return _loaded(offloaded) if offloaded else NOTHING
 
 
 @contextmanager

@@ -45,6 +45,12 @@ class State:
     positions: Positions | None = None
     valid: Tensor | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is one stream of which nothing is known but sizes: no padding, gate, position or place."""
+        known = self.real is not None or self.assignment is not None or self.positions is not None
+        return not (known or self.gates or self.past_gates) and len(self.layout.streams) == 1
+
     def sizes(self) -> Tensor | None:
         """(B, N) input tokens that each stands for, None while all are 1."""
         return read(self.size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,28 +42,23 @@ class Reducing(PassState):
     def _act(
         self, index: int, site: Site, own: BlockTokens, memory: BlockTokens | None, states: States, training: bool
     ) -> tuple[BlockResult, States]:
-        role, reducer = self.roles[index], self.reducer
+        role, reducer, device = self.roles[index], self.reducer, own.x.device
         losses: dict[str, Tensor] = {}
         reader = SiteReader(self.binding.stack, reducer, self.views[index], training, self.guide, self.space)
-        device = own.x.device
-        modules = [reducer] if isinstance(reducer, nn.Module) else []  # with weights, on a device of their own
-        for module in modules:
-            device = device_of(module)
-        heads = self._heads_before(index, device) if reducer.masks_heads and self.early else None
-        with loaded(*modules):
-            seen = own.on(device), None if memory is None else memory.on(device)
-            streams = reader.streams(*seen, losses if training else None, heads)
+        kept = losses if training else None
+        if isinstance(reducer, nn.Module):  # with weights, on a device of their own
+            chosen = self._choose_elsewhere(index, site, reader, own, memory, kept)
+        else:
+            heads = self._heads_before(index, device) if reducer.masks_heads and self.early else None
+            streams = reader.streams(own, None if memory is None else memory.on(device), kept, heads)
             chosen = reducer.reduce_streams(streams, site)
             check_reductions(chosen, streams, reducer)
-        chosen = {name: value.on(own.x.device) for name, value in chosen.items()}
-        masks: dict[tuple[int, bool], Tensor] = {}
-        if heads is not None:
-            masks = {at: mask.to(own.x.device) for at, mask in self.binding.head_masks(index, heads.given).items()}
-            self.heads.update(masks)
-        if losses or masks or any(isinstance(value, Gate) for value in chosen.values()):
-            self._check_gradient(index)
+            self._mask(index, heads, device)
+        chosen = {name: value.on(device) for name, value in chosen.items()}
         if losses:
             self.losses[index] = losses
+        if losses or any(isinstance(value, Gate) for value in chosen.values()):
+            self._check_gradient(index)
         self.counts[index] = []
         x, before, state = self._shrink(index, site, role.own, own, chosen)
         if state is not own.state:  # what is left alone keeps its states, so that nothing is counted twice
@@ -72,6 +68,32 @@ class Reducing(PassState):
         states = dict(states)
         y, memory_before, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
         return BlockResult(x, y, before, memory_before), states
+
+    def _choose_elsewhere(
+        self,
+        index: int,
+        site: Site,
+        reader: SiteReader,
+        own: BlockTokens,
+        memory: BlockTokens | None,
+        losses: dict[str, Tensor] | None,
+    ) -> Mapping[str, Reduction | Gate]:
+        """What a reducer with weights chooses, where they are."""
+        module: Any = self.reducer
+        device = device_of(module)
+        heads = self._heads_before(index, device) if module.masks_heads and self.early else None
+        with loaded(module):
+            streams = reader.streams(own.on(device), None if memory is None else memory.on(device), losses, heads)
+            chosen: Mapping[str, Reduction | Gate] = module.reduce_streams(streams, site)
+            check_reductions(chosen, streams, module)
+        self._mask(index, heads, own.x.device)
+        return chosen
+
+    def _mask(self, index: int, heads: HeadMasks | None, device: torch.device) -> None:
+        """Note the masks that a reducer has set on heads."""
+        if heads is not None and heads.given:
+            self.heads.update({at: m.to(device) for at, m in self.binding.head_masks(index, heads.given).items()})
+            self._check_gradient(index)
 
     def _heads_before(self, index: int, device: torch.device) -> HeadMasks:
         """What has been said of the heads of earlier blocks; takes what is said of this one's."""
@@ -90,6 +112,9 @@ class Reducing(PassState):
         self, index: int, site: Site, sequence: str, seen: BlockTokens, chosen: Mapping[str, Reduction | Gate]
     ) -> tuple[Tensor, Tensor | None, State]:
         """One sequence with the gates and reductions of its streams applied; and as it was, where that is needed."""
+        whole = chosen.get(seen.state.layout.name)
+        if isinstance(whole, Reduction) and len(chosen) == 1 and seen.state.plain:
+            return self._shrink_plain(index, site, sequence, seen, whole)
         x, rows = seen.x, self.counts[index]
         state = _gated(seen.state, chosen) if chosen else seen.state
         layout = state.layout
@@ -129,6 +154,19 @@ class Reducing(PassState):
         before = [layout.name] if layout.name in reductions else list(layout.lengths)
         rows += [SiteCounts.of(site, name, state, changed) for name in before]
         return tokens.x, kept, changed
+
+    def _shrink_plain(
+        self, index: int, site: Site, sequence: str, seen: BlockTokens, whole: Reduction
+    ) -> tuple[Tensor, None, State]:
+        """The same for a sequence of one stream about which nothing else is known, as in most passes of a ViT."""
+        x, state = seen.x, seen.state
+        _, left = combine(state.layout, {state.layout.name: whole}, x.shape[0], x.device, x.dtype)
+        tokens = Tokens(x, state.size).after(whole)
+        self.done[index, sequence] = whole
+        drops = state.drops or whole.drops
+        changed = State(left, state.initial, tokens.given_size, tokens.real, None, drops, valid=whole.valid)
+        self.counts[index].append(SiteCounts.of(site, left.name, state, changed))
+        return tokens.x, None, changed
 
 
 def _place(item: tuple[tuple[int, bool], Tensor]) -> tuple[int, bool]:

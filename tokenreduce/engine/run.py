@@ -216,8 +216,8 @@ class Run(Reducing):
     def step(self, index: int, x: Tensor, memory: Tensor | None, training: bool) -> BlockResult:
         """Run one block on the tokens, reduction included."""
         with loaded(*self.binding.guard.offloaded[index]):
-            result = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
-            return result._replace(x=self.views[index].mlp(result.x))
+            x, *beside = self._attend(index, x, memory, training)  # projections are let go before the MLP makes its own
+            return BlockResult(self.views[index].mlp(x), *beside)
 
     def close(self, index: int, result: BlockResult) -> None:
         """Take in what a block gave, after its checkpoint where there is one."""
@@ -233,7 +233,8 @@ class Run(Reducing):
         if states is None:
             raise UnsupportedCallError(ORDER)
         view, role, site = self.views[index], self.roles[index], self.sites.get(index)
-        states = {name: state.on(x.device) for name, state in states.items()}  # a block's, wherever the last one ran
+        device = x.device
+        states = {name: state.on(device) for name, state in states.items()}  # a block's, wherever the last one ran
         result = BlockResult(x, memory)
         if site is not None and self.early:
             other = None if memory is None or role.memory is None else BlockTokens(memory, states[role.memory])
@@ -258,9 +259,10 @@ class Run(Reducing):
             context, memory_bias = attend(states[role.memory], view, seen, self.proportional, training, masked)
             x = view.attend_memory(x, context, seen)
             crossed = BlockTokens(memory, states[role.memory], seen, memory_bias)
-        result = result._replace(x=x)
         if site is not None:
             result, states = self.reduce(index, site, BlockTokens(x, own, projected, bias), crossed, states, training)
+        else:
+            result = result._replace(x=x)
         self.states[index + 1] = states
         return result
 

@@ -115,13 +115,14 @@ class SiteReader:
     def _stream(self, seen: BlockTokens, attention: _Attention, name: str) -> Stream:
         state, layout = seen.state, seen.state.layout
         only = len(layout.streams) == 1
-        columns, whole = layout.columns(name, seen.x.device), name == layout.name and not only
+        columns = slice(0, layout.length) if only else layout.columns(name, seen.x.device)
+        whole = name == layout.name and not only
         x, size, real, prefix = seen.x, state.size, state.real, layout.prefix(name)
         if not only:
             x = take_columns(x, columns)
             size = None if size is None else Later(partial(_columns_of, size, columns), size.device)
             real = None if real is None else take_columns(real, columns)
-        initial = state.initial.length if whole else state.initial.lengths.get(name)
+        initial = state.initial.length if only or whole else state.initial.lengths.get(name)
         return Stream(
             Tokens(x, size, real, prefix, ragged=state.valid is not None),
             Signals(partial(self._sources, attention, x, columns, prefix, real), frozenset(self.reducer.needs)),

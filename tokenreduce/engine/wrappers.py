@@ -35,6 +35,8 @@ class BlockForward:
             return self.binding.stack.pack(run.plain(self.index, x, self.block.training))
         if checkpoint is None:
             result = self.compute(x, memory, run)
+            if result.memory is None and result.before is None and result.memory_before is None:
+                return self.binding.stack.pack(result.x)
             run.check_restored(self.index, result)
         else:
             result = BlockResult(*checkpoint(self.compute, x, memory, run))
