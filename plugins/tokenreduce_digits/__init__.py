@@ -15,7 +15,7 @@ def tokenreduce_tasks() -> Iterator[TaskSpec]:
         "vilt-scenes",
         "tokenreduce_digits.crowded.task:vilt_scenes",
         "ViLT answering questions about small digits in crowded scenes",
-        variants=("random tuned", "pumer tuned"),
+        variants=("random tuned", "pumer tuned", "smarttrim trained"),
         rows=("none", "random", "tome", "pumer", "random tuned", "pumer tuned"),
     )
     yield TaskSpec(

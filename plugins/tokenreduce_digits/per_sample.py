@@ -71,7 +71,8 @@ def kept_tokens(name: str, folder: str | Path, samples: int = 500, batch: int = 
     if name not in SCENES:
         raise OptionError(f"scenes with a number of digits are those of {', '.join(SCENES)}, got {name!r}")
     task: Task = default_registry().load("task", name)()
-    load_weights(task.model, folder)
+    if (Path(folder) / "model.safetensors").is_file():  # else the reducer's weights alone
+        load_weights(task.model, folder)
     digits = torch.tensor([len(scene.digits) for scene in SCENES[name].scenes(samples)], dtype=torch.float64)
     found: dict[tuple[str, str], list[Tensor]] = {}
     initial: dict[tuple[str, str], float] = {}

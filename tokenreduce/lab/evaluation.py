@@ -17,6 +17,7 @@ from ..errors import OptionError, UnfitReducerError, guard
 from ..measure.calibration import solve_options
 from ..measure.macs import keeps_by_sample
 from ..tasks.retrieval import WholeMetric
+from ..train.weights import of_reducer_alone
 from .context import Context, attach_arguments, attach_row
 from .result import Row
 from .statistics import mean_over_seeds
@@ -60,11 +61,18 @@ def resolve_row(bench: Context, row: Row, dense: int, seeds: Sequence[int]) -> N
                 "(--tuned FOLDER)"
             )
         if row.weights:
-            row.notes.append(f"fine-tuned weights of {row.weights}; rows without this note have the model's own")
+            row.notes.append(_weights_note(row.weights))
         bench.drawing[row.name] = seeded_stacks(handle)
         drawn = any(reducer.stochastic for reducer in active)
         row.reducer, row.options = options_in_force(row, handle)
     row.seeds = list(seeds if drawn else seeds[:1])
+
+
+def _weights_note(folder: str) -> str:
+    """Whose weights a row has, where they are not the model's own."""
+    if of_reducer_alone(folder):
+        return f"trained weights of {folder} for the reducer; the model has its own, as in rows without this note"
+    return f"fine-tuned weights of {folder}; rows without this note have the model's own"
 
 
 def seeded_stacks(handle: Attachment) -> set[str]:

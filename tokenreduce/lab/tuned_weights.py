@@ -14,17 +14,20 @@ from ..attachments.checkpoint import fill, read_config
 from ..attachments.handle import Attachment
 from ..errors import OptionError
 from ..tasks.task import Task
-from ..train.weights import load_weights, weights_digest
+from ..train.weights import load_weights, of_reducer_alone, weights_digest
 
 
 def tuned_model(model: nn.Module, folder: str) -> nn.Module:
     """A copy of a model with the weights of a folder; the model itself is left as it is.
 
+    Where the folder holds a reducer's weights alone, the copy has those of the model.
+
     Raises:
         OptionError: there are none. UnfitReducerError: they are of another model.
     """
     made = copy.deepcopy(model)
-    load_weights(made, folder)
+    if not of_reducer_alone(folder):
+        load_weights(made, folder)
     return made
 
 

@@ -16,7 +16,7 @@ from ..engine.binding import SUBMODULE
 from ..errors import OptionError, UnfitReducerError
 from .checkpoint import write_atomically
 
-FILE = "model.safetensors"
+FILE, OF_REDUCER = "model.safetensors", "reducer.safetensors"
 
 
 def save_weights(model: nn.Module, folder: Path, half: bool = False, name: str = FILE) -> None:
@@ -78,18 +78,26 @@ def unique(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights_digest(folder: str | Path) -> str:
-    """A hash of all that a folder of fine-tuned weights holds.
+    """A hash of all that a folder of fine-tuned weights holds: a model's, a learnable reducer's, or both.
 
     Raises:
         OptionError: there are none in it.
     """
     files = sorted(file for file in Path(folder).glob("*") if file.suffix in (".safetensors", ".json"))
-    if not any(file.name == FILE for file in files):
-        raise OptionError(f"expected fine-tuned weights ({FILE}) in {folder}; 'tokenreduce finetune' writes them")
+    if not any(file.name in (FILE, OF_REDUCER) for file in files):
+        raise OptionError(
+            f"expected fine-tuned weights ({FILE}, or {OF_REDUCER} for a reducer on the model as it is) in {folder}; "
+            "'tokenreduce finetune' writes them"
+        )
     sha = hashlib.sha256()
     for file in files:
         sha.update(file.name.encode() + file.read_bytes())
     return sha.hexdigest()[:16]
+
+
+def of_reducer_alone(folder: str | Path) -> bool:
+    """Whether a folder holds weights of a reducer and none of a model, as ``handle.save`` writes it."""
+    return (Path(folder) / OF_REDUCER).is_file() and not (Path(folder) / FILE).is_file()
 
 
 def _storage_key(value: Tensor) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tome": {"r": 12},
     "random tuned": {"weights": str(TUNED / "random")},
     "pumer tuned": {"weights": str(TUNED / "pumer")},
+    "smarttrim trained": {"weights": str(TUNED / "smarttrim")},  # the trimmers alone, on the model as it is
 }
 
 
