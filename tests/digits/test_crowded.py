@@ -102,6 +102,17 @@ def test_the_model_has_learnt_the_task():
 
 
 @torch.no_grad()
+def test_the_trimmers_that_come_with_it():
+    """Learnt on these scenes: samples keep different numbers of patches, and the answers stay right."""
+    task = vilt_scenes()
+    (batch,) = task.data(100, 100)
+    with tokenreduce.load(task.model, task.settings["smarttrim trained"]["weights"]) as handle:
+        right = task.metric(task.model(**batch.inputs), batch.targets).float().mean()
+        counts = handle.last.mean_counts["image"]
+    assert right >= 0.93 and 40 < counts.mean() < 90 and counts.std() > 10
+
+
+@torch.no_grad()
 def test_the_task_gives_what_an_ablation_needs():
     task = vilt_scenes()
     first, last = task.data(70, 50)

@@ -198,6 +198,26 @@ def test_tuned_rows_beside_plain_ones(task, tmp_path):
         )
 
 
+def test_a_row_with_trained_weights_of_the_reducer_alone(task, tmp_path):
+    """What ``handle.save`` writes: the reducer has learnt, the model stays what it is."""
+    recipe = Recipe(samples=64, batch=16, validation_samples=32, validate_every=2, lr=1e-2)
+    finetune(task, tmp_path / "run", fresh(task), recipe, "dynamicvit")
+    with tokenreduce.load(task.model, tmp_path / "run" / "best") as handle:
+        handle.save(tmp_path / "alone")
+        with torch.no_grad():
+            model, batches = task.model.eval(), task.data(32, 16)
+            expected = torch.cat([task.metric(model(*batch.inputs), batch.targets) for batch in batches])
+    rows = {"own": {"weights": str(tmp_path / "alone")}, "both": {"weights": str(tmp_path / "run" / "best")}}
+    result = tokenreduce.ablate(task.model, task.data(32, 16), rows, metric=task.metric, time=False)
+    assert result.ok, [row.failed for row in result.rows]
+    assert result.row("own").accuracy == pytest.approx(float(expected.mean()))
+    assert "for the reducer; the model has its own" in result.row("own").notes[-1]
+    assert "fine-tuned weights of" in result.row("both").notes[-1]
+    (tmp_path / "alone" / "reducer.safetensors").unlink()
+    with pytest.raises(OptionError, match=r"reducer\.safetensors"):
+        tokenreduce.ablate(task.model, task.data(32, 16), {"own": rows["own"]}, metric=task.metric)
+
+
 @pytest.mark.sweep
 def test_command_killed_and_continued(python, tmp_path):
     """kill -9 in the middle; the same line goes on from the last checkpoint, and its folder is a row."""

@@ -44,7 +44,8 @@ class Wrong(Taught):
 def test_a_method_says_its_recipe():
     assert published_recipe("evit") == published_recipe(tokenreduce.chain("tome")) == Recipe()
     smarttrim = published_recipe("smarttrim")
-    assert smarttrim == Recipe(same_weights=True, full=1.0, reduction_warmup=0.5, reduction_shape="linear", last=True)
+    shape = {"reduction_warmup": 0.5, "reduction_shape": "linear"}
+    assert smarttrim == Recipe(same_weights=True, full=1.0, last=True, lr=5e-5, reducer_lr=20.0, **shape)
     stacks = {"cross": "smarttrim", "vision": {"reducer": "smarttrim", "keep": 0.7}, "text": "none"}
     assert published_recipe(stacks) == smarttrim
     assert published_recipe(Taught()).patience == 3
@@ -59,7 +60,7 @@ def test_flags_are_over_the_recipe_of_the_method():
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())
     given = ["finetune", "--reducer", "smarttrim", "--no-last", "--full-weight", "0", "--reduction-shape", "cosine"]
-    expected = Recipe(same_weights=True, reduction_warmup=0.5)
+    expected = Recipe(same_weights=True, reduction_warmup=0.5, lr=5e-5, reducer_lr=20.0)
     assert command.recipe_of(parser.parse_args(given), "smarttrim") == expected
 
 

@@ -62,6 +62,8 @@ class SmartTrim(BaseReducer):
         "reduction_warmup": 0.5,
         "reduction_shape": "linear",
         "last": True,
+        "lr": 5e-5,  # small steps for a trained model, large ones for new trimmers
+        "reducer_lr": 20.0,
     }
 
     def __post_init__(self) -> None:
