@@ -117,7 +117,9 @@ class Budget:
 
         Of a rule: what goes from a sample that keeps as many as the cap allows.
         """
-        if self.ramp is not None:
+        if type(self.ramp) is int:
+            count = self.ramp
+        elif self.ramp is not None:
             count = constant_or_ramp(self.ramp, site.total)[site.index]
         elif self.total is not None:
             count = spread_counts(self.total * self.factor, [1] * site.total)[site.index]
