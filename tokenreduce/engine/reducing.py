@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +45,14 @@ class Reducing(PassState):
         losses: dict[str, Tensor] = {}
         reader = SiteReader(self.binding.stack, reducer, self.views[index], training, self.guide, self.space)
         kept = losses if training else None
-        if isinstance(reducer, nn.Module):  # with weights, on a device of their own
-            chosen = self._choose_elsewhere(index, site, reader, own, memory, kept)
-        else:
-            heads = self._heads_before(index, device) if reducer.masks_heads and self.early else None
-            streams = reader.streams(own, None if memory is None else memory.on(device), kept, heads)
+        modules = (reducer,) if isinstance(reducer, nn.Module) else ()  # with weights, on a device of their own
+        place = device_of(reducer) if isinstance(reducer, nn.Module) else device
+        heads = self._heads_before(index, place) if reducer.masks_heads and self.early else None
+        with loaded(*modules):
+            streams = reader.streams(own.on(place), None if memory is None else memory.on(place), kept, heads)
             chosen = reducer.reduce_streams(streams, site)
             check_reductions(chosen, streams, reducer)
-            self._mask(index, heads, device)
+        self._mask(index, heads, device)
         chosen = {name: value.on(device) for name, value in chosen.items()}
         if losses:
             self.losses[index] = losses
@@ -68,26 +67,6 @@ class Reducing(PassState):
         states = dict(states)
         y, memory_before, states[role.memory] = self._shrink(index, site, role.memory, memory, chosen)
         return BlockResult(x, y, before, memory_before), states
-
-    def _choose_elsewhere(
-        self,
-        index: int,
-        site: Site,
-        reader: SiteReader,
-        own: BlockTokens,
-        memory: BlockTokens | None,
-        losses: dict[str, Tensor] | None,
-    ) -> Mapping[str, Reduction | Gate]:
-        """What a reducer with weights chooses, where they are."""
-        module: Any = self.reducer
-        device = device_of(module)
-        heads = self._heads_before(index, device) if module.masks_heads and self.early else None
-        with loaded(module):
-            streams = reader.streams(own.on(device), None if memory is None else memory.on(device), losses, heads)
-            chosen: Mapping[str, Reduction | Gate] = module.reduce_streams(streams, site)
-            check_reductions(chosen, streams, module)
-        self._mask(index, heads, own.x.device)
-        return chosen
 
     def _mask(self, index: int, heads: HeadMasks | None, device: torch.device) -> None:
         """Note the masks that a reducer has set on heads."""
