@@ -1,4 +1,4 @@
-"""How many tokens a fine-tuned model keeps of each scene, beside the number of digits in it.
+"""How many tokens a fine-tuned model keeps of each scene, beside the number of digits in it and what is asked.
 
 python -m tokenreduce_digits.per_sample vilt-scenes runs/smarttrim/best
 
@@ -37,6 +37,7 @@ class Kept:
         stack, stream: names.
         tokens: (S,) that each scene keeps, the mean over the places where the reducer acts.
         digits: (S,) in each scene.
+        kinds: of question, one for each scene.
         initial: tokens before the first block.
     """
 
@@ -44,12 +45,25 @@ class Kept:
     stream: str
     tokens: Tensor
     digits: Tensor
+    kinds: Sequence[str]
     initial: float
 
     @property
     def correlation(self) -> float:
         """Of both numbers over the scenes (Pearson); not a number where one of them is the same in all."""
         return float(torch.corrcoef(torch.stack([self.tokens, self.digits]))[0, 1])
+
+    @property
+    def share_by_kind(self) -> float:
+        """Share of the variance over the scenes that is between kinds of question; not a number without any."""
+        means = self.mean_by_kind()
+        between = torch.tensor([means[kind] for kind in self.kinds], dtype=torch.float64).var(correction=0)
+        return float(between / self.tokens.var(correction=0))
+
+    def mean_by_kind(self) -> dict[str, float]:
+        """Mean tokens of the scenes with each kind of question."""
+        where = {kind: torch.tensor([one == kind for one in self.kinds]) for kind in sorted(set(self.kinds))}
+        return {kind: float(self.tokens[mask].mean()) for kind, mask in where.items()}
 
     def mean_by_digits(self) -> dict[int, float]:
         """Mean tokens of the scenes with each number of digits."""
@@ -76,21 +90,23 @@ def kept_tokens(name: str, folder: str | Path, samples: int = 500, batch: int = 
     digits = torch.tensor([len(scene.digits) for scene in SCENES[name].scenes(samples)], dtype=torch.float64)
     found: dict[tuple[str, str], list[Tensor]] = {}
     initial: dict[tuple[str, str], float] = {}
+    kinds: list[str] = []
     with tokenreduce.load(task.model, folder) as handle, torch.no_grad():
         task.model.eval()
         for part in task.data(samples, batch):
             task.ask(task.model, part.inputs)
             assert handle.last is not None
+            kinds += [str(kind) for kind in part.groups or [""] * len(part.targets)]
             for stack, record in handle.last.stacks.items():
                 for stream, count in record.mean_counts.items():
                     each = torch.as_tensor(count, dtype=torch.float64).cpu().expand(len(part.targets))
                     found.setdefault((stack, stream), []).append(each)
                     initial[stack, stream] = record.initial[stream]
-    return [Kept(*place, torch.cat(parts), digits, initial[place]) for place, parts in found.items()]
+    return [Kept(*place, torch.cat(parts), digits, kinds, initial[place]) for place, parts in found.items()]
 
 
 def report(found: Sequence[Kept]) -> str:
-    """A line for each stream, and the means by number of digits below it."""
+    """A line for each stream, and below it the means by number of digits and by kind of question."""
     lines = []
     for one in found:
         lines.append(
@@ -100,6 +116,8 @@ def report(found: Sequence[Kept]) -> str:
         )
         each = ", ".join(f"{count}: {mean:.1f}" for count, mean in one.mean_by_digits().items())
         lines.append(f"  by number of digits: {each}")
+        each = ", ".join(f"{kind}: {mean:.1f}" for kind, mean in one.mean_by_kind().items())
+        lines.append(f"  by kind of question, {one.share_by_kind:.0%} of the variance: {each}")
     return "\n".join(lines)
 
 

@@ -1,5 +1,7 @@
 """The crowded scenes: questions that the picture answers, a model that looks where the text says, a training."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,20 @@ def test_the_trimmers_that_come_with_it():
         right = task.metric(task.model(**batch.inputs), batch.targets).float().mean()
         counts = handle.last.mean_counts["image"]
     assert right >= 0.93 and 40 < counts.mean() < 90 and counts.std() > 10
+
+
+def test_who_counts_needs_more_patches(python):
+    """What ``per_sample`` prints of the trimmers that come with the task."""
+    folder = vilt_scenes().settings["smarttrim trained"]["weights"]
+    done = python("-m", "tokenreduce_digits.per_sample", "vilt-scenes", folder, "--samples", "100")
+    assert done.returncode == 0, done.stderr
+    image = done.stdout[done.stdout.index("encoder image") :]
+    kept = {
+        kind: float(mean) for kind, mean in re.findall(r"([\w-]+): ([\d.]+)", image.partition("kind of question")[2])
+    }
+    assert set(kept) == set(KINDS) and kept.pop("how-many") > 1.5 * max(kept.values()), image
+    refused = python("-m", "tokenreduce_digits.per_sample", "clip-digits", folder)
+    assert refused.returncode == 2 and "vilt-scenes" in refused.stderr
 
 
 @torch.no_grad()
