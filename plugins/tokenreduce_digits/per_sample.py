@@ -20,7 +20,7 @@ import tokenreduce
 from tokenreduce.errors import OptionError, TokenReduceError
 from tokenreduce.registry import default_registry
 from tokenreduce.tasks import Task
-from tokenreduce.train import load_weights
+from tokenreduce.train import load_weights, of_reducer_alone
 
 from .crowded import task as crowded
 from .splits import Splits
@@ -85,7 +85,7 @@ def kept_tokens(name: str, folder: str | Path, samples: int = 500, batch: int = 
     if name not in SCENES:
         raise OptionError(f"scenes with a number of digits are those of {', '.join(SCENES)}, got {name!r}")
     task: Task = default_registry().load("task", name)()
-    if (Path(folder) / "model.safetensors").is_file():  # else the reducer's weights alone
+    if not of_reducer_alone(folder):
         load_weights(task.model, folder)
     digits = torch.tensor([len(scene.digits) for scene in SCENES[name].scenes(samples)], dtype=torch.float64)
     found: dict[tuple[str, str], list[Tensor]] = {}

@@ -28,7 +28,7 @@ def test_an_embedded_model(python, tmp_path):
 @pytest.mark.sweep
 @pytest.mark.parametrize("model", ["meter-digits", "vilt-scenes"])
 def test_text_and_image(python, tmp_path, model):
-    """METER's blank ground has tokens that nearly tie, which is no disagreement."""
+    """Tokens on METER's empty background nearly tie; that must not be reported as a mismatch."""
     out = tmp_path / "model.onnx"
     done = python("-m", "tokenreduce", "export", model, "--reducer", "pumer", "--out", out, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,7 @@ from .loop import Loop, Progress, progress_text
 from .optimizer import adamw, linear_decay, trapezoid
 from .published import published_recipe
 from .recipe import LoopSettings
-from .weights import load_weights, save_weights
+from .weights import load_weights, of_reducer_alone, save_weights
 
 __all__ = [
     "Loop",
@@ -18,6 +18,7 @@ __all__ = [
     "adamw",
     "linear_decay",
     "load_weights",
+    "of_reducer_alone",
     "progress_text",
     "published_recipe",
     "save_weights",

@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..attachments.checkpoint import WEIGHTS
 from ..engine.binding import SUBMODULE
 from ..errors import OptionError, UnfitReducerError
 from .checkpoint import write_atomically
 
-FILE, OF_REDUCER = "model.safetensors", "reducer.safetensors"
+FILE = "model.safetensors"
 
 
 def save_weights(model: nn.Module, folder: Path, half: bool = False, name: str = FILE) -> None:
@@ -84,9 +85,9 @@ def weights_digest(folder: str | Path) -> str:
         OptionError: there are none in it.
     """
     files = sorted(file for file in Path(folder).glob("*") if file.suffix in (".safetensors", ".json"))
-    if not any(file.name in (FILE, OF_REDUCER) for file in files):
+    if not any(file.name in (FILE, WEIGHTS) for file in files):
         raise OptionError(
-            f"expected fine-tuned weights ({FILE}, or {OF_REDUCER} for a reducer on the model as it is) in {folder}; "
+            f"expected fine-tuned weights ({FILE}, or {WEIGHTS} for a reducer on the model as it is) in {folder}; "
             "'tokenreduce finetune' writes them"
         )
     sha = hashlib.sha256()
@@ -97,7 +98,7 @@ def weights_digest(folder: str | Path) -> str:
 
 def of_reducer_alone(folder: str | Path) -> bool:
     """Whether a folder holds weights of a reducer and none of a model, as ``handle.save`` writes it."""
-    return (Path(folder) / OF_REDUCER).is_file() and not (Path(folder) / FILE).is_file()
+    return (Path(folder) / WEIGHTS).is_file() and not (Path(folder) / FILE).is_file()
 
 
 def _storage_key(value: Tensor) -> tuple[Any, ...]:
